@@ -1,0 +1,23 @@
+/** Reads the running stack's config. Nothing else in the program reads raw config. */
+import { getProject } from "@pulumi/pulumi/metadata.js";
+import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
+import { parseConfig, type StorageConfig } from "./index.ts";
+
+declare module "@pulumi/pulumi/runtime/config.js" {
+  /** Part of the SDK, but stripped from its types; there is no public way to ask whether a value is a secret. */
+  function isConfigSecret(key: string): boolean;
+}
+
+/**
+ * The typed config of the stack that this program runs for.
+ *
+ * @throws ConfigError with every problem.
+ */
+export function readStackConfig(): StorageConfig {
+  const namespace = `${getProject()}:`;
+  const own = Object.entries(allConfig()).filter(([key]) => key.startsWith(namespace));
+  return parseConfig({
+    values: Object.fromEntries(own.map(([key, value]) => [key.slice(namespace.length), value])),
+    secrets: new Set(own.filter(([key]) => isConfigSecret(key)).map(([key]) => key.slice(namespace.length))),
+  });
+}

@@ -1,0 +1,138 @@
+/**
+ * How the text of a config value becomes a typed one. Pulumi hands every value over as text, lists as JSON. Each message
+ * says what is wrong and what to write instead, so that it can follow the key and the value.
+ */
+import * as v from "valibot";
+
+/** What a key's schema says of it beside its meaning (`v.getDescription`) and its default (`v.getDefault`). */
+interface Documentation {
+  type: string;
+  /** Masked wherever it is shown, and accepted only as a Pulumi secret. */
+  secret?: boolean;
+}
+
+/** The documentation of a key. */
+export function documentationOf(schema: v.GenericSchema): Documentation {
+  return v.parse(v.object({ type: v.string(), secret: v.optional(v.boolean(), false) }), v.getMetadata(schema));
+}
+
+/** A schema from the text of a config value to `Output`, with its line of the README's table. */
+export type Value<Output> = v.GenericSchema<string, Output>;
+
+function documented<Output>(schema: Value<Output>, meaning: string, documentation: Documentation): Value<Output> {
+  return v.pipe(schema, v.description(meaning), v.metadata({ ...documentation }));
+}
+
+/** Any text but an empty one, further restricted by `rule`, which returns what is wrong or undefined. */
+export function text(
+  meaning: string,
+  rule: (value: string) => string | undefined = () => undefined,
+  documentation: Documentation = { type: "string" },
+): Value<string> {
+  return documented(
+    v.pipe(
+      v.string(),
+      v.rawCheck(({ dataset, addIssue }) => {
+        if (!dataset.typed) return;
+        const wrong = dataset.value.trim() === "" ? "is empty; write a value or remove the key" : rule(dataset.value);
+        if (wrong !== undefined) addIssue({ message: wrong });
+      }),
+    ),
+    meaning,
+    documentation,
+  );
+}
+
+/** A text that must never be seen: accepted only as a Pulumi secret, always masked. */
+export function secret(meaning: string, rule?: (value: string) => string | undefined): Value<string> {
+  return text(meaning, rule, { type: "secret string", secret: true });
+}
+
+export function oneOf<const Choice extends string>(choices: readonly Choice[], meaning: string): Value<Choice> {
+  return documented(
+    v.picklist(choices, `is not one of the choices; write ${choices.map((choice) => `"${choice}"`).join(", ")}`),
+    meaning,
+    { type: choices.map((choice) => `\`${choice}\``).join(", ") },
+  );
+}
+
+export function boolean(meaning: string): Value<boolean> {
+  return documented(
+    v.pipe(
+      v.picklist(["true", "false"], "is not a boolean; write true or false"),
+      v.transform((value) => value === "true"),
+    ),
+    meaning,
+    { type: "boolean" },
+  );
+}
+
+export function integer(meaning: string, minimum: number, maximum: number): Value<number> {
+  const wrong = `is not a whole number from ${minimum} to ${maximum}; write one`;
+  return documented(
+    v.pipe(
+      v.string(),
+      v.regex(/^-?\d{1,15}$/, wrong),
+      v.transform(Number),
+      v.minValue(minimum, wrong),
+      v.maxValue(maximum, wrong),
+    ),
+    meaning,
+    { type: "integer" },
+  );
+}
+
+/**
+ * A list of texts: a YAML list in the stack's file, or texts separated by commas, which is what a prompt gives. `rule`
+ * judges one entry of the whole list and returns what is wrong with it.
+ */
+export function list(
+  meaning: string,
+  rule: (entry: string, index: number, entries: readonly string[]) => string | undefined,
+  { allowEmpty = false } = {},
+): Value<string[]> {
+  return documented(
+    v.pipe(
+      v.string(),
+      v.rawTransform(({ dataset, addIssue, NEVER }) => {
+        const entries = splitList(dataset.value);
+        if (!entries) {
+          addIssue({ message: "is not a list of strings; write a YAML list, one entry a line" });
+          return NEVER;
+        }
+        if (entries.length === 0 && !allowEmpty) addIssue({ message: "is empty; write at least one entry" });
+        for (const [index, entry] of entries.entries()) {
+          const wrong = rule(entry, index, entries);
+          const path = { type: "array", origin: "value", input: entries, key: index, value: entry } as const;
+          if (wrong !== undefined) addIssue({ message: wrong, input: entry, path: [path] });
+        }
+        return entries;
+      }),
+    ),
+    meaning,
+    { type: "list of strings" },
+  );
+}
+
+/** The entries of a list's text, undefined where it is none. */
+export function splitList(value: string): string[] | undefined {
+  if (!value.trimStart().startsWith("[")) {
+    return value.split(",").map((entry) => entry.trim()).filter((entry) => entry !== "");
+  }
+  try {
+    const parsed = v.safeParse(v.array(v.string()), JSON.parse(value));
+    return parsed.success ? parsed.output : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * A key that may be left out. The fallback is written as a person would write it in the stack's file, and shown so in the
+ * README.
+ */
+export function optional<Output>(value: Value<Output>): v.OptionalSchema<Value<Output>, undefined>;
+export function optional<Output>(value: Value<Output>, fallback: string): v.OptionalSchema<Value<Output>, string>;
+export function optional<Output>(value: Value<Output>, fallback?: string): v.OptionalSchema<Value<Output>, string | undefined> {
+  return v.pipe(v.optional(value, fallback), v.description(v.getDescription(value) ?? ""), v.metadata(v.getMetadata(value)));
+}

@@ -1,0 +1,58 @@
+/** From the provisioned storage to the stack's outputs, authentik's variables among them. */
+import * as log from "@pulumi/pulumi/log/index.js";
+import { all, secret, type Output } from "@pulumi/pulumi/output.js";
+import { buildEnv, type StorageSettings } from "./authentik/env.ts";
+import { parseRelease } from "./authentik/release.ts";
+import type { StorageConfig } from "./config/index.ts";
+import type { AuthentikStorage } from "./providers/contract.ts";
+
+/** What a stack exports. */
+export interface StackOutputs {
+  provider: StorageConfig["provider"];
+  bucket: Output<string>;
+  region: Output<string>;
+  endpoint: Output<string>;
+  customDomain: Output<string | undefined>;
+  secureUrls: boolean;
+  /** The origins that may load authentik's files. */
+  origins: string[];
+  /** The release that `env` is made for; undefined where it is made for all. */
+  authentikVersion: string | undefined;
+  /** authentik's variables, names to values. A secret. */
+  env: Output<Record<string, string>>;
+}
+
+/** The outputs of a stack with this config and this storage. What the user should know of them is logged as warnings. */
+export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): StackOutputs {
+  const env = secret(all([
+    storage.bucketName, storage.region, storage.endpoint, storage.customDomain, storage.credentials,
+  ])).apply(([bucketName, region, endpoint, customDomain, credentials]) => {
+    const settings: StorageSettings = {
+      ...credentials,
+      bucketName,
+      region,
+      endpoint,
+      customDomain,
+      secureUrls: config.secureUrls,
+      addressingStyle: storage.addressingStyle,
+      signatureVersion: config.signatureVersion,
+      urlExpiry: config.urlExpiry,
+      checksums: config.checksums,
+    };
+    const release = config.authentikVersion === undefined ? undefined : parseRelease(config.authentikVersion);
+    const { env, warnings } = buildEnv(settings, release);
+    for (const warning of warnings) void log.warn(warning);
+    return env;
+  });
+  return {
+    provider: config.provider,
+    bucket: storage.bucketName,
+    region: storage.region.apply((region) => region ?? "us-east-1"),
+    endpoint: storage.endpoint,
+    customDomain: storage.customDomain,
+    secureUrls: config.secureUrls,
+    origins: config.origins,
+    authentikVersion: config.authentikVersion,
+    env,
+  };
+}

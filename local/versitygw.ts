@@ -1,0 +1,197 @@
+/** A real S3 server on this machine: versitygw, found or installed, started on 127.0.0.1 and stopped with the process. */
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { constants } from "node:fs";
+import { access, mkdir, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { delimiter, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+
+/** The pinned version. The Azure gateway runs the same. */
+export const VERSITYGW_VERSION = "v1.8.0";
+
+/** How to run versitygw: the program and its leading arguments, and whether it runs in a container. */
+export interface Versitygw {
+  kind: "binary" | "docker";
+  /** Path of the binary, or the image. */
+  target: string;
+}
+
+/** Access key and secret key. */
+export interface Keys {
+  accessKey: string;
+  secretKey: string;
+}
+
+export interface ServerOptions {
+  versitygw: Versitygw;
+  /** Folder for the buckets; made if it is not there. */
+  dataDir: string;
+  /** Folder for the users beside root; made if it is not there. */
+  iamDir: string;
+  /** A free port is drawn without one. */
+  port?: number;
+  root: Keys;
+  /** Users without root's rights: they may do what a bucket policy gives them. */
+  users?: readonly Keys[];
+  /** Arguments before the backend, e.g. `["--region", "eu-central-1"]`. */
+  flags?: readonly string[];
+  /** The backend and its arguments; `posix <dataDir>` by default. */
+  backend?: readonly string[];
+  /** Environment beside the root keys, e.g. a backend's credentials. */
+  env?: Readonly<Record<string, string>>;
+}
+
+export interface RunningServer {
+  /** E.g. `http://127.0.0.1:7070`. */
+  endpoint: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * The versitygw on PATH, else the one in `binDir`, else one installed there with Go, else Docker's.
+ *
+ * @param progress told in a few words what takes long
+ * @throws Error that says what to install, when none can be had
+ */
+export async function findVersitygw(binDir: string, progress: (step: string) => void = () => undefined, signal?: AbortSignal): Promise<Versitygw> {
+  const binary = (await onPath("versitygw")) ?? (await executable(join(binDir, "versitygw")));
+  if (binary) return { kind: "binary", target: binary };
+  if (await onPath("go")) {
+    progress(`installing versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`);
+    await mkdir(binDir, { recursive: true });
+    await run("go", ["install", `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`], { GOBIN: binDir, GOFLAGS: "" }, signal);
+    return { kind: "binary", target: join(binDir, "versitygw") };
+  }
+  if (await onPath("docker")) {
+    const image = `versity/versitygw:${VERSITYGW_VERSION}`;
+    progress(`fetching the image ${image}`);
+    await run("docker", ["pull", "--quiet", image], {}, signal);
+    return { kind: "docker", target: image };
+  }
+  throw new Error("a local S3 server needs versitygw, Go or Docker, and none of them is on PATH; install one, e.g. Go from https://go.dev/dl");
+}
+
+/** Path of a program on PATH. */
+export async function onPath(program: string): Promise<string | undefined> {
+  for (const directory of (process.env.PATH ?? "").split(delimiter)) {
+    const found = directory && (await executable(join(directory, program)));
+    if (found) return found;
+  }
+  return undefined;
+}
+
+async function executable(file: string): Promise<string | undefined> {
+  return access(file, constants.X_OK).then(() => file, () => undefined);
+}
+
+async function run(program: string, args: readonly string[], env: Readonly<Record<string, string>>, signal?: AbortSignal): Promise<void> {
+  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "pipe"], signal });
+  let errors = "";
+  child.stderr.on("data", (chunk: Buffer) => (errors = `${errors}${chunk.toString()}`.slice(-4000)));
+  const [code]: unknown[] = await once(child, "close");
+  if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${errors.trim()}`);
+}
+
+/** A TCP port that was free a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  await once(server, "close");
+  if (address === null || typeof address === "string") throw new Error("no port could be had on 127.0.0.1");
+  return address.port;
+}
+
+/**
+ * Starts versitygw and waits until it answers. It ends when `stop` is called or this process exits.
+ *
+ * @throws Error with the server's own words when it does not answer within ten seconds
+ */
+export async function startVersitygw(options: ServerOptions): Promise<RunningServer> {
+  const port = options.port ?? (await freePort());
+  await mkdir(options.dataDir, { recursive: true });
+  await mkdir(options.iamDir, { recursive: true, mode: 0o700 });
+  await writeUsers(options.iamDir, options.users ?? []);
+  const endpoint = `http://127.0.0.1:${port}`;
+  const { command, args } = commandLine(options, port);
+  // The keys go through the environment: arguments can be read by every user of the machine.
+  const env = {
+    ...process.env,
+    ...options.env,
+    ROOT_ACCESS_KEY: options.root.accessKey,
+    ROOT_SECRET_KEY: options.root.secretKey,
+  };
+  // A group of its own: Ctrl-C in the terminal reaches this process alone, which then stops the server in order.
+  const child = spawn(command, args, { env, stdio: ["ignore", "ignore", "pipe"], detached: true });
+  const kill = () => child.kill("SIGKILL");
+  process.once("exit", kill);
+  const stop = async () => {
+    process.off("exit", kill);
+    await stopChild(child);
+  };
+  try {
+    await answering(`${endpoint}/health`, child);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { endpoint, stop };
+}
+
+function commandLine({ versitygw, dataDir, iamDir, flags = [], backend }: ServerOptions, port: number): { command: string; args: string[] } {
+  const common = ["--health", "/health", "--quiet", "--keep-alive", ...flags];
+  if (versitygw.kind === "binary") {
+    return {
+      command: versitygw.target,
+      args: ["--port", `127.0.0.1:${port}`, "--iam-dir", iamDir, ...common, ...(backend ?? ["posix", dataDir])],
+    };
+  }
+  const docker = ["run", "--rm", "--init", "-e", "ROOT_ACCESS_KEY", "-e", "ROOT_SECRET_KEY", "-p", `127.0.0.1:${port}:7070`];
+  const volumes = ["-v", `${dataDir}:/data`, "-v", `${iamDir}:/iam`];
+  return {
+    command: "docker",
+    args: [...docker, ...volumes, versitygw.target, "--port", ":7070", "--iam-dir", "/iam", ...common, ...(backend ?? ["posix", "/data"])],
+  };
+}
+
+async function writeUsers(iamDir: string, users: readonly Keys[]): Promise<void> {
+  await writeFile(join(iamDir, "users.json"), usersFile(users), { mode: 0o600 });
+}
+
+/** versitygw's `users.json` (its `auth/iam_internal.go`) for users that have no rights but those of bucket policies. */
+export function usersFile(users: readonly Keys[]): string {
+  const accounts = users.map(({ accessKey, secretKey }) => [
+    accessKey,
+    { access: accessKey, secret: secretKey, role: "user", userID: 0, groupID: 0, projectID: 0 },
+  ]);
+  return JSON.stringify({ accessAccounts: Object.fromEntries(accounts) });
+}
+
+async function answering(url: string, child: ChildProcess): Promise<void> {
+  let words = "";
+  child.stderr?.on("data", (chunk: Buffer) => (words = `${words}${chunk.toString()}`.slice(-2000)));
+  let failure: Error | undefined;
+  child.on("error", (error) => (failure = error));
+  const deadline = Date.now() + 10_000;
+  while (Date.now() < deadline) {
+    const ended = failure !== undefined || child.exitCode !== null || child.signalCode !== null;
+    if (ended) throw new Error(`the local S3 server ended at once: ${failure?.message ?? words.trim()}`, { cause: failure });
+    const response = await fetch(url, { signal: AbortSignal.timeout(1000) }).catch(() => undefined);
+    if (response?.ok) return;
+    await sleep(30);
+  }
+  throw new Error(`the local S3 server did not answer on ${url} within 10 s: ${words.trim()}`);
+}
+
+async function stopChild(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+  const ended = once(child, "exit");
+  child.kill("SIGTERM");
+  const hasEnded: boolean = await Promise.race([ended.then(() => true), sleep(3000, false, { ref: false })]);
+  if (!hasEnded) {
+    child.kill("SIGKILL");
+    await ended;
+  }
+}

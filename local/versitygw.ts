@@ -89,7 +89,7 @@ async function run(program: string, args: readonly string[], env: Readonly<Recor
   const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "pipe"], signal });
   let errors = "";
   child.stderr.on("data", (chunk: Buffer) => (errors = `${errors}${chunk.toString()}`.slice(-4000)));
-  const [code]: unknown[] = await once(child, "close");
+  const code = await new Promise<number | null>((resolve, reject) => child.once("close", resolve).once("error", reject));
   if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${errors.trim()}`);
 }
 
@@ -162,11 +162,9 @@ async function writeUsers(iamDir: string, users: readonly Keys[]): Promise<void>
 
 /** versitygw's `users.json` (its `auth/iam_internal.go`) for users that have no rights but those of bucket policies. */
 export function usersFile(users: readonly Keys[]): string {
-  const accounts = users.map(({ accessKey, secretKey }) => [
-    accessKey,
-    { access: accessKey, secret: secretKey, role: "user", userID: 0, groupID: 0, projectID: 0 },
-  ]);
-  return JSON.stringify({ accessAccounts: Object.fromEntries(accounts) });
+  const account = ({ accessKey, secretKey }: Keys) => ({ access: accessKey, secret: secretKey, role: "user", userID: 0, groupID: 0, projectID: 0 });
+  const accessAccounts = Object.fromEntries(users.map((keys) => [keys.accessKey, account(keys)] as const));
+  return JSON.stringify({ accessAccounts });
 }
 
 async function answering(url: string, child: ChildProcess): Promise<void> {
@@ -189,7 +187,7 @@ async function stopChild(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
   const ended = once(child, "exit");
   child.kill("SIGTERM");
-  const hasEnded: boolean = await Promise.race([ended.then(() => true), sleep(3000, false, { ref: false })]);
+  const hasEnded: unknown = await Promise.race([ended.then(() => true), sleep(3000, false, { ref: false })]);
   if (!hasEnded) {
     child.kill("SIGKILL");
     await ended;

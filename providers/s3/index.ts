@@ -36,7 +36,7 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
-  readonly customDomain: Output<string | undefined>;
+  readonly customDomain: Output<string>;
   readonly credentials: Output<Credentials>;
   readonly addressingStyle: AddressingStyle | undefined;
 
@@ -73,7 +73,9 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
     );
     const settings: CustomResource[] = [cors];
     if (args.policyPrincipal !== undefined) {
-      const policy = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, [args.policyPrincipal]);
+      const rights = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, [args.policyPrincipal]);
+      // On some servers the principal is the access key itself.
+      const policy = args.policyPrincipal === args.accessKey ? secret(rights) : rights;
       settings.push(new S3BucketPolicy(`${name}-policy`, { ...connection, bucket: args.bucketName, policy }, ofBucket));
     }
 

@@ -82,6 +82,8 @@ export async function onServer<T>(
 export type Call = <T>(purpose: string, request: (s3: S3Client) => Promise<T>) => Promise<T>;
 
 async function createClient(connection: Connection, credentials: AdminCredentials): Promise<S3Client> {
+  // On Node 20 the SDK warns, at every start, of what its later versions will need; the lock file holds this one.
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = "true";
   const { S3Client } = await import("@aws-sdk/client-s3");
   const { accessKey, secretKey, sessionToken, sessionProfile } = credentials;
   const client = new S3Client({
@@ -130,7 +132,7 @@ function factsOf(error: unknown): { code: string; status: number | undefined; me
   const status = "$metadata" in error ? statusOf(error.$metadata) : undefined;
   // A Node error's own code says more than its class; a service error has only its name, the server's code.
   const code = "code" in error && typeof error.code === "string" ? error.code : error.name;
-  return { code: code === "Error" ? "unknown" : code, status, message: error.message === code ? "" : error.message };
+  return { code: code === "Error" ? "unknown" : code, status, message: error.message === code ? "" : error.message.replace(/\.$/, "") };
 }
 
 function statusOf(metadata: unknown): number | undefined {

@@ -155,8 +155,11 @@ async function createBucket({ bucket, region = "us-east-1" }: Connection, call: 
       ...(acl ? { ACL: "private" } : {}),
       ...(location && needsLocation(region) ? { CreateBucketConfiguration: { LocationConstraint: region } } : {}),
     };
+    const command = new CreateBucketCommand(input);
+    // The SDK adds its region as the location where there is none.
+    command.middlewareStack.add((next) => (args) => next({ ...args, input }), { step: "initialize", priority: "low" });
     try {
-      await call("create the bucket", (s3) => s3.send(new CreateBucketCommand(input)));
+      await call("create the bucket", (s3) => s3.send(command));
       return;
     } catch (error) {
       // It was absent a moment ago: an earlier attempt of this very call has made it, and the answer to that got lost.

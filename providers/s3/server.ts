@@ -66,7 +66,8 @@ export async function onServer<T>(
       } catch (error) {
         const failure = explain(error, purpose, connection);
         const wait = Math.min(RETRY_EVERY_MS, deadline - Date.now());
-        if (wait <= 0 || !mayPass(failure)) throw failure;
+        if (!mayPass(failure)) throw failure;
+        if (wait <= 0) throw connection.patienceSeconds ? waitedInVain(failure, connection.patienceSeconds) : failure;
         await sleep(wait);
       }
     }
@@ -118,6 +119,10 @@ function isRequestWithText(request: unknown): request is { headers: Record<strin
 /** What may be otherwise in a minute: no answer, a server still starting, a grant that does not hold yet. */
 function mayPass({ code, status }: ServerError): boolean {
   return status === undefined ? code !== "unknown" : status === 403 || status >= 500;
+}
+
+function waitedInVain({ message, code, status, cause }: ServerError, seconds: number): ServerError {
+  return new ServerError(`${message} This has been tried for ${seconds} s; run pulumi up again if it only needs longer.`, code, status, cause);
 }
 
 function explain(error: unknown, purpose: string, connection: Connection): ServerError {

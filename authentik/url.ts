@@ -50,6 +50,13 @@ export function fileUrl(settings: StorageSettings, rules: ReleaseRules, keys: Si
   return `${domain}${path}${search}`;
 }
 
+/** The bucket's own URL, where requests with the key go, without a slash at the end. */
+export function bucketUrl(settings: StorageSettings, rules: ReleaseRules): string {
+  // "virtual" here keeps AWS's global host away, which is for presigned URLs alone.
+  const style = (rules.readsAddressingStyle ? settings.addressingStyle : undefined) ?? DEFAULTS.addressingStyle;
+  return presignRoot(settings, settings.endpoint === undefined && style === "auto" ? "virtual" : style);
+}
+
 /** The region in the signature. boto3 signs as us-east-1 without one. */
 export function signingRegion({ region }: StorageSettings): string {
   return region === undefined || region === "aws-global" ? "us-east-1" : region;
@@ -66,8 +73,8 @@ const PARTITION_SUFFIXES = [
   ["eu-isoe-", "cloud.adc-e.uk"],
 ] as const;
 
-/** boto3's `client.meta.endpoint_url`: the endpoint, or AWS's for the region. */
-function clientEndpoint(settings: StorageSettings): string {
+/** boto3's `client.meta.endpoint_url`: the endpoint, or AWS's for the region; without a slash at the end. */
+export function clientEndpoint(settings: StorageSettings): string {
   if (settings.endpoint !== undefined) return settings.endpoint.replace(/\/+$/, "");
   const region = signingRegion(settings);
   const suffix = PARTITION_SUFFIXES.find(([prefix]) => region.startsWith(prefix))?.[1] ?? "amazonaws.com";

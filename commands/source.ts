@@ -78,7 +78,16 @@ export async function readStack(name: string, { workDir = REPOSITORY, envVars = 
   const { stdout } = await promisify(execFile)("pulumi", args, { cwd: workDir, env, timeout: PULUMI_TIMEOUT_MS }).catch(
     (error: unknown) => { throw unreadableStack(name, error); },
   );
-  const outputs = v.safeParse(Outputs, JSON.parse(stdout));
+  return sourceOfOutputs(name, JSON.parse(stdout));
+}
+
+/**
+ * The source that a stack's outputs describe, secrets in clear.
+ *
+ * @throws SourceError, or EnvReadError
+ */
+export function sourceOfOutputs(name: string, values: unknown): Source {
+  const outputs = v.safeParse(Outputs, values);
   if (!outputs.success) {
     throw new SourceError(`the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`);
   }

@@ -1,33 +1,33 @@
 /** `npm start`: a local S3 server, the stack `dev` on it, and a check that authentik can use what came out. */
 import { Command } from "commander";
 import { withLocalStack } from "../local/start.ts";
+import { isWell, renderResults, verify } from "../verify/index.ts";
+import { interruptible } from "./process.ts";
 import { createProgress } from "./progress.ts";
+import { sourceOfOutputs } from "./source.ts";
 
-const program = new Command("npm start --")
+const { dir } = new Command("npm start --")
   .description("Starts a local S3 server, brings the stack dev up on it, acts on its bucket as authentik does, and stops the server.")
   .option("--dir <folder>", "folder of the server's data, keys and state (default: .local in this repository)")
   .addHelpText("after", "\nExamples:\n  npm start\n  npm start -- --dir /var/tmp/authentik-storage")
-  .parse();
-
-const abort = new AbortController();
-for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-  // The first one stops in order, a second one at once; the server ends with this process in any case.
-  process.once(name, () => {
-    process.once(name, () => process.exit(130));
-    abort.abort(new Error(`stopped by ${name}`));
-  });
-}
+  .parse()
+  .opts<{ dir?: string }>();
 
 const progress = createProgress();
 try {
-  const { dir } = program.opts<{ dir?: string }>();
-  await withLocalStack({ dir, signal: abort.signal, progress: progress.step, notice: progress.notice }, async (outputs) => {
-    progress.stop();
-    console.log(outputs);
-    return Promise.resolve();
-  });
+  await interruptible((signal) =>
+    withLocalStack({ dir, signal, progress: progress.step, notice: progress.notice }, async (outputs) => {
+      const source = sourceOfOutputs("dev", outputs);
+      progress.step("acting as authentik");
+      const results = await verify({ ...source, keyIsAdmin: false }, { signal });
+      progress.stop();
+      const lines = Object.entries(source.env).map(([name, value]) => `${name}=${value}`);
+      console.log(`authentik's environment:\n\n${lines.join("\n")}\n\n${renderResults(results, { color: process.stdout.isTTY })}`);
+      if (!isWell(results)) process.exitCode = 1;
+    }),
+  );
 } catch (error) {
-  const cause: unknown = abort.signal.aborted ? abort.signal.reason : error;
-  progress.notice(cause instanceof Error ? cause.message : String(cause));
-  process.exitCode = abort.signal.aborted ? 130 : 1;
+  progress.stop();
+  console.error(`error: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = 1;
 }

@@ -155,8 +155,8 @@ async function createBucket({ bucket, region = "us-east-1" }: Connection, call: 
       ...(acl ? { ACL: "private" } : {}),
       ...(location && needsLocation(region) ? { CreateBucketConfiguration: { LocationConstraint: region } } : {}),
     };
-    const command = new CreateBucketCommand(input);
-    // The SDK adds its region as the location where there is none.
+    const command = new CreateBucketCommand({ ...input });
+    // The SDK puts its region in as the location where there is none.
     command.middlewareStack.add((next) => (args) => next({ ...args, input }), { step: "initialize", priority: "low" });
     try {
       await call("create the bucket", (s3) => s3.send(command));

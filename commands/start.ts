@@ -29,5 +29,6 @@ try {
 } catch (error) {
   progress.stop();
   console.error(`error: ${error instanceof Error ? error.message : String(error)}`);
-  process.exitCode = 1;
+  // The SDK's installer cannot be ended, so an interrupted run does not wait for it.
+  process.exit(1);
 }

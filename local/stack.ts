@@ -22,7 +22,11 @@ const INSTALL_TIMEOUT_MS = 300_000;
  *
  * @returns undefined when none can be had
  */
-export async function findPulumi(home: LocalHome, progress: (step: string) => void): Promise<PulumiCommand | undefined> {
+export async function findPulumi(
+  home: LocalHome,
+  progress: (step: string) => void,
+  signal: AbortSignal,
+): Promise<PulumiCommand | undefined> {
   const { PulumiCommand } = await import("@pulumi/pulumi/automation/cmd.js");
   const root = join(home.dir, "pulumi");
   try {
@@ -30,7 +34,7 @@ export async function findPulumi(home: LocalHome, progress: (step: string) => vo
   } catch {
     progress("installing the Pulumi command line tool (once)");
   }
-  const timeout = sleep(INSTALL_TIMEOUT_MS, undefined, { ref: false });
+  const timeout = sleep(INSTALL_TIMEOUT_MS, undefined, { ref: false, signal });
   return Promise.race([PulumiCommand.install({ root }).catch(() => undefined), timeout]);
 }
 

@@ -27,7 +27,7 @@ export async function withLocalStack<T>({ dir, progress, notice, signal }: Local
   progress("looking for versitygw");
   const versitygw = await findVersitygw(home.binDir, progress, signal);
   progress("looking for the Pulumi command line tool");
-  const pulumi = await findPulumi(home, progress);
+  const pulumi = await findPulumi(home, progress, signal);
   signal.throwIfAborted();
   if (!pulumi) {
     notice("The Pulumi command line tool is not here and cannot be installed: the program runs in this process, which keeps no state, on data that is thrown away.");

@@ -2,7 +2,7 @@
 import * as v from "valibot";
 import { CHECKSUMS, DEFAULTS, SIGNATURE_VERSIONS } from "../authentik/env.ts";
 import * as rules from "./rules.ts";
-import { boolean, documentationOf, integer, list, oneOf, optional, text } from "./values.ts";
+import { boolean, defaultOf, documentationOf, integer, list, oneOf, optional, text } from "./values.ts";
 
 export const commonKeys = {
   bucketName: optional(text("Name of the bucket. The default is `authentik-media`; where names are global (AWS), Pulumi's auto-naming makes it unique.", rules.bucketName)),
@@ -76,8 +76,8 @@ export function parseProvider<Own, Config>(
 
 function defaults({ entries }: v.ObjectSchema<v.ObjectEntries, undefined>): Record<string, string> {
   return Object.fromEntries(Object.entries(entries).flatMap(([key, schema]) => {
-    const fallback: unknown = v.getDefault(schema);
-    return typeof fallback === "string" ? [[key, fallback] as const] : [];
+    const fallback = defaultOf(schema);
+    return fallback === undefined ? [] : [[key, fallback] as const];
   }));
 }
 

@@ -3,7 +3,7 @@ import { expect } from "chai";
 import * as v from "valibot";
 import { commonKeys } from "../config/common.ts";
 import { PROVIDERS, providerKeys } from "../config/index.ts";
-import { documentationOf } from "../config/values.ts";
+import { defaultOf, documentationOf } from "../config/values.ts";
 
 const README = new URL("../README.md", import.meta.url);
 const TABLE = /(?<=<!-- config table: begin -->\n)[^]*?(?=<!-- config table: end -->)/;
@@ -19,8 +19,8 @@ function table(): string {
 }
 
 function keyRow(key: string, provider: string, schema: v.GenericSchema): string {
-  const fallback: unknown = v.getDefault(schema);
-  const shown = typeof fallback === "string" ? `\`${fallback}\`` : schema.type === "optional" ? "" : "required";
+  const fallback = defaultOf(schema);
+  const shown = fallback !== undefined ? `\`${fallback}\`` : schema.type === "optional" ? "" : "required";
   return row(key, provider, documentationOf(schema).type, shown, v.getDescription(schema) ?? "");
 }
 

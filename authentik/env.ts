@@ -128,6 +128,8 @@ export class EnvValueError extends Error {
     super(`${variable} cannot be handed to authentik: ${reason}`);
     this.variable = variable;
     this.reason = reason;
+    // For the reason that `ConfigError` has none.
+    this.stack = "";
   }
 }
 

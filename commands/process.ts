@@ -1,13 +1,24 @@
 /** What every command does with its process: errors, exit status, interruption. */
 import { EnvReadError, EnvValueError } from "../authentik/env.ts";
+import { DotenvError } from "../env/dotenv.ts";
+import { FormatError } from "../env/index.ts";
 import { SourceError } from "./source.ts";
+
+/** A command line that cannot be carried out. The message says what to do. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}
+
+/** What the user can mend. */
+const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError, FormatError] as const;
 
 /** Runs a command. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack. */
 export async function exitWith(command: () => Promise<unknown>): Promise<void> {
   try {
     await command();
   } catch (error) {
-    if (!(error instanceof SourceError || error instanceof EnvReadError || error instanceof EnvValueError)) throw error;
+    const mendable = MENDABLE.find((type) => error instanceof type);
+    if (mendable === undefined || !(error instanceof Error)) throw error;
     console.error(`error: ${error.message}`);
     process.exitCode = 2;
   }

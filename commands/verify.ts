@@ -2,8 +2,8 @@
 import { Command, InvalidArgumentError } from "commander";
 import { origin as wrongOrigin, authentikVersion as wrongRelease } from "../config/rules.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
-import { exitWith, interruptible } from "./process.ts";
-import { SourceError, readEnvFile, readStack, type Source } from "./source.ts";
+import { UsageError, exitWith, interruptible } from "./process.ts";
+import { readEnvFile, readStack, type Source } from "./source.ts";
 
 const EXAMPLES = `
 Examples:
@@ -63,7 +63,7 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
 }
 
 async function read(stack: string | undefined, { envFile, origin, release }: Options): Promise<Source> {
-  if ((stack === undefined) === (envFile === undefined)) throw new SourceError("name a stack, or an env file with --env-file; see --help");
+  if ((stack === undefined) === (envFile === undefined)) throw new UsageError("name a stack, or an env file with --env-file; see --help");
   if (envFile !== undefined) return readEnvFile(envFile, { origins: origin, release });
   const source = await readStack(stack ?? "");
   return { ...source, origins: [...new Set([...source.origins, ...origin])] };

@@ -6,9 +6,9 @@ import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import * as v from "valibot";
-import { readEnv, type StorageSettings } from "../authentik/env.ts";
+import { isStorageVariable, readEnv, type StorageSettings } from "../authentik/env.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
-import { DotenvError, parseDotenv } from "../env/dotenv.ts";
+import { DotenvError, parseDotenv, type Entry } from "../env/dotenv.ts";
 
 /** authentik's storage as a stack or an env file describes it. */
 export interface Source {
@@ -120,9 +120,12 @@ function unreadableStack(name: string, error: unknown): SourceError {
  * @throws SourceError, or EnvReadError
  */
 export async function readEnvFile(path: string, { origins = [], release }: SourceOptions = {}): Promise<Source> {
-  const env = parseEnvFile(path, await readText(path));
-  const read = readEnv(env, release, (file) => readFileSync(resolve(file), "utf8"));
-  return { name: `env file "${path}"`, env, origins: [...origins], release, ...read };
+  const entries = parseEnvFile(path, await readText(path));
+  const env = Object.fromEntries(entries.flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])));
+  const { settings, warnings } = readEnv(env, release, (file) => readFileSync(resolve(file), "utf8"));
+  const replaced = entries.filter(({ name, unset }) => isStorageVariable(name) && unset.length > 0).map(({ name, unset }) =>
+    `${name}: Compose replaces ${unset.map((variable) => `"$${variable}"`).join(", ")} in its value by nothing; put the value into single quotes`);
+  return { name: `env file "${path}"`, env, origins: [...origins], release, settings, warnings: [...warnings, ...replaced] };
 }
 
 async function readText(path: string): Promise<string> {
@@ -131,9 +134,9 @@ async function readText(path: string): Promise<string> {
   });
 }
 
-function parseEnvFile(path: string, text: string): Record<string, string> {
+function parseEnvFile(path: string, text: string): Entry[] {
   try {
-    return Object.fromEntries(parseDotenv(text, process.env).flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])));
+    return parseDotenv(text, process.env);
   } catch (error) {
     if (error instanceof DotenvError) throw new SourceError(`Compose does not read the env file "${path}": ${error.message}`, { cause: error });
     throw error;

@@ -16,6 +16,8 @@ export interface Entry {
   end: number;
   /** False for a name alone, whose value comes from the environment. */
   hasSign: boolean;
+  /** References in the value to variables that are not set, of which Compose makes nothing. */
+  unset: string[];
 }
 
 /** A text that Compose refuses to read. */
@@ -40,12 +42,17 @@ export function parseDotenv(text: string, environment: Readonly<Record<string, s
     const found = matchAt(key, text, position);
     const [, name = "", sign] = found?.match ?? [];
     if (!found) throw new DotenvError(`line ${lineOf(text, position)} is not NAME=value; correct it or make it a comment`);
-    const lookup = (variable: string) => environment[variable] ?? known.get(variable);
+    const unset: string[] = [];
+    const lookup = (variable: string) => {
+      const set = environment[variable] ?? known.get(variable);
+      if (set === undefined) unset.push(variable);
+      return set;
+    };
     const where = `line ${lineOf(text, position)}: ${name}`;
     const { value, end } = sign === undefined ? { value: environment[name], end: found.end } : readValue(text, found.end, lookup, where);
     if (value !== undefined) known.set(name, value);
     const next = sign === undefined ? end : endOfLine(text, end);
-    entries.push({ name, value, start: position, valueStart: found.end, valueEnd: end, end: next, hasSign: sign !== undefined });
+    entries.push({ name, value, start: position, valueStart: found.end, valueEnd: end, end: next, hasSign: sign !== undefined, unset });
     position = end;
   }
 }
@@ -145,7 +152,7 @@ export function mergeDotenv(text: string, lines: Readonly<Record<string, string>
   for (const { name, value = "", start, valueStart, valueEnd, end, hasSign } of parseDotenv(text)) {
     if (!isSuperseded(name, env)) continue;
     const line = done.has(name) || !hasSign ? undefined : lines[name];
-    if (line === undefined || env[name] !== value) replaced.push({ name, old: value, removed: line === undefined });
+    if (line === undefined || !isSame(env[name] ?? "", value)) replaced.push({ name, old: value, removed: line === undefined });
     merged += line === undefined ? text.slice(position, start) : text.slice(position, valueStart) + line;
     position = line === undefined ? end : valueEnd;
     if (line !== undefined) done.add(name);
@@ -154,4 +161,9 @@ export function mergeDotenv(text: string, lines: Readonly<Record<string, string>
   const missing = Object.entries(lines).filter(([name]) => !done.has(name)).map(([name, line]) => `${name}=${line}\n`);
   const gap = merged === "" || merged.endsWith("\n") || missing.length === 0 ? "" : "\n";
   return { text: merged + gap + missing.join(""), replaced };
+}
+
+/** Whether authentik reads the same of both: a value may have been written as a JSON string. */
+function isSame(left: string, right: string): boolean {
+  return JSON.stringify(decodeValue(left)) === JSON.stringify(decodeValue(right));
 }

@@ -132,7 +132,7 @@ describe("authentik's variables read back", function () {
     holds((env) => {
       const store = v.parse(Env, JSON.parse(formatEnv(env, "json")));
       const { environment, secrets } = v.parse(Task, JSON.parse(formatEnv(env, "ecs", { ...DEFAULT_OPTIONS, secretArn })));
-      const referred = secrets.map(({ name, valueFrom }) => [name, store[valueFrom.slice(secretArn.length + 1, -2)] ?? ""]);
+      const referred = secrets.map(({ name, valueFrom }): [string, string] => [name, store[valueFrom.slice(secretArn.length + 1, -2)] ?? ""]);
       expect(referred.length).to.equal(2);
       return { ...Object.fromEntries(environment.map(({ name, value }) => [name, value])), ...Object.fromEntries(referred) };
     });

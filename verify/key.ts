@@ -1,5 +1,5 @@
 /** What authentik does with its key, and what it should not be able to do. */
-import { bucketUrl, clientEndpoint } from "../authentik/url.ts";
+import { bucketUrl, callerIdentityUrl, clientEndpoint } from "../authentik/url.ts";
 import { diagnose, isFatal } from "./diagnosis.ts";
 import { Finding, describe, type Run } from "./run.ts";
 import { PART_BYTES, failureOf, failureOfAnswer, request, type UploadOptions } from "./storage.ts";
@@ -49,6 +49,19 @@ export async function signIn(run: Run): Promise<boolean> {
     return `200; ${keys.length === 1000 ? "1000 or more" : keys.length} files`;
   }, "s3:ListBucket on the bucket");
   return !run.isOver(symptom);
+}
+
+/** Whose credentials those are that authentik would find by itself. */
+export async function identity(run: Run): Promise<void> {
+  const { settings } = run.target;
+  if (settings.accessKey !== undefined && settings.sessionProfile === undefined) return;
+  await run.check("identity", "the credentials that the AWS SDK finds by itself", async () => {
+    const keys = await run.storage.keys();
+    const url = callerIdentityUrl(settings, keys, new Date());
+    const answer = url === undefined ? undefined : await request(url, {}, run.signal);
+    const arn = /<Arn>([^<]+)<\/Arn>/.exec(answer?.body.toString() ?? "")?.[1];
+    return arn ?? `the access key ${keys.accessKeyId}`;
+  });
 }
 
 /** The small upload. Where it is refused, other ways tell why, and let the rest be tried. */

@@ -185,8 +185,12 @@ export function failureOfAnswer({ status, body }: Answer): Failure {
   const text = body.subarray(0, 4096).toString();
   const code = /<Code>([^<]+)<\/Code>/.exec(text)?.[1];
   const message = /<Message>([^<]*)<\/Message>/.exec(text)?.[1] ?? "";
-  return { status, code: code ?? `HTTP ${status}`, message };
+  return { status, code: code ?? `HTTP ${status}`, message: message.replace(/&(?:#39|apos|#34|quot|lt|gt|amp);/g, (entity) => ENTITIES[entity] ?? entity) };
 }
+
+const ENTITIES: Readonly<Record<string, string>> = {
+  "&#39;": "'", "&apos;": "'", "&#34;": '"', "&quot;": '"', "&lt;": "<", "&gt;": ">", "&amp;": "&",
+};
 
 const Thrown = v.object({
   name: v.optional(v.string(), "Error"),

@@ -111,16 +111,15 @@ function whyRefused(error: unknown, refused: UploadOptions, accepted: UploadOpti
 /** The large upload, as boto3's `upload_fileobj` makes it. */
 export async function uploadInParts(run: Run): Promise<void> {
   const { large } = objectKeys(run);
-  await run.check("upload in parts", `CreateMultipartUpload ${large} with ${words(run.upload)}, two parts at a time`, async () => {
+  const symptom = await run.check("upload in parts", `CreateMultipartUpload ${large} with ${words(run.upload)}, two parts at a time`, async () => {
     run.leftovers.objects.add(large);
     const uploadId = await begin(run, large);
     const body = Buffer.alloc(LARGE.bytes, "authentik");
     await run.storage.uploadParts(large, uploadId, [body.subarray(0, PART_BYTES), body.subarray(PART_BYTES)], run.upload);
     run.leftovers.uploads.delete(uploadId);
-    const { size } = await run.storage.head(large);
-    if (size !== LARGE.bytes) throw new Finding("content-changed", `${size ?? "no"} bytes instead of ${LARGE.bytes}`);
     return `200; ${LARGE.bytes} bytes`;
   }, "s3:PutObject on the bucket's objects");
+  if (symptom === undefined) await headOf(run, "its head", large, LARGE.contentType, LARGE.bytes);
 }
 
 async function begin(run: Run, key: string): Promise<string> {
@@ -151,11 +150,14 @@ export async function abandonUpload(run: Run): Promise<void> {
 }
 
 export async function head(run: Run): Promise<void> {
-  const { small } = objectKeys(run);
-  await run.check("head", `HeadObject ${small}`, async () => {
-    const { contentType, size } = await run.storage.head(small);
+  await headOf(run, "head", objectKeys(run).small, SMALL.contentType, SMALL.body.length);
+}
+
+async function headOf(run: Run, check: string, key: string, wantedType: string, wantedSize: number): Promise<void> {
+  await run.check(check, `HeadObject ${key}`, async () => {
+    const { contentType, size } = await run.storage.head(key);
     const got = `200; ${contentType ?? "no content type"}, ${size ?? "no"} bytes`;
-    if (contentType !== SMALL.contentType || size !== SMALL.body.length) throw new Finding("content-changed", got);
+    if (contentType !== wantedType || size !== wantedSize) throw new Finding("content-changed", got);
     return got;
   }, "s3:GetObject on the bucket's objects");
 }

@@ -46,7 +46,7 @@ export class Finding extends Error {
 
 /** A failure in a few words: the status, the code, the server's own message. */
 export function describe({ status, code, message }: Failure): string {
-  const head = status === undefined || code === `HTTP ${status}` ? code : `${status} ${code}`;
+  const head = status === undefined ? code : [status, ...(code === `HTTP ${status}` ? [] : [code])].join(" ");
   return message === "" || message === code ? head : `${head}: ${message.replaceAll(/\s+/g, " ").slice(0, 300)}`;
 }
 

@@ -163,6 +163,8 @@ function createClient(settings: StorageSettings, rules: ReleaseRules, checksums:
     requestChecksumCalculation: when,
     responseChecksumValidation: when,
     maxAttempts: 1,
+    // boto3 does not put a wrong clock right.
+    disableClockSkewCorrection: true,
     requestHandler: { connectionTimeout: REQUEST_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS, throwOnRequestTimeout: true },
   });
 }
@@ -206,6 +208,8 @@ export function failureOf(error: unknown): Failure {
   if (!thrown.success) return { code: "Error", message: String(error) };
   const { name, code, message, cause, $metadata } = thrown.output;
   const status = $metadata?.httpStatusCode;
+  // The SDK's words where there is no body, as in all answers to HEAD.
+  if (status !== undefined && message === "UnknownError") return { status, code: `HTTP ${status}`, message: "" };
   if (status !== undefined) return { status, code: name, message };
   if (cause !== undefined) return failureOf(cause);
   return { code: typeof code === "string" ? code : name, message };

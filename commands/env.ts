@@ -3,7 +3,7 @@ import { access } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { isStorageVariable } from "../authentik/env.ts";
 import { DEFAULT_OPTIONS, FORMATS, KEYS_IN, formatEnv, type Format, type FormatOptions } from "../env/index.ts";
-import { UsageError, exitWith } from "./process.ts";
+import { UsageError, runCommand } from "./process.ts";
 import { readEnvFile, readStack } from "./source.ts";
 
 const EXAMPLES = `
@@ -75,4 +75,4 @@ async function read(stack: string | undefined, { envFile }: Options): Promise<Re
   return Object.fromEntries(Object.entries(env).filter(([name]) => isStorageVariable(name)));
 }
 
-await exitWith(() => command.parseAsync());
+await runCommand(command);

@@ -194,6 +194,8 @@ export function decodeValue(text: string): unknown {
 /** What authentik of a release understands of its variables. */
 export interface ReadEnv {
   settings: StorageSettings;
+  /** Whether the bucket has its general name, which no release before 2025.12 reads. */
+  hasGeneralNames: boolean;
   /** What is set but does not do what it seems to. */
   warnings: string[];
 }
@@ -259,7 +261,8 @@ export function readEnv(
     warnings.push("SESSION_PROFILE is set beside keys: authentik uses the profile and ignores the keys");
   }
   if (problems.length > 0 || bucketName === undefined) throw new EnvReadError(problems);
-  return { settings: { bucketName, ...settings }, warnings };
+  const hasGeneralNames = !variables.has("storage.media.s3.bucket_name");
+  return { settings: { bucketName, ...settings }, hasGeneralNames, warnings };
 }
 
 /** A variable with the value that authentik has of it. */

@@ -22,6 +22,8 @@ export interface Source {
   origins: string[];
   /** Undefined where it is not known. */
   release?: Release | undefined;
+  /** Whether there are names among them that no release before 2025.12 reads. */
+  hasGeneralNames: boolean;
   /** Whether the key is the bucket's administrator's; undefined where that is not known. */
   keyIsAdmin?: boolean | undefined;
   /** What the user should know of the variables. */
@@ -122,10 +124,10 @@ function unreadableStack(name: string, error: unknown): SourceError {
 export async function readEnvFile(path: string, { origins = [], release }: SourceOptions = {}): Promise<Source> {
   const entries = parseEnvFile(path, await readText(path));
   const env = Object.fromEntries(entries.flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])));
-  const { settings, warnings } = readEnv(env, release, (file) => readFileSync(resolve(file), "utf8"));
+  const { warnings, ...read } = readEnv(env, release, (file) => readFileSync(resolve(file), "utf8"));
   const replaced = entries.filter(({ name, unset }) => isStorageVariable(name) && unset.length > 0).map(({ name, unset }) =>
     `${name}: Compose replaces ${unset.map((variable) => `"$${variable}"`).join(", ")} in its value by nothing; put the value into single quotes`);
-  return { name: `env file "${path}"`, env, origins: [...origins], release, settings, warnings: [...warnings, ...replaced] };
+  return { name: `env file "${path}"`, env, origins: [...origins], release, ...read, warnings: [...warnings, ...replaced] };
 }
 
 async function readText(path: string): Promise<string> {

@@ -17,7 +17,7 @@ import { BUCKET_ACTIONS, OBJECT_ACTIONS, authentikPolicy, type PolicyDocument } 
 import { parseRelease } from "../authentik/release.ts";
 import { formatEnv } from "../env/index.ts";
 import { findVersitygw, freePort, onPath, startVersitygw, type RunningServer } from "../local/versitygw.ts";
-import { SYMPTOMS, type Symptom } from "../verify/diagnosis.ts";
+import { SYMPTOMS, diagnoseUrl, type Symptom } from "../verify/diagnosis.ts";
 import { isWell, renderResults, verify, type CheckResult, type Target } from "../verify/index.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./support/proxy.ts";
@@ -134,6 +134,12 @@ describe("verify", function () {
         expect(await contents(name)).to.deep.equal([]);
       });
     }
+
+    it("for the releases that can read the names, where none is given", async () => {
+      const results = await verify(target(await bucket(), {}, { release: undefined, hasGeneralNames: true }));
+      expectWell(results);
+      expect(results.map(({ check }) => check).filter((check) => check.startsWith("url of"))).to.deep.equal(["url of 2026.4", "url of 2026.5"]);
+    });
 
     it("without a custom domain", async () => {
       expectWell(await verify(target(await bucket(), { customDomain: undefined })));
@@ -348,6 +354,24 @@ describe("verify", function () {
         expect(results.find(({ check }) => check === "url of 2026.4")?.symptom).to.equal("host-refused");
         expectWell(await verify(target(name, settings, { release: parseRelease("2026.5") })));
       });
+    });
+
+    it("AWS's global host, which sends browsers on", () => {
+      const settings = { bucketName: "authentik-media", region: "eu-central-1", secureUrls: true };
+      const failure = { status: 403, code: "SignatureDoesNotMatch", message: "" };
+      const url = new URL("https://authentik-media.s3.amazonaws.com/media/public/x.png");
+      expect(diagnoseUrl(failure, url, settings, true)).to.equal("global-host");
+      expect(diagnoseUrl(failure, url, settings, false)).to.equal("wrong-secret-key");
+    });
+
+    it("a custom domain that takes no signatures, or that has another's files", async () => {
+      const name = await bucket();
+      for (const [status, symptom] of [[401, "host-refused"], [403, "wrong-custom-domain"]] as const) {
+        await behind({ answer: () => ({ status, body: "" }) }, async (host) => {
+          const results = await verify(target(name, { customDomain: `${host}/${name}` }));
+          expect(results.find(({ check }) => check === "url of 2026.5")?.symptom).to.equal(symptom);
+        });
+      }
     });
 
     it("a custom domain that leads elsewhere", async () => {

@@ -60,6 +60,8 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   if (options.json) console.log(JSON.stringify({ source: source.name, ok: isOk, results }, undefined, 2));
   else console.log(renderResults(results, { color: process.stdout.isTTY }));
   process.exitCode = isOk ? 0 : 1;
+  // What the AWS SDK may still wait for, such as a program that gives credentials, is not waited for.
+  setTimeout(() => process.exit(), 200).unref();
 }
 
 async function read(stack: string | undefined, { envFile, origin = [], release }: Options): Promise<Source> {

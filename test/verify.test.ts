@@ -486,6 +486,17 @@ describe("verify", function () {
       expect(stdout).to.match(/3600 s ahead|3599 s ahead/).and.include("RequestTimeTooSkewed");
     });
 
+    it("ends in its time though the credentials never come", async () => {
+      const config = join(dir, "aws-config");
+      await writeFile(config, "[profile slow]\ncredential_process = sleep 25\n");
+      const file = await envFile(await bucket(), { accessKey: undefined, secretKey: undefined, sessionProfile: "slow" });
+      const start = Date.now();
+      const { status, stdout } = await runAsync(file, { AWS_CONFIG_FILE: config }, ["--timeout", "10"]);
+      expect(status, stdout).to.equal(1);
+      expect(stdout).to.include("timeout");
+      expect(Date.now() - start).to.be.lessThan(10_000);
+    });
+
     it("leaves nothing behind when it is interrupted", async () => {
       const name = await bucket();
       await spoiled(({ path }) => (path.includes("X-Amz-Signature") ? "stall" : undefined), async (endpoint) => {
@@ -559,11 +570,11 @@ describe("verify", function () {
     }
 
     /** For a server that is in this process. */
-    async function runAsync(file: string, env: Record<string, string>): Promise<{ status: number | null; stdout: string }> {
-      const child = spawn(process.execPath, commandLine(file), { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "ignore"] });
+    async function runAsync(file: string, env: Record<string, string>, args: string[] = []): Promise<{ status: number | null; stdout: string }> {
+      const child = spawn(process.execPath, commandLine(file, args), { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "ignore"] });
       let stdout = "";
       child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
-      await once(child, "close");
+      await once(child, "exit");
       return { status: child.exitCode, stdout };
     }
   });

@@ -18,7 +18,7 @@ export async function verify(target: Target, options: VerifyOptions = {}): Promi
     run.recordEnd();
   } finally {
     await cleanUp(run);
-    run.storage.close();
+    run.close();
   }
   return run.results;
 }

@@ -45,10 +45,19 @@ export async function reach(run: Run): Promise<boolean> {
 export async function signIn(run: Run): Promise<boolean> {
   const { settings } = run.target;
   const symptom = await run.check("sign in", `ListObjectsV2 ${settings.bucketName} ${PREFIX}`, async () => {
-    const keys = await run.storage.list(PREFIX);
+    // Finding credentials, which the first request does, may wait for another program or service without end.
+    const keys = await Promise.race([run.storage.list(PREFIX), endOf(run.signal)]);
     return `200; ${keys.length === 1000 ? "1000 or more" : keys.length} files`;
   }, "s3:ListBucket on the bucket");
   return !run.isOver(symptom);
+}
+
+async function endOf(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const end = () => { reject(new DOMException("the run is over", "AbortError")); };
+    if (signal.aborted) end();
+    else signal.addEventListener("abort", end, { once: true });
+  });
 }
 
 /** Whose credentials those are that authentik would find by itself. */

@@ -176,10 +176,25 @@ export interface Answer {
   body: Buffer;
 }
 
-/** Makes a request as a browser does, redirects included. It throws what `fetch` throws; `failureOf` reads that. */
+/**
+ * Makes a request as a browser does, redirects included. It throws what `fetch` throws; `failureOf` reads that.
+ *
+ * Not with `AbortSignal.any` and `AbortSignal.timeout`: Node may collect a timeout that only `any` refers to, which then never
+ * comes (nodejs/node issue 57736).
+ */
 export async function request(url: string | URL, init: RequestInit, signal: AbortSignal): Promise<Answer> {
-  const response = await fetch(url, { ...init, signal: AbortSignal.any([signal, AbortSignal.timeout(REQUEST_TIMEOUT_MS)]) });
-  return { status: response.status, headers: response.headers, body: Buffer.from(await response.arrayBuffer()) };
+  const controller = new AbortController();
+  const end = () => { controller.abort(); };
+  const limit = setTimeout(() => { controller.abort(new DOMException("no answer in time", "TimeoutError")); }, REQUEST_TIMEOUT_MS);
+  signal.addEventListener("abort", end);
+  if (signal.aborted) end();
+  try {
+    const response = await fetch(url, { ...init, signal: controller.signal });
+    return { status: response.status, headers: response.headers, body: Buffer.from(await response.arrayBuffer()) };
+  } finally {
+    clearTimeout(limit);
+    signal.removeEventListener("abort", end);
+  }
 }
 
 /** An answer's S3 error. */

@@ -67,6 +67,7 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
 async function read(stack: string | undefined, { envFile, origin = [], release }: Options): Promise<Source> {
   if ((stack === undefined) === (envFile === undefined)) throw new UsageError("name a stack, or an env file with --env-file; see --help");
   if (envFile !== undefined) return readEnvFile(envFile, { origins: origin, release });
+  if (release !== undefined) throw new UsageError("--release is for an env file; a stack says its own (authentikVersion)");
   const source = await readStack(stack ?? "");
   return { ...source, origins: [...new Set([...source.origins, ...origin])] };
 }

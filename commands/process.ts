@@ -27,16 +27,16 @@ export async function runCommand(command: Command): Promise<void> {
   }
 }
 
-/** Runs work that Ctrl-C or SIGTERM end in order. A second one ends the process at once. */
+/** Runs work that Ctrl-C, SIGTERM or a closed terminal end in order. A second one ends the process at once. */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
-  const abort = () => { controller.abort(); };
-  process.once("SIGINT", abort);
-  process.once("SIGTERM", abort);
+  const abort = (name: NodeJS.Signals) => { controller.abort(new Error(`stopped by ${name}`)); };
+  for (const name of SIGNALS) process.once(name, abort);
   try {
     return await work(controller.signal);
   } finally {
-    process.off("SIGINT", abort);
-    process.off("SIGTERM", abort);
+    for (const name of SIGNALS) process.off(name, abort);
   }
 }
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;

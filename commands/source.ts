@@ -82,15 +82,25 @@ export async function readStack(name: string, location: StackLocation = {}): Pro
     pulumi(name, ["stack", "output", "--show-secrets"], location),
     pulumi(name, ["config"], location),
   ]);
-  const read = v.safeParse(Outputs, outputs);
-  if (!read.success) {
+  const configKeys = Object.keys(v.parse(v.record(v.string(), v.unknown()), config)).map((key) => key.split(":").pop());
+  return sourceOfOutputs(name, outputs, configKeys.includes("adminAccessKey"));
+}
+
+/**
+ * The source that a stack's outputs describe, secrets in clear.
+ *
+ * @param hasAdminKeys whether its config has other keys to administer the bucket
+ * @throws SourceError, or EnvReadError
+ */
+export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boolean): Source {
+  const outputs = v.safeParse(Outputs, values);
+  if (!outputs.success) {
     throw new SourceError(`the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`);
   }
-  const { provider, origins, authentikVersion, env } = read.output;
+  const { provider, origins, authentikVersion, env } = outputs.output;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
-  const configKeys = Object.keys(v.parse(v.record(v.string(), v.unknown()), config)).map((key) => key.split(":").pop());
   // The provider s3 makes no keys: without keys of the administrator's own, authentik's have created the bucket.
-  const keyIsAdmin = provider === "s3" && !configKeys.includes("adminAccessKey");
+  const keyIsAdmin = provider === "s3" && !hasAdminKeys;
   return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, ...readEnv(env, release) };
 }
 

@@ -1,6 +1,6 @@
 /** An HTTP proxy that spoils chosen requests. It has no clock and no chance of its own: the caller says what happens to which request. */
 import { once } from "node:events";
-import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
 
 /** What may happen to a request, or to its answer. */
 export type Fault =
@@ -19,12 +19,15 @@ export type Fault =
   /** One byte of the answer's body is another. */
   | "corrupt"
   /** One byte of the request's body is another. */
-  | "corrupt-request";
+  | "corrupt-request"
+  /** An S3 error of the server's own. */
+  | { status: number; code: string };
 
 export interface ProxiedRequest {
   method: string;
   /** With the query. */
   path: string;
+  headers: IncomingHttpHeaders;
   /** 0 for the first request that the proxy gets, and so on. */
   index: number;
 }
@@ -49,10 +52,11 @@ export async function startFaultProxy(target: string, choose: (request: ProxiedR
   const done = new Map<Fault, number>();
   let requests = 0;
   const server = createServer((request, response) => {
-    const fault = choose({ method: request.method ?? "", path: request.url ?? "", index: requests++ });
+    const fault = choose({ method: request.method ?? "", path: request.url ?? "", headers: request.headers, index: requests++ });
     if (fault) done.set(fault, (done.get(fault) ?? 0) + 1);
     if (fault === "reset") request.socket.resetAndDestroy();
-    else if (fault === "slow-down") slowDown(request, response);
+    else if (typeof fault === "object") refuse(fault, request, response);
+    else if (fault === "slow-down") refuse({ status: 503, code: "SlowDown" }, request, response);
     else if (fault !== "stall") forward(target, request, response, fault);
   });
   server.keepAliveTimeout = 60_000;
@@ -75,15 +79,15 @@ export async function startFaultProxy(target: string, choose: (request: ProxiedR
   };
 }
 
-function slowDown(request: IncomingMessage, response: ServerResponse): void {
+function refuse({ status, code }: { status: number; code: string }, request: IncomingMessage, response: ServerResponse): void {
   request.resume();
   request.once("end", () => {
-    response.writeHead(503, { "content-type": "application/xml" });
-    response.end("<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>");
+    response.writeHead(status, { "content-type": "application/xml" });
+    response.end(`<Error><Code>${code}</Code><Message>by the proxy</Message></Error>`);
   });
 }
 
-function forward(target: string, request: IncomingMessage, response: ServerResponse, fault: Fault | undefined): void {
+function forward(target: string, request: IncomingMessage, response: ServerResponse, fault: Exclude<Fault, object> | undefined): void {
   const { hostname, port } = new URL(target);
   const upstream = httpRequest({ hostname, port, method: request.method, path: request.url, headers: request.headers });
   upstream.once("response", (answer) => {

@@ -12,7 +12,7 @@ import { parseRelease } from "../authentik/release.ts";
 import { DotenvError, mergeDotenv, parseDotenv } from "../env/dotenv.ts";
 import { DEFAULT_OPTIONS, FormatError, dotenvLines, formatEnv, type FormatOptions } from "../env/index.ts";
 import { mergeIntoFile, writeSecretFile } from "../env/write.ts";
-import { onPath } from "../local/versitygw.ts";
+import { onPath } from "../local/programs.ts";
 
 type Env = Record<string, string>;
 const Env = v.record(v.string(), v.string());

@@ -1,5 +1,6 @@
 /** `npm start`: a local S3 server, the stack `dev` on it, and a check that authentik can use what came out. */
 import { Command } from "commander";
+import { formatEnv } from "../env/index.ts";
 import { withLocalStack } from "../local/start.ts";
 import { isWell, renderResults, verify } from "../verify/index.ts";
 import { interruptible } from "./process.ts";
@@ -21,8 +22,7 @@ try {
       progress.step("acting as authentik");
       const results = await verify(source, { signal });
       progress.stop();
-      const lines = Object.entries(source.env).map(([name, value]) => `${name}=${value}`);
-      console.log(`authentik's environment:\n\n${lines.join("\n")}\n\n${renderResults(results, { color: process.stdout.isTTY })}`);
+      console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}\n${renderResults(results, { color: process.stdout.isTTY })}`);
       if (!isWell(results)) process.exitCode = 1;
     }),
   );

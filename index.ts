@@ -5,5 +5,5 @@ import { provision } from "./providers/index.ts";
 
 const config = readStackConfig();
 const storage = await provision("authentik", config);
-export const { provider, bucket, region, endpoint, customDomain, secureUrls, origins, authentikVersion, env } =
-  stackOutputs(config, storage);
+
+export default stackOutputs(config, storage);

@@ -12,12 +12,13 @@ export interface StackOutputs {
   bucket: Output<string>;
   region: Output<string>;
   endpoint: Output<string>;
-  customDomain: Output<string | undefined>;
+  /** Absent where there is none. */
+  customDomain?: Output<string>;
   secureUrls: boolean;
   /** The origins that may load authentik's files. */
   origins: string[];
-  /** The release that `env` is made for; undefined where it is made for all. */
-  authentikVersion: string | undefined;
+  /** The release that `env` is made for; absent where it is made for all. */
+  authentikVersion?: string;
   /** authentik's variables, names to values. A secret. */
   env: Output<Record<string, string>>;
 }
@@ -49,10 +50,10 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
     bucket: storage.bucketName,
     region: storage.region.apply((region) => region ?? "us-east-1"),
     endpoint: storage.endpoint,
-    customDomain: storage.customDomain,
+    ...(storage.customDomain === undefined ? {} : { customDomain: storage.customDomain }),
     secureUrls: config.secureUrls,
     origins: config.origins,
-    authentikVersion: config.authentikVersion,
+    ...(config.authentikVersion === undefined ? {} : { authentikVersion: config.authentikVersion }),
     env,
   };
 }

@@ -49,6 +49,8 @@ export interface ReleaseRules {
   readsAddressingStyle: boolean;
   readsUrlExpiry: boolean;
   readsSignatureVersion: boolean;
+  /** Swaps the URL's root, whatever path it has, for the custom domain; later releases look at the path alone. */
+  swapsRoot: boolean;
   /** Puts the bucket a second time into path-style URLs of a custom domain (goauthentik/authentik issue 19521). */
   doublesBucket: boolean;
   /** Signs a custom domain's URL for the custom domain itself; older releases sign for the endpoint's host. */
@@ -64,6 +66,7 @@ export function releaseRules(release?: Release): ReleaseRules {
       readsAddressingStyle: true,
       readsUrlExpiry: true,
       readsSignatureVersion: true,
+      swapsRoot: false,
       doublesBucket: false,
       signsCustomDomain: false,
     };
@@ -75,6 +78,7 @@ export function releaseRules(release?: Release): ReleaseRules {
     readsAddressingStyle: rewritten,
     readsUrlExpiry: rewritten,
     readsSignatureVersion: atLeast(release, "2026.5"),
+    swapsRoot: !rewritten,
     doublesBucket: rewritten && !atLeast(release, "2025.12.2"),
     signsCustomDomain: atLeast(release, "2026.5"),
   };

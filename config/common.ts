@@ -75,9 +75,21 @@ export function parseProvider<Own, Config>(
     const isMissing = !(key in values);
     report(`${key}${indices.map((index) => `[${index}]`).join("")}`, isMissing ? missing(key, keys.entries[key]) : issue.message);
   }
-  const sound = Object.fromEntries(Object.entries(values).filter(([key]) => !broken.has(key)));
-  check({ ...v.parse(partialCommon, sound), ...v.parse(partial, sound) }, report);
+  const sound = Object.fromEntries(
+    Object.entries({ ...defaults(common), ...defaults(keys), ...values }).filter(([key]) => !broken.has(key)),
+  );
+  check({ ...v.parse(partialCommon, sound), ...v.parse(partial, sound) }, (key, wrong) => {
+    // A value that is no good in itself looks as if it were missing.
+    if (!broken.has(key)) report(key, wrong);
+  });
   return parsedCommon.success && parsedOwn.success ? resolve({ ...parsedCommon.output, ...parsedOwn.output }) : undefined;
+}
+
+function defaults({ entries }: v.ObjectSchema<v.ObjectEntries, undefined>): Record<string, string> {
+  return Object.fromEntries(Object.entries(entries).flatMap(([key, schema]) => {
+    const fallback: unknown = v.getDefault(schema);
+    return typeof fallback === "string" ? [[key, fallback] as const] : [];
+  }));
 }
 
 function missing(key: string, schema: v.GenericSchema = commonKeys.origins): string {

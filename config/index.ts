@@ -1,4 +1,5 @@
 /** The stack's config: from the texts that Pulumi hands over to one typed value, or to all of its problems at once. */
+import { RunError } from "@pulumi/pulumi/errors.js";
 import leven from "leven";
 import * as v from "valibot";
 import { aws, type AwsConfig } from "./aws.ts";
@@ -48,8 +49,8 @@ export interface Problem {
   wrong: string;
 }
 
-/** Every problem of a stack's config at once. */
-export class ConfigError extends Error {
+/** Every problem of a stack's config at once. A `RunError`, so that the engine shows its message and no stack. */
+export class ConfigError extends RunError {
   override name = "ConfigError";
   readonly problems: readonly Problem[];
   constructor(problems: readonly Problem[]) {

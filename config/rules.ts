@@ -1,4 +1,5 @@
 /** Rules for single values. Each returns what is wrong and what to write instead, or undefined. */
+import { durationSeconds } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
 
@@ -90,19 +91,13 @@ export function authentikVersion(value: string): string | undefined {
   return atLeast(release, FIRST_WITH_S3) ? undefined : `has no S3 storage yet; authentik has it since ${FIRST_WITH_S3}`;
 }
 
-const SECONDS: Readonly<Record<string, number>> = { seconds: 1, minutes: 60, hours: 3600, days: 86_400, weeks: 604_800 };
 /** SigV4's limit for presigned URLs (AWS, "Signature Version 4 query parameters"). */
 const LONGEST_EXPIRY = 604_800;
 
 /** How long URLs hold, in authentik's duration format (`lib/utils/time.py`): `minutes=15`, several joined by `;`. */
 export function urlExpiry(value: string): string | undefined {
-  let seconds = 0;
-  for (const part of value.split(";")) {
-    const [, unit = "", amount = ""] = /^([a-z]+)=(\d+)$/.exec(part) ?? [];
-    const length = SECONDS[unit];
-    if (length === undefined) return 'is not a duration in authentik\'s format; write e.g. "minutes=15" or "hours=1;minutes=30"';
-    seconds += length * Number(amount);
-  }
+  const seconds = durationSeconds(value);
+  if (seconds === undefined) return 'is not a duration in authentik\'s format; write e.g. "minutes=15" or "hours=1;minutes=30"';
   if (seconds < 1 || seconds > LONGEST_EXPIRY) return "is not between one second and seven days, the limit of presigned URLs; write e.g. \"minutes=15\"";
   return undefined;
 }

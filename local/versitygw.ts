@@ -1,11 +1,11 @@
 /** A real S3 server on this machine: versitygw, found or installed, started on 127.0.0.1 and stopped with the process. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { constants } from "node:fs";
-import { access, mkdir, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { delimiter, join } from "node:path";
+import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { executable, onPath, run } from "./programs.ts";
 
 /** The pinned version. The Azure gateway runs the same. */
 export const VERSITYGW_VERSION = "v1.8.0";
@@ -54,43 +54,27 @@ export interface RunningServer {
  * @param progress told in a few words what takes long
  * @throws Error that says what to install, when none can be had
  */
-export async function findVersitygw(binDir: string, progress: (step: string) => void = () => undefined, signal?: AbortSignal): Promise<Versitygw> {
+export async function findVersitygw(
+  binDir: string,
+  progress: (step: string) => void = () => undefined,
+  signal?: AbortSignal,
+): Promise<Versitygw> {
   const binary = (await onPath("versitygw")) ?? (await executable(join(binDir, "versitygw")));
   if (binary) return { kind: "binary", target: binary };
   if (await onPath("go")) {
     progress(`installing versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`);
     await mkdir(binDir, { recursive: true });
-    await run("go", ["install", `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`], { GOBIN: binDir, GOFLAGS: "" }, signal);
+    const target = `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`;
+    await run("go", ["install", target], { env: { GOBIN: resolve(binDir), GOFLAGS: "" }, signal });
     return { kind: "binary", target: join(binDir, "versitygw") };
   }
   if (await onPath("docker")) {
     const image = `versity/versitygw:${VERSITYGW_VERSION}`;
     progress(`fetching the image ${image}`);
-    await run("docker", ["pull", "--quiet", image], {}, signal);
+    await run("docker", ["pull", "--quiet", image], { signal });
     return { kind: "docker", target: image };
   }
   throw new Error("a local S3 server needs versitygw, Go or Docker, and none of them is on PATH; install one, e.g. Go from https://go.dev/dl");
-}
-
-/** Path of a program on PATH. */
-export async function onPath(program: string): Promise<string | undefined> {
-  for (const directory of (process.env.PATH ?? "").split(delimiter)) {
-    const found = directory && (await executable(join(directory, program)));
-    if (found) return found;
-  }
-  return undefined;
-}
-
-async function executable(file: string): Promise<string | undefined> {
-  return access(file, constants.X_OK).then(() => file, () => undefined);
-}
-
-async function run(program: string, args: readonly string[], env: Readonly<Record<string, string>>, signal?: AbortSignal): Promise<void> {
-  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "pipe"], signal });
-  let errors = "";
-  child.stderr.on("data", (chunk: Buffer) => (errors = `${errors}${chunk.toString()}`.slice(-4000)));
-  const [code]: unknown[] = await once(child, "close");
-  if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${errors.trim()}`);
 }
 
 /** A TCP port that was free a moment ago. */
@@ -111,7 +95,7 @@ export async function freePort(): Promise<number> {
  */
 export async function startVersitygw(options: ServerOptions): Promise<RunningServer> {
   const port = options.port ?? (await freePort());
-  await mkdir(options.dataDir, { recursive: true });
+  await mkdir(options.dataDir, { recursive: true, mode: 0o700 });
   await mkdir(options.iamDir, { recursive: true, mode: 0o700 });
   await writeUsers(options.iamDir, options.users ?? []);
   const endpoint = `http://127.0.0.1:${port}`;
@@ -162,11 +146,9 @@ async function writeUsers(iamDir: string, users: readonly Keys[]): Promise<void>
 
 /** versitygw's `users.json` (its `auth/iam_internal.go`) for users that have no rights but those of bucket policies. */
 export function usersFile(users: readonly Keys[]): string {
-  const accounts = users.map(({ accessKey, secretKey }) => [
-    accessKey,
-    { access: accessKey, secret: secretKey, role: "user", userID: 0, groupID: 0, projectID: 0 },
-  ]);
-  return JSON.stringify({ accessAccounts: Object.fromEntries(accounts) });
+  const account = ({ accessKey, secretKey }: Keys) => ({ access: accessKey, secret: secretKey, role: "user", userID: 0, groupID: 0, projectID: 0 });
+  const accessAccounts = Object.fromEntries(users.map((keys) => [keys.accessKey, account(keys)] as const));
+  return JSON.stringify({ accessAccounts });
 }
 
 async function answering(url: string, child: ChildProcess): Promise<void> {
@@ -189,7 +171,7 @@ async function stopChild(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
   const ended = once(child, "exit");
   child.kill("SIGTERM");
-  const hasEnded: boolean = await Promise.race([ended.then(() => true), sleep(3000, false, { ref: false })]);
+  const hasEnded: unknown = await Promise.race([ended.then(() => true), sleep(3000, false, { ref: false })]);
   if (!hasEnded) {
     child.kill("SIGKILL");
     await ended;

@@ -18,8 +18,8 @@ export interface AuthentikStorage {
   readonly region: Output<string | undefined>;
   /** URL of the S3 API, without the bucket. */
   readonly endpoint: Output<string>;
-  /** Where browsers load files from, without scheme, with the bucket; undefined where presigned URLs bear no other host than the endpoint's. */
-  readonly customDomain: Output<string | undefined>;
+  /** Where browsers load files from, without scheme, with the bucket. Absent: from the endpoint. */
+  readonly customDomain?: Output<string> | undefined;
   /** What authentik signs with. Always a Pulumi secret. */
   readonly credentials: Output<Credentials>;
   /** Where the bucket stands in URLs, for the releases that can be told; undefined leaves it to boto3. */

@@ -19,12 +19,16 @@ export interface S3StorageArgs extends Credentials {
   origins: string[];
   /** Where browsers load files from, without scheme, with the bucket. */
   customDomain: string;
-  corsAllowedHeaders: string[];
-  corsMaxAgeSeconds: number;
-  /** Whether Pulumi refuses to delete or replace the bucket. */
-  protect: boolean;
-  forceDestroy: boolean;
-  adopt: boolean;
+  /** `["Authorization"]` by default, as the setup page has it. */
+  corsAllowedHeaders?: string[];
+  /** 3000 by default, as the setup page has it. */
+  corsMaxAgeSeconds?: number;
+  /** Whether Pulumi refuses to delete or replace the bucket; true by default. */
+  protect?: boolean;
+  /** Whether a bucket that is not empty may be deleted; false by default. */
+  forceDestroy?: boolean;
+  /** Whether a bucket that exists already is taken over; false by default. */
+  adopt?: boolean;
   /** To whom a bucket policy gives the rights that authentik needs; no policy without it. */
   policyPrincipal?: string | undefined;
   /** Keys that create the bucket, where they are outputs of other resources; else they come from the stack's config. */
@@ -36,7 +40,7 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
-  readonly customDomain: Output<string | undefined>;
+  readonly customDomain: Output<string>;
   readonly credentials: Output<Credentials>;
   readonly addressingStyle: AddressingStyle | undefined;
 
@@ -50,8 +54,8 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
     };
     const bucket = new S3Bucket(
       `${name}-bucket`,
-      { ...connection, bucket: args.bucketName, adopt: args.adopt, forceDestroy: args.forceDestroy },
-      { parent: this, protect: args.protect },
+      { ...connection, bucket: args.bucketName, adopt: args.adopt ?? false, forceDestroy: args.forceDestroy ?? false },
+      { parent: this, protect: args.protect ?? true },
     );
     // Deleting the bucket deletes these too; a bucket that may not be deleted must not lose them on the way.
     const ofBucket = { parent: this, dependsOn: bucket, deletedWith: bucket };
@@ -63,9 +67,9 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
         rules: [
           {
             allowedOrigins: args.origins,
-            allowedHeaders: args.corsAllowedHeaders,
+            allowedHeaders: args.corsAllowedHeaders ?? ["Authorization"],
             allowedMethods: ["GET"],
-            maxAgeSeconds: args.corsMaxAgeSeconds,
+            maxAgeSeconds: args.corsMaxAgeSeconds ?? 3000,
           },
         ],
       },
@@ -73,7 +77,9 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
     );
     const settings: CustomResource[] = [cors];
     if (args.policyPrincipal !== undefined) {
-      const policy = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, [args.policyPrincipal]);
+      const rights = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, [args.policyPrincipal]);
+      // On some servers the principal is the access key itself.
+      const policy = args.policyPrincipal === args.accessKey ? secret(rights) : rights;
       settings.push(new S3BucketPolicy(`${name}-policy`, { ...connection, bucket: args.bucketName, policy }, ofBucket));
     }
 

@@ -8,6 +8,7 @@ import type { Input, Inputs } from "@pulumi/pulumi/output.js";
 import { CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
 import type { AddressingStyle } from "../../authentik/env.ts";
 import type { PolicyDocument } from "../../authentik/permissions.ts";
+import type { CorsRule } from "./operations.ts";
 
 /** How to reach the server, part of every resource here. */
 export interface ConnectionArgs {
@@ -39,14 +40,6 @@ export interface S3BucketArgs extends ConnectionArgs {
 export interface S3BucketCorsArgs extends ConnectionArgs {
   bucket: Input<string>;
   rules: Input<Input<CorsRule>[]>;
-}
-
-/** One rule of a bucket's CORS policy. */
-export interface CorsRule {
-  allowedOrigins: string[];
-  allowedHeaders: string[];
-  allowedMethods: string[];
-  maxAgeSeconds?: number;
 }
 
 export interface S3BucketPolicyArgs extends ConnectionArgs {

@@ -1,0 +1,9 @@
+/** `npm run bench`: speed as ratios within one run. */
+import { Command } from "commander";
+import { benchPreview } from "./preview.ts";
+
+const program = new Command("npm run bench --")
+  .description("Measures speed against alternatives, in one run.")
+  .addHelpText("after", "\nExamples:\n  npm run bench\n  npm run bench -- migrate");
+program.command("preview", { isDefault: true }).description("a preview of the dev stack, against an empty and a naive program").action(benchPreview);
+await program.parseAsync();

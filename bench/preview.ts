@@ -1,0 +1,121 @@
+/**
+ * What a preview costs: this program's dev stack against an empty program, the least that the SDK's dynamic resources cost,
+ * and a naive program. All in one run and in turn, so that the ratios hold on any machine.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { openLocalHome } from "../local/home.ts";
+import { onPath, run } from "../local/programs.ts";
+import { localProject, type LocalProject } from "../local/stack.ts";
+import { withLocalStack } from "../local/start.ts";
+
+const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
+const RUNS = 5;
+
+const EMPTY = { runtime: "runtime: { name: nodejs, options: { typescript: false } }", file: "index.js", code: "" };
+const DYNAMIC = {
+  ...EMPTY,
+  code: `
+    const { CustomResource } = require("@pulumi/pulumi/resource");
+    const provider = "exports.handler = () => ({ create: async (outs) => ({ id: 'x', outs }), diff: async () => ({ changes: false }) })";
+    for (const name of ["a", "b", "c"]) new CustomResource("pulumi-nodejs:dynamic:Resource", name, { __provider: provider });
+  `,
+};
+const NAIVE = {
+  runtime: "runtime: nodejs",
+  file: "index.ts",
+  code: `
+    import * as aws from "@pulumi/aws";
+    import * as azure from "@pulumi/azure-native";
+    import * as cloudflare from "@pulumi/cloudflare";
+    export const loaded = [aws.s3, azure.storage, cloudflare.R2Bucket].length;
+  `,
+};
+
+interface Sample {
+  seconds: number;
+  /** Peak of the largest process, where the system tells (Linux). */
+  megabytes: number;
+}
+
+/** Measures and prints a table of medians and ratios. */
+export async function benchPreview(): Promise<void> {
+  if (!(await onPath("pulumi"))) throw new Error("this measures the real Pulumi engine; put pulumi on PATH");
+  const dir = await mkdtemp(join(tmpdir(), "authentik-storage-bench-"));
+  try {
+    const local = join(dir, "local");
+    const options = { dir: local, progress: console.error, notice: console.error, signal: AbortSignal.timeout(600_000) };
+    await withLocalStack(options, () => Promise.resolve());
+    const projects = {
+      "(a) empty JavaScript": await project(join(dir, "empty"), EMPTY),
+      "(a') three trivial dynamic resources": await project(join(dir, "dynamic"), DYNAMIC),
+      "this program, stack dev": localProject(await openLocalHome(local)),
+      "(b) naive TypeScript, three clouds": await project(join(dir, "naive"), NAIVE),
+    };
+    const samples = new Map(Object.keys(projects).map((name): [string, Sample[]] => [name, []]));
+    // The first round warms caches and does not count.
+    for (let round = 0; round <= RUNS; round += 1) {
+      for (const [name, place] of Object.entries(projects)) {
+        const sample = await preview(place);
+        if (round > 0) samples.get(name)?.push(sample);
+      }
+    }
+    print(samples);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+async function project(workDir: string, { runtime, file, code }: typeof EMPTY): Promise<LocalProject> {
+  const state = join(workDir, "state");
+  await mkdir(state, { recursive: true });
+  await symlink(join(REPOSITORY, "node_modules"), join(workDir, "node_modules"));
+  await writeFile(join(workDir, "Pulumi.yaml"), `name: bench\n${runtime}\n`);
+  await writeFile(join(workDir, "package.json"), JSON.stringify({ name: "bench", main: file }));
+  await writeFile(join(workDir, file), code);
+  const envVars = { PULUMI_BACKEND_URL: `file://${state}`, PULUMI_CONFIG_PASSPHRASE: "bench", PULUMI_SKIP_UPDATE_CHECK: "true" };
+  await run("pulumi", ["stack", "init", "dev", "--non-interactive"], { cwd: workDir, env: envVars });
+  return { workDir, envVars };
+}
+
+async function preview({ workDir, envVars }: LocalProject): Promise<Sample> {
+  const start = performance.now();
+  const args = ["preview", "--stack", "dev", "--non-interactive"];
+  const child = spawn("pulumi", args, { cwd: workDir, env: { ...process.env, ...envVars }, stdio: "ignore" });
+  let megabytes = 0;
+  const watch = setInterval(() => void largestPeak(child.pid ?? 0).then((peak) => (megabytes = Math.max(megabytes, peak))), 50);
+  const code = await once(child, "close").then(([status]: unknown[]) => status);
+  clearInterval(watch);
+  if (code !== 0) throw new Error(`the preview in ${workDir} failed`);
+  return { seconds: (performance.now() - start) / 1000, megabytes };
+}
+
+/** The highest peak among a process and its descendants so far, in MB; 0 where there is no /proc. */
+async function largestPeak(root: number): Promise<number> {
+  const pids = (await readdir("/proc").catch(() => [])).filter((name) => /^\d+$/.test(name));
+  const processes = await Promise.all(pids.map(async (pid) => ({ pid: Number(pid), status: await readFile(`/proc/${pid}/status`, "utf8").catch(() => "") })));
+  const read = (status: string, field: string) => Number(new RegExp(`^${field}:\\s*(\\d+)`, "m").exec(status)?.[1] ?? 0);
+  const family = new Set([root]);
+  for (const { pid, status } of processes.sort((a, b) => a.pid - b.pid)) if (family.has(read(status, "PPid"))) family.add(pid);
+  return Math.max(0, ...processes.filter(({ pid }) => family.has(pid)).map(({ status }) => read(status, "VmHWM") / 1024));
+}
+
+function print(samples: Map<string, Sample[]>): void {
+  const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+  const rows = [...samples].map(([name, list]) => ({
+    name,
+    seconds: median(list.map(({ seconds }) => seconds)),
+    megabytes: median(list.map(({ megabytes }) => megabytes)),
+  }));
+  const own = rows.find(({ name }) => name.startsWith("this"));
+  if (!own) return;
+  console.log(`pulumi preview, median of ${RUNS} runs in turn`);
+  for (const { name, seconds, megabytes } of rows) {
+    const ratios = `this program takes ${(own.seconds / seconds).toFixed(2)} of its time, ${(own.megabytes / megabytes).toFixed(2)} of its memory`;
+    console.log(`${name.padEnd(38)} ${seconds.toFixed(2).padStart(6)} s ${megabytes.toFixed(0).padStart(6)} MB   ${name === own.name ? "" : ratios}`);
+  }
+}

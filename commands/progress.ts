@@ -1,0 +1,31 @@
+/** How a command tells what it is doing: a line that changes on a terminal, plain lines elsewhere. Always on stderr. */
+import yoctoSpinner from "yocto-spinner";
+
+export interface Progress {
+  /** Tells what is being done now. */
+  step: (text: string) => void;
+  /** Says something that stays. */
+  notice: (text: string) => void;
+  /** Ends the changing line. */
+  stop: () => void;
+}
+
+export function createProgress(stream: NodeJS.WriteStream = process.stderr): Progress {
+  if (!stream.isTTY) {
+    const line = (text: string) => void stream.write(`${text}\n`);
+    return { step: line, notice: line, stop: () => undefined };
+  }
+  // The command stops in order by itself; the spinner would exit at once.
+  const spinner = yoctoSpinner({ stream, handleSignals: false });
+  return {
+    step: (text) => {
+      if (spinner.isSpinning) spinner.text = text;
+      else spinner.start(text);
+    },
+    notice: (text) => {
+      spinner.stop();
+      stream.write(`${text}\n`);
+    },
+    stop: () => void spinner.stop(),
+  };
+}

@@ -1,0 +1,126 @@
+/** What the commands work on: a stack's outputs, or the variables in an env file. */
+import { execFile } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { parse as parseDotenv } from "dotenv";
+import * as v from "valibot";
+import { readEnv, type StorageSettings } from "../authentik/env.ts";
+import { parseRelease, type Release } from "../authentik/release.ts";
+
+/** authentik's storage as a stack or an env file describes it. */
+export interface Source {
+  /** For messages: `stack "dev"`, `env file ".env"`. */
+  name: string;
+  /** Read back from `env` by authentik's rules. */
+  settings: StorageSettings;
+  /** Names to values, as authentik gets them. An env file's other variables are among them. */
+  env: Record<string, string>;
+  /** Under which browsers reach authentik. */
+  origins: string[];
+  /** Undefined where it is not known. */
+  release?: Release | undefined;
+  /** What the user should know of the variables. */
+  warnings: string[];
+}
+
+/** What an env file does not say. */
+export interface SourceOptions {
+  origins?: readonly string[] | undefined;
+  release?: Release | undefined;
+}
+
+/** Where a stack's project is. */
+export interface StackLocation {
+  /** Folder of its `Pulumi.yaml`; this repository's by default. */
+  workDir?: string | undefined;
+  /** Beside this process's own, e.g. `PULUMI_BACKEND_URL`. */
+  envVars?: Readonly<Record<string, string>> | undefined;
+}
+
+/** A source that cannot be read. The message says what to do. */
+export class SourceError extends Error {
+  override name = "SourceError";
+}
+
+/**
+ * Reads `stack:NAME` or `env:FILE`; undefined for any other text, which may be a folder or an S3 URL.
+ *
+ * @throws SourceError, or EnvReadError where the variables give authentik no working storage
+ */
+export async function readSource(text: string, options: SourceOptions = {}): Promise<Source | undefined> {
+  const [, kind, rest = ""] = /^(stack|env):(.+)$/s.exec(text) ?? [];
+  if (kind === "stack") return readStack(rest);
+  return kind === "env" ? readEnvFile(rest, options) : undefined;
+}
+
+const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
+/** The command line tool talks to its backend over the network, and may wait for a passphrase that does not come. */
+const PULUMI_TIMEOUT_MS = 60_000;
+
+const Outputs = v.object({
+  origins: v.array(v.string()),
+  authentikVersion: v.optional(v.string()),
+  env: v.record(v.string(), v.string()),
+});
+
+/**
+ * Reads a stack's outputs, secrets included, with one run of the command line tool. (The Automation API would run it three
+ * times, and takes a second more.)
+ *
+ * @throws SourceError, or EnvReadError
+ */
+export async function readStack(name: string, { workDir = REPOSITORY, envVars = {} }: StackLocation = {}): Promise<Source> {
+  const args = ["stack", "output", "--show-secrets", "--json", "--non-interactive", "--stack", name];
+  const env = { PULUMI_SKIP_UPDATE_CHECK: "true", ...process.env, ...envVars };
+  const { stdout } = await promisify(execFile)("pulumi", args, { cwd: workDir, env, timeout: PULUMI_TIMEOUT_MS }).catch(
+    (error: unknown) => { throw unreadableStack(name, error); },
+  );
+  return sourceOfOutputs(name, JSON.parse(stdout));
+}
+
+/**
+ * The source that a stack's outputs describe, secrets in clear.
+ *
+ * @throws SourceError, or EnvReadError
+ */
+export function sourceOfOutputs(name: string, values: unknown): Source {
+  const outputs = v.safeParse(Outputs, values);
+  if (!outputs.success) {
+    throw new SourceError(`the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`);
+  }
+  const { origins, authentikVersion, env: variables } = outputs.output;
+  const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
+  return { name: `stack "${name}"`, env: variables, origins, release, ...readEnv(variables, release) };
+}
+
+/** The tool's own words, which name the cause: no such stack, no passphrase, no backend. The error itself is left out: it carries the output, with secrets. */
+function unreadableStack(name: string, error: unknown): SourceError {
+  const { code, stderr } = v.parse(v.object({ code: v.unknown(), stderr: v.optional(v.string(), "") }), error);
+  if (code === "ENOENT") {
+    return new SourceError("pulumi is not on PATH; install it (https://www.pulumi.com/docs/install), or name an env file instead of a stack", { cause: error });
+  }
+  const words = stderr.replaceAll(/^error: /gm, "").trim() || `pulumi did not answer within ${PULUMI_TIMEOUT_MS / 1000} s`;
+  return new SourceError(`the outputs of the stack "${name}" cannot be read: ${words}`);
+}
+
+/**
+ * Reads an env file. References to files are followed where this machine has them.
+ *
+ * @throws SourceError, or EnvReadError
+ */
+export async function readEnvFile(path: string, { origins = [], release }: SourceOptions = {}): Promise<Source> {
+  const text = await readFile(path, "utf8").catch((error: unknown) => {
+    throw new SourceError(`the env file "${path}" cannot be read; write the path of one that is there`, { cause: error });
+  });
+  const env = parseDotenv(text);
+  return {
+    name: `env file "${path}"`,
+    env,
+    origins: [...origins],
+    release,
+    ...readEnv(env, release, (file) => readFileSync(resolve(file), "utf8")),
+  };
+}

@@ -1,0 +1,175 @@
+import { expect } from "chai";
+import fc from "fast-check";
+import { ConfigError, parseConfig, PROVIDERS, type RawConfig, type StorageConfig } from "../config/index.ts";
+
+const sound = {
+  provider: "s3",
+  endpoint: "https://s3.provider",
+  origins: '["https://authentik.company"]',
+  accessKey: "access",
+  secretKey: "secret",
+};
+const secretKeys = ["accessKey", "secretKey", "sessionToken", "adminAccessKey", "adminSecretKey"];
+
+function raw(values: Record<string, string | undefined>): RawConfig {
+  const present = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  return { values: Object.fromEntries(present), secrets: new Set(secretKeys) };
+}
+
+function parse(changes: Record<string, string | undefined> = {}): StorageConfig {
+  return parseConfig(raw({ ...sound, ...changes }));
+}
+
+/** Each problem as "key: what is wrong". */
+function problems(changes: Record<string, string | undefined>): string[] {
+  try {
+    parse(changes);
+    return [];
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return error.problems.map(({ key, wrong }) => `${key}: ${wrong}`);
+  }
+}
+
+describe("config", () => {
+  it("has the defaults of the README", () => {
+    expect(parse()).to.deep.equal({
+      provider: "s3",
+      bucketName: "authentik-media",
+      endpoint: "https://s3.provider",
+      region: undefined,
+      addressingStyle: "auto",
+      customDomain: "s3.provider/authentik-media",
+      origins: ["https://authentik.company"],
+      secureUrls: true,
+      protect: true,
+      forceDestroy: false,
+      adopt: false,
+      corsAllowedHeaders: ["Authorization"],
+      corsMaxAgeSeconds: 3000,
+      checksums: "when_supported",
+      accessKey: "access",
+      secretKey: "secret",
+    });
+  });
+
+  it("takes a list as YAML's or separated by commas", () => {
+    expect(parse({ origins: "https://a.company, http://10.0.0.1:9000" }).origins).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
+  });
+
+  it("names the custom domain after the endpoint, where the release puts the bucket", () => {
+    expect(parse({ addressingStyle: "virtual" }).customDomain).to.equal("authentik-media.s3.provider");
+    expect(parse({ addressingStyle: "virtual", authentikVersion: "2025.10" }).customDomain).to.equal("s3.provider/authentik-media");
+    expect(parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" }).customDomain).to.equal("10.0.0.1:9000/authentik-media");
+  });
+
+  it("takes the region from the endpoints of services that sign with it", () => {
+    const regions = {
+      "https://s3.us-west-004.backblazeb2.com": "us-west-004",
+      "https://s3.eu-central-1.wasabisys.com": "eu-central-1",
+      "https://s3.eu-central-1.amazonaws.com": "eu-central-1",
+      "https://storage.googleapis.com": "auto",
+      "https://minio.company": undefined,
+    };
+    for (const [endpoint, region] of Object.entries(regions)) expect(parse({ endpoint }).region).to.equal(region);
+  });
+
+  const bad: [title: string, changes: Record<string, string | undefined>, ...expected: RegExp[]][] = [
+    ["an unknown provider", { provider: "s33" }, /^provider: is not a provider; write one of aws, r2, azure, s3 \(did you mean s3\?\)$/],
+    ["no provider", { provider: undefined }, /^provider: is missing; set it: pulumi config set provider <aws\|r2\|azure\|s3>$/],
+    ["a misspelt key", { orgins: "x" }, /^orgins: is not a key.*did you mean origins\?/],
+    ["a key that resembles none", { zzzzzzzzz: "x" }, /^zzzzzzzzz: is not a key of this program; remove it$/],
+    ["no origins", { origins: undefined }, /^origins: is missing; set it: pulumi config set --path 'origins\[0\]'/],
+    ["an empty list of origins", { origins: "[]" }, /^origins: is empty/],
+    ["origins that are no list", { origins: '["https://a.company", 3]' }, /^origins: is not a list of strings/],
+    ["an origin with a path", { origins: "https://a.company/if" }, /^origins\[0\]: .*path.*write "https:\/\/a.company"/],
+    ["an origin with a trailing slash", { origins: "https://a.company/" }, /trailing slash.*write "https:\/\/a.company"/],
+    ["an origin with a wildcard", { origins: "https://*.company" }, /wildcard/],
+    ["an origin without a scheme", { origins: "a.company:9443" }, /no http.*write "https:\/\/a.company:9443"/],
+    ["an origin of another scheme", { origins: "ftp://a.company" }, /no http.*write "https:\/\/a.company"/],
+    ["an origin in capitals", { origins: "https://A.company" }, /capitals.*write "https:\/\/a.company"/],
+    ["an internationalised origin", { origins: "https://bücher.company" }, /punycode.*write "https:\/\/xn--bcher-kva.company"/],
+    ["an origin with the default port", { origins: "https://a.company:443" }, /default port.*write "https:\/\/a.company"/],
+    ["an origin with an address in another form", { origins: "http://0x7f.1" }, /write "http:\/\/127.0.0.1"/],
+    ["an origin with a user", { origins: "https://me@a.company" }, /user name/],
+    ["an origin twice", { origins: "https://a.company,https://a.company" }, /^origins\[1\]: is there twice/],
+    ["no host in an origin", { origins: "https://" }, /^origins\[0\]: is not an origin/],
+    ["a short bucket name", { bucketName: "ab" }, /^bucketName: has 2 characters/],
+    ["a bucket name in capitals", { bucketName: "My_Media" }, /write "my-media"/],
+    ["a bucket name like an address", { bucketName: "10.0.0.1" }, /looks like an IP address/],
+    ["a bucket name with two dots", { bucketName: "a..b" }, /two dots/],
+    ["a bucket name that ends in a hyphen", { bucketName: "media-" }, /begin and end.*write "media"/],
+    ["a reserved bucket name", { bucketName: "xn--media" }, /reserves/],
+    ["an endpoint without a scheme", { endpoint: "s3.provider" }, /^endpoint: has no http.*write "https:\/\/s3.provider"/],
+    ["an endpoint with the bucket in its path", { endpoint: "https://s3.provider/authentik-media" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
+    ["an endpoint with the bucket in its host", { endpoint: "https://authentik-media.s3.provider" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
+    ["an endpoint with a trailing slash", { endpoint: "https://s3.provider/" }, /write "https:\/\/s3.provider"/],
+    ["an endpoint with a user", { endpoint: "https://u:p@s3.provider" }, /^endpoint: has more than/],
+    ["no endpoint", { endpoint: undefined }, /^endpoint: is missing; set it: pulumi config set endpoint/],
+    ["a custom domain with a scheme", { customDomain: "https://s3.provider/authentik-media" }, /^customDomain: has a scheme; write "s3.provider\/authentik-media"/],
+    ["a custom domain without the bucket", { customDomain: "media.company" }, /^customDomain: does not have the bucket; write "media.company\/authentik-media"/],
+    ["https URLs on an http endpoint", { endpoint: "http://s3.provider" }, /^secureUrls: sends browsers to https:\/\/s3.provider/],
+    ["useSsl against the endpoint", { useSsl: "false" }, /^useSsl: contradicts/],
+    ["no keys", { accessKey: undefined, secretKey: undefined }, /^accessKey: is missing.*--secret accessKey/, /^secretKey: is missing/],
+    ["half a pair of keys", { secretKey: undefined }, /^secretKey: is missing, while accessKey is set/],
+    ["half a pair of admin keys", { adminAccessKey: "a" }, /^adminSecretKey: is missing/],
+    ["a profile beside keys", { sessionProfile: "p" }, /^sessionProfile: is set beside keys/],
+    ["a token without keys", { accessKey: undefined, secretKey: undefined, sessionProfile: "p", sessionToken: "t" }, /^sessionToken: is set without/],
+    ["a key that authentik would follow", { secretKey: "file:///x" }, /^secretKey: its value begins with "file:"/],
+    ["a key with a newline", { secretKey: "x\n" }, /^secretKey: has blanks or a newline/],
+    ["a boolean that is none", { protect: "yes" }, /^protect: is not a boolean; write true or false/],
+    ["a number that is none", { corsMaxAgeSeconds: "1h" }, /^corsMaxAgeSeconds: is not a whole number from 0 to 86400/],
+    ["a header that is none", { corsAllowedHeaders: "Author ization" }, /^corsAllowedHeaders\[0\]: is not a header name/],
+    ["a choice that is none", { addressingStyle: "host" }, /^addressingStyle: is not one of the choices; write "auto", "path", "virtual"/],
+    ["a release that YAML cut", { authentikVersion: "2025.1" }, /write "2025.10", in quotes/],
+    ["a release without S3", { authentikVersion: "2023.10" }, /since 2024.2/],
+    ["no release", { authentikVersion: "latest" }, /is not an authentik release/],
+    ["an expiry in another format", { urlExpiry: "15m" }, /^urlExpiry: is not a duration/],
+    ["an expiry past S3's limit", { urlExpiry: "days=8" }, /seven days/],
+    ["an empty value", { policyPrincipal: " " }, /^policyPrincipal: is empty/],
+  ];
+  for (const [title, changes, ...expected] of bad) {
+    it(`refuses ${title}`, () => {
+      const found = problems(changes);
+      expect(found).to.have.length(expected.length);
+      for (const [index, pattern] of expected.entries()) expect(found[index]).to.match(pattern);
+    });
+  }
+
+  it("tells all problems at once, whatever the provider", () => {
+    for (const provider of [...PROVIDERS, "none", undefined]) {
+      expect(problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" }).map((line) => line.split(":")[0]))
+        .to.include.members(["origins[0]", "bucketName", "secureUrls", "typo"]);
+    }
+  });
+
+  it("refuses secrets that are in clear, and shows none", () => {
+    const values = { ...sound, secretKey: "hunter2\n", secretkey: "hunter2", adminSecretKey: "hunter2" };
+    expect(() => parseConfig({ values, secrets: new Set(["accessKey"]) }))
+      .to.throw(ConfigError, /secretKey = \[secret\] is not a secret/).and.satisfy((error: Error) => !error.message.includes("hunter2"));
+  });
+
+  it("accepts exactly the origins that browsers send (property)", () => {
+    const host = fc.oneof(fc.domain(), fc.ipV4(), fc.ipV6().map((address) => `[${address}]`));
+    fc.assert(
+      fc.property(fc.constantFrom("http", "https"), host, fc.option(fc.integer({ min: 1, max: 65535 })), (scheme, name, port) => {
+        const origin = new URL(`${scheme}://${name}${port === null ? "" : `:${port}`}`).origin;
+        expect(parse({ origins: origin }).origins).to.deep.equal([origin]);
+        for (const spoilt of [`${origin}/`, `${origin}/x`, origin.toUpperCase(), origin.replace("://", "://*."), `${origin}?`]) {
+          expect(problems({ origins: spoilt }), spoilt).to.have.length(1);
+        }
+      }),
+    );
+  });
+
+  it("never fails but with a ConfigError, whatever the values (property)", () => {
+    const value = fc.oneof(fc.string(), fc.webUrl(), fc.json());
+    const keys = [...Object.keys(sound), ...secretKeys, "bucketName", "customDomain", "urlExpiry", "region", "useSsl", "nonsense"];
+    fc.assert(
+      fc.property(fc.dictionary(fc.constantFrom(...keys), value), (changes) => {
+        for (const problem of problems(changes)) expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
+      }),
+      { numRuns: 500 },
+    );
+  });
+});

@@ -1,0 +1,175 @@
+import { mkdir, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect } from "chai";
+import { DeleteBucketCommand, DeleteObjectCommand, GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import type { RunningServer } from "../local/versitygw.ts";
+import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
+import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+
+const Bucket = "authentik-media";
+const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
+
+(pulumi ? describe : describe.skip)("the program on the real Pulumi engine", function () {
+  this.timeout(180_000);
+  this.slow(20_000);
+  let server: RunningServer;
+  let s3: S3Client;
+  let project: EngineProject;
+
+  before(async () => {
+    server = await startTestServer();
+    s3 = new S3Client({
+      endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
+      credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
+    });
+    project = await EngineProject.create();
+  });
+  after(async () => {
+    s3.destroy();
+    await server.stop();
+    await project.remove();
+  });
+
+  const origins = async () => (await s3.send(new GetBucketCorsCommand({ Bucket }))).CORSRules?.[0]?.AllowedOrigins;
+
+  it("refuses a bad config with all its problems, and no stack trace", async () => {
+    await project.configure({ provider: "s3", endpoint: "s3.provider", origins: ["https://a.company/"], bucketname: "x" });
+    const { ok, text } = await project.run("preview");
+    expect(ok).to.equal(false);
+    for (const key of ["endpoint", "origins[0]", "bucketname", "accessKey", "secretKey"]) expect(text).to.contain(`  ${key} `);
+    expect(text).not.to.match(/\n\s+at /);
+    await project.configure({ bucketname: undefined });
+  });
+
+  it("creates bucket, CORS policy and bucket policy, and exports authentik's values", async () => {
+    const values = { endpoint: server.endpoint, secureUrls: false, origins: ["https://authentik.company"] };
+    await project.configure(values, { ...SECRETS, policyPrincipal: AUTHENTIK.accessKey });
+    const plan = await project.plan();
+    expect(Object.values(plan)).to.deep.equal(["create", "create", "create", "create", "create"]);
+    await project.expectOk("up", "--yes", "--skip-preview");
+    expect(await origins()).to.deep.equal(["https://authentik.company"]);
+    const outputs: unknown = JSON.parse(await project.expectOk("stack", "output", "--show-secrets", "--json"));
+    expect(outputs).to.deep.equal({
+      provider: "s3", bucket: Bucket, region: "us-east-1", endpoint: server.endpoint, secureUrls: false,
+      customDomain: `${server.endpoint.slice("http://".length)}/${Bucket}`,
+      origins: ["https://authentik.company"],
+      env: {
+        AUTHENTIK_STORAGE__MEDIA__BACKEND: "s3",
+        AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME: Bucket,
+        AUTHENTIK_STORAGE__MEDIA__S3__ENDPOINT: server.endpoint,
+        AUTHENTIK_STORAGE__MEDIA__S3__ACCESS_KEY: AUTHENTIK.accessKey,
+        AUTHENTIK_STORAGE__MEDIA__S3__SECRET_KEY: AUTHENTIK.secretKey,
+        AUTHENTIK_STORAGE__MEDIA__S3__CUSTOM_DOMAIN: `${server.endpoint.slice("http://".length)}/${Bucket}`,
+        AUTHENTIK_STORAGE__MEDIA__S3__SECURE_URLS: "false",
+      },
+    });
+  });
+
+  it("changes nothing when nothing has changed, a refresh included", async () => {
+    await project.expectOk("up", "--yes", "--expect-no-changes", "--refresh");
+  });
+
+  it("shows a changed origin as one update, and makes it", async () => {
+    await project.configure({ origins: ["https://auth.company"] });
+    expect(await project.plan()).to.deep.equal({ "authentik-cors": "update" });
+    expect(await project.expectOk("preview", "--diff")).to.contain('~ [0]: "https://authentik.company" => "https://auth.company"');
+    await project.expectOk("up", "--yes", "--skip-preview");
+    expect(await origins()).to.deep.equal(["https://auth.company"]);
+  });
+
+  it("would replace the bucket under another name, which its protection refuses", async () => {
+    await project.configure({ bucketName: "other-media" });
+    const { ok, text } = await project.run("up", "--yes", "--skip-preview");
+    expect(ok).to.equal(false);
+    expect(text).to.match(/protect/);
+    await project.configure({ bucketName: undefined });
+  });
+
+  it("mends a CORS policy that was changed behind its back", async () => {
+    const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
+    await s3.send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [rule] } }));
+    expect((await project.run("preview", "--refresh", "--expect-no-changes")).ok).to.equal(false);
+    await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
+    expect(await origins()).to.deep.equal(["https://auth.company"]);
+  });
+
+  it("makes a bucket again that was deleted behind its back", async () => {
+    await s3.send(new DeleteBucketCommand({ Bucket }));
+    await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
+    expect(await origins()).to.deep.equal(["https://auth.company"]);
+  });
+
+  it("says of a refresh with keys that no longer hold what to do", async () => {
+    const proper = ROOT.secretKey;
+    await project.configure({}, { adminSecretKey: "no-longer-valid" });
+    // A change without a call to the server stores the new keys.
+    await project.configure({ adopt: true });
+    await project.expectOk("up", "--yes", "--skip-preview");
+    const { ok, text } = await project.run("refresh", "--yes", "--skip-preview");
+    expect(ok).to.equal(false);
+    expect(text).to.contain("credentials of the last pulumi up");
+    await project.configure({}, { adminSecretKey: proper });
+    await project.expectOk("up", "--yes", "--skip-preview");
+    await project.expectOk("refresh", "--yes", "--skip-preview");
+  });
+
+  it("destroys nothing while the bucket is protected", async () => {
+    const { ok, text } = await project.run("destroy", "--yes", "--skip-preview");
+    expect(ok).to.equal(false);
+    expect(text).to.match(/protect/);
+    expect(await origins()).to.deep.equal(["https://auth.company"]);
+  });
+
+  it("destroys nothing while the bucket holds anything", async () => {
+    await project.configure({ protect: false });
+    await project.expectOk("up", "--yes", "--skip-preview");
+    await s3.send(new PutObjectCommand({ Bucket, Key: "media/public/a", Body: "x" }));
+    const { ok, text } = await project.run("destroy", "--yes", "--skip-preview");
+    expect(ok).to.equal(false);
+    expect(text).to.match(/not empty.*forceDestroy: true/);
+    expect(await origins()).to.deep.equal(["https://auth.company"]);
+    await s3.send(new DeleteObjectCommand({ Bucket, Key: "media/public/a" }));
+    await project.expectOk("up", "--yes", "--skip-preview");
+  });
+
+  it("destroys an empty bucket that is not protected", async () => {
+    await project.expectOk("destroy", "--yes", "--skip-preview");
+    const gone: unknown = await s3.send(new HeadBucketCommand({ Bucket })).catch((error: unknown) => error);
+    expect(gone).to.be.instanceOf(Error).and.have.property("name", "NotFound");
+  });
+
+  it("has left no secret in state, config, history or output", async () => {
+    const everything = `${await project.stored()}\n${project.written}`;
+    expect(everything).to.contain("authentik-cors");
+    for (const secret of Object.values(SECRETS)) expect(everything.includes(secret), secret).to.equal(false);
+  });
+
+  it("is a component that another program can import", async () => {
+    const other = await EngineProject.create({ name: "other-program", main: "program/" });
+    try {
+      const main = join(other.dir, "program");
+      await mkdir(main);
+      await symlink(join(REPOSITORY, "node_modules"), join(main, "node_modules"));
+      await writeFile(join(main, "package.json"), '{"name":"other-program","type":"module","main":"index.ts"}');
+      await writeFile(join(main, "index.ts"), `
+        import { Config } from "@pulumi/pulumi/config.js";
+        import { output } from "@pulumi/pulumi/output.js";
+        import { S3Storage } from ${JSON.stringify(join(REPOSITORY, "providers/s3/index.ts"))};
+        const config = new Config();
+        const storage = new S3Storage("files", {
+          endpoint: config.require("server"), bucketName: "others-media", origins: ["https://authentik.company"],
+          customDomain: "media.company/others-media",
+          adminCredentials: output({ accessKey: config.requireSecret("rootKey"), secretKey: config.requireSecret("rootSecret") }),
+        });
+        export const bucket = storage.bucketName;
+      `);
+      await other.configure({ server: server.endpoint }, { rootKey: ROOT.accessKey, rootSecret: ROOT.secretKey });
+      await other.expectOk("up", "--yes", "--skip-preview");
+      expect(await other.expectOk("stack", "output", "bucket")).to.contain("others-media");
+      await other.expectOk("up", "--yes", "--expect-no-changes", "--refresh");
+      expect((await other.stored()).includes(ROOT.secretKey)).to.equal(false);
+    } finally {
+      await other.remove();
+    }
+  });
+});

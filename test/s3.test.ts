@@ -1,0 +1,263 @@
+import { expect } from "chai";
+import { GetBucketCorsCommand, GetBucketPolicyCommand, ListBucketsCommand, PutBucketCorsCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import { authentikPolicy } from "../authentik/permissions.ts";
+import * as operations from "../providers/s3/operations.ts";
+import { ServerError } from "../providers/s3/server.ts";
+import type { RunningServer } from "../local/versitygw.ts";
+import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
+import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+
+const rules = [{ allowedOrigins: ["https://authentik.company"], allowedHeaders: ["Authorization"], allowedMethods: ["GET"], maxAgeSeconds: 3000 }];
+
+describe("S3 resources on a real server", () => {
+  let server: RunningServer;
+  let s3: S3Client;
+  let count = 0;
+  before(async function () {
+    this.timeout(300_000);
+    server = await startTestServer();
+    s3 = new S3Client({
+      endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
+      credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
+    });
+  });
+  after(async () => {
+    s3.destroy();
+    await server.stop();
+  });
+
+  /** Inputs for a bucket that is not there yet. */
+  const fresh = (changes: Partial<operations.BucketInputs> = {}): operations.BucketInputs =>
+    ({ endpoint: server.endpoint, bucket: `media-${String((count += 1))}`, credentials: ROOT, ...changes });
+  const names = async () => ((await s3.send(new ListBucketsCommand({}))).Buckets ?? []).map(({ Name }) => Name);
+  const put = (bucket: string, key: string) => s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: "x" }));
+  const failure = async (work: Promise<unknown>): Promise<ServerError> => {
+    const error: unknown = await work.then(() => undefined, (reason: unknown) => reason);
+    if (!(error instanceof ServerError)) throw new Error("it did not fail as it should", { cause: error });
+    expect(error.message).not.to.contain(ROOT.secretKey);
+    return error;
+  };
+  const behind = async <T>(choose: (request: ProxiedRequest) => Fault | undefined, work: (endpoint: string) => Promise<T>): Promise<T> => {
+    const proxy = await startFaultProxy(server.endpoint, choose);
+    try {
+      return await work(proxy.endpoint);
+    } finally {
+      await proxy.stop();
+    }
+  };
+
+  describe("bucket", () => {
+    it("is created, read, and deleted", async () => {
+      const inputs = fresh();
+      const { id, outs } = await operations.bucket.create(inputs);
+      expect(id).to.equal(inputs.bucket);
+      expect(await names()).to.include(inputs.bucket);
+      expect(await operations.bucket.read(id, inputs)).to.deep.equal({ id, props: outs, inputs: outs });
+      await operations.bucket.delete(id, inputs);
+      expect(await names()).not.to.include(inputs.bucket);
+    });
+
+    it("is gone for a refresh, and deleted without complaint, when somebody else has deleted it", async () => {
+      const inputs = fresh();
+      expect(await operations.bucket.read(inputs.bucket, inputs)).to.deep.equal({});
+      await operations.bucket.delete(inputs.bucket, inputs);
+    });
+
+    it("that exists is refused, and taken over only with adopt", async () => {
+      const inputs = fresh();
+      await operations.bucket.create(inputs);
+      await put(inputs.bucket, "kept");
+      expect((await failure(operations.bucket.create(inputs))).message).to.contain("adopt: true");
+      expect((await operations.bucket.create({ ...inputs, adopt: true })).id).to.equal(inputs.bucket);
+    });
+
+    it("of another owner is not touched, even with adopt", async () => {
+      const inputs = fresh();
+      await operations.bucket.create(inputs);
+      const { message } = await failure(operations.bucket.create({ ...inputs, adopt: true, credentials: AUTHENTIK }));
+      expect(message).to.match(/HTTP 403.*AccessDenied.*another owner/);
+    });
+
+    it("that holds anything is deleted only with forceDestroy", async () => {
+      const inputs = fresh();
+      await operations.bucket.create(inputs);
+      await Promise.all(Array.from({ length: 40 }, (_, index) => put(inputs.bucket, `media/public/${index}`)));
+      expect((await failure(operations.bucket.delete(inputs.bucket, inputs))).message).to.match(/not empty.*forceDestroy: true/);
+      expect(await names()).to.include(inputs.bucket);
+      await operations.bucket.delete(inputs.bucket, { ...inputs, forceDestroy: true });
+      expect(await names()).not.to.include(inputs.bucket);
+    });
+
+    it("is another one under another name or endpoint, and the same with other options", async () => {
+      const inputs = fresh();
+      const diff = (changes: Partial<operations.BucketInputs>) => operations.bucket.diff(inputs.bucket, inputs, { ...inputs, ...changes });
+      expect(await diff({})).to.deep.equal({ changes: false, replaces: [] });
+      expect(await diff({ bucket: "other" })).to.deep.equal({ changes: true, replaces: ["bucket"] });
+      expect(await diff({ endpoint: "http://other" })).to.deep.equal({ changes: true, replaces: ["endpoint"] });
+      expect(await diff({ forceDestroy: true })).to.deep.equal({ changes: true, replaces: [] });
+    });
+
+    it("gets a LocationConstraint in a region that has one", async function () {
+      this.timeout(10_000);
+      const other = await startTestServer({ flags: ["--region", "eu-central-1"] });
+      try {
+        expect((await operations.bucket.create(fresh({ endpoint: other.endpoint, region: "eu-central-1" }))).id).to.be.a("string");
+        expect((await failure(operations.bucket.create(fresh({ endpoint: other.endpoint })))).message).to.contain("set region");
+      } finally {
+        await other.stop();
+      }
+    });
+
+    it("is created on servers that know no ACL and no location", async function () {
+      this.timeout(10_000);
+      const refuse = ({ method, headers }: ProxiedRequest) => {
+        if (method !== "PUT") return undefined;
+        if (Number(headers["content-length"] ?? 0) > 0) return { status: 400, code: "InvalidLocationConstraint" };
+        return headers["x-amz-acl"] === undefined ? undefined : { status: 501, code: "NotImplemented" };
+      };
+      const other = await startTestServer({ flags: ["--region", "eu-central-1"] });
+      const proxy = await startFaultProxy(other.endpoint, refuse);
+      try {
+        const { id, outs } = await operations.bucket.create(fresh({ endpoint: proxy.endpoint, region: "eu-central-1" }));
+        expect((await operations.bucket.read(id, outs)).id).to.equal(id);
+        expect(proxy.done.size).to.equal(2);
+      } finally {
+        await proxy.stop();
+        await other.stop();
+      }
+    });
+
+    it("is created once though the answer to its creation got lost", async () => {
+      let lost = 0;
+      await behind(({ method }) => (method === "PUT" && lost++ === 0 ? "lost" : undefined), async (endpoint) => {
+        const { id } = await operations.bucket.create(fresh({ endpoint }));
+        expect(await names()).to.include(id);
+      });
+    });
+  });
+
+  describe("CORS policy", () => {
+    it("is put, read, changed, and deleted", async () => {
+      const bucket = fresh();
+      await operations.bucket.create(bucket);
+      const inputs = { ...bucket, rules };
+      const { id } = await operations.cors.create(inputs);
+      expect(await operations.cors.read(id, inputs)).to.deep.equal({ id, props: inputs, inputs });
+      const changed = { ...inputs, rules: rules.map((rule) => ({ ...rule, allowedOrigins: ["https://a.company", "https://b.company"] })) };
+      expect(await operations.cors.diff(id, inputs, changed)).to.deep.equal({ changes: true, replaces: [] });
+      await operations.cors.update(id, inputs, changed);
+      expect(await operations.cors.read(id, inputs)).to.deep.equal({ id, props: changed, inputs: changed });
+      await operations.cors.delete(id, changed);
+      expect(await operations.cors.read(id, changed)).to.deep.equal({});
+      await operations.cors.delete(id, changed);
+    });
+
+    it("changed behind the program's back is seen, and the order of origins means nothing", async () => {
+      const bucket = fresh();
+      await operations.bucket.create(bucket);
+      const origins = ["https://a.company", "https://b.company"];
+      const inputs = { ...bucket, rules: rules.map((rule) => ({ ...rule, allowedOrigins: origins })) };
+      const { id } = await operations.cors.create(inputs);
+      const putBehind = (allowed: string[]) => s3.send(new PutBucketCorsCommand({
+        Bucket: bucket.bucket,
+        CORSConfiguration: { CORSRules: [{ AllowedOrigins: allowed, AllowedMethods: ["GET"], AllowedHeaders: ["Authorization"], MaxAgeSeconds: 3000 }] },
+      }));
+      await putBehind(origins.toReversed());
+      expect((await operations.cors.read(id, inputs)).inputs).to.equal(inputs);
+      await putBehind(["*"]);
+      const drifted = await operations.cors.read(id, inputs);
+      expect(drifted.inputs?.rules).to.deep.equal([{ ...rules[0], allowedOrigins: ["*"] }]);
+    });
+
+    it("of a server without one is its own, if that lets the origins in", async () => {
+      const bucket = fresh();
+      await operations.bucket.create(bucket);
+      const lacking = ({ path, method }: ProxiedRequest) => (path.includes("?cors") && method !== "OPTIONS" ? { status: 501, code: "NotImplemented" } : undefined);
+      await behind(lacking, async (endpoint) => {
+        const inputs = { ...bucket, endpoint, rules };
+        const { message } = await failure(operations.cors.create(inputs));
+        expect(message).to.match(/refuses https:\/\/authentik.company.*MINIO_API_CORS_ALLOW_ORIGIN/);
+        // The strict server answers preflights by what it was given directly.
+        await operations.cors.create({ ...bucket, rules });
+        const { id } = await operations.cors.create(inputs);
+        expect((await operations.cors.read(id, inputs)).id).to.equal(id);
+      });
+    });
+
+    it("is not there without its bucket, for a refresh", async () => {
+      const inputs = { ...fresh(), rules };
+      expect(await operations.cors.read("x", inputs)).to.deep.equal({});
+      expect((await failure(operations.cors.create(inputs))).message).to.contain("NoSuchBucket");
+    });
+  });
+
+  describe("bucket policy", () => {
+    it("is put, read, and deleted", async () => {
+      const bucket = fresh();
+      await operations.bucket.create(bucket);
+      const policy = authentikPolicy(`arn:aws:s3:::${bucket.bucket}`, [AUTHENTIK.accessKey]);
+      const inputs = { ...bucket, policy };
+      const { id } = await operations.policy.create(inputs);
+      expect(await operations.policy.read(id, inputs)).to.deep.equal({ id, props: inputs, inputs });
+      const { Policy } = await s3.send(new GetBucketPolicyCommand({ Bucket: bucket.bucket }));
+      expect(JSON.parse(Policy ?? "")).to.deep.equal(policy);
+      await operations.policy.delete(id, inputs);
+      expect(await operations.policy.read(id, inputs)).to.deep.equal({});
+    });
+  });
+
+  describe("errors", () => {
+    const cases: [title: string, changes: () => Partial<operations.BucketInputs>, expected: RegExp][] = [
+      ["a server that is down", () => ({ endpoint: "http://127.0.0.1:1" }), /http:\/\/127.0.0.1:1.*ECONNREFUSED.*its server runs/],
+      ["a host that does not exist", () => ({ endpoint: "http://nowhere.invalid" }), /(ENOTFOUND|EAI_AGAIN).*is right/],
+      ["an unknown access key", () => ({ credentials: { ...ROOT, accessKey: "nobody" } }), /InvalidAccessKeyId.*check adminAccessKey/],
+      ["a wrong secret key", () => ({ credentials: { ...ROOT, secretKey: "wrong" } }), /SignatureDoesNotMatch.*check adminSecretKey/],
+    ];
+    for (const [title, changes, expected] of cases) {
+      it(`say what to do about ${title}`, async () => {
+        const inputs = fresh(changes());
+        const error = await failure(operations.bucket.create(inputs));
+        expect(error.message).to.match(expected).and.to.contain(inputs.bucket);
+        expect(error.cause).to.be.instanceOf(Error);
+        expect(error.stack).to.equal("");
+      });
+    }
+
+    it("of refresh and destroy name the credentials of the last up", async () => {
+      const inputs = fresh();
+      await operations.bucket.create(inputs);
+      const stale = { ...inputs, credentials: { ...ROOT, secretKey: "old" } };
+      expect((await failure(operations.bucket.read(inputs.bucket, stale))).message).to.match(/credentials of the last pulumi up/);
+      expect((await failure(operations.bucket.delete(inputs.bucket, stale))).message).to.match(/credentials of the last pulumi up/);
+    });
+
+    it("say that the clock is wrong", async () => {
+      await behind(() => ({ status: 403, code: "RequestTimeTooSkewed" }), async (endpoint) => {
+        expect((await failure(operations.bucket.create(fresh({ endpoint })))).message).to.contain("set the clock");
+      });
+    });
+  });
+
+  it("get over a busy server and a lost connection", async () => {
+    const faults: (Fault | undefined)[] = ["slow-down", "reset", undefined, "lost"];
+    await behind(({ index }) => faults[index], async (endpoint) => {
+      const inputs = fresh({ endpoint });
+      await operations.bucket.create(inputs);
+      await operations.cors.create({ ...inputs, rules });
+      expect((await s3.send(new GetBucketCorsCommand({ Bucket: inputs.bucket }))).CORSRules).to.have.length(1);
+    });
+  });
+
+  it("wait for a server as long as they are told", async function () {
+    this.timeout(20_000);
+    const bucket = fresh();
+    await operations.bucket.create(bucket);
+    let refused = 0;
+    await behind(() => (refused++ < 1 ? { status: 403, code: "AccessDenied" } : undefined), async (endpoint) => {
+      await operations.cors.create({ ...bucket, endpoint, rules, patienceSeconds: 60 });
+    });
+    expect(refused).to.be.greaterThan(1);
+    const impatient = { ...bucket, endpoint: "http://127.0.0.1:1", rules, patienceSeconds: 1 };
+    expect((await failure(operations.cors.create(impatient))).message).to.match(/tried for 1 s/);
+  });
+});

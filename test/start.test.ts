@@ -1,0 +1,93 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect } from "chai";
+import { openLocalHome } from "../local/home.ts";
+import { pulumi, REPOSITORY } from "./support/engine.ts";
+
+/** Without the folder that has the Pulumi command line tool: the way that a machine without it takes. */
+const PATH_WITHOUT_PULUMI = (process.env.PATH ?? "").split(":").filter((folder) => !pulumi?.startsWith(`${folder}/`)).join(":");
+
+describe("npm start", function () {
+  this.timeout(180_000);
+  this.slow(20_000);
+  let dir: string;
+  beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), "authentik-storage-start-")); });
+  afterEach(() => rm(dir, { recursive: true, force: true }));
+
+  const launch = (env: NodeJS.ProcessEnv) => {
+    const args = ["--import", "tsx", "commands/start.ts", "--dir", dir];
+    const child = spawn(process.execPath, args, { cwd: REPOSITORY, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+    let text = "";
+    for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (text += chunk.toString()));
+    const ended = once(child, "close").then(([code]: unknown[]) => code);
+    return { child, ended, said: () => text };
+  };
+  const start = async (env: NodeJS.ProcessEnv = {}) => {
+    const { ended, said } = launch(env);
+    return { code: await ended, text: said() };
+  };
+  const isServed = async () => {
+    const { port } = await openLocalHome(dir);
+    const socket = connect(port, "127.0.0.1");
+    const served = await once(socket, "connect").then(() => true, () => false);
+    socket.destroy();
+    return served;
+  };
+  const expectWell = ({ code, text }: { code: unknown; text: string }) => {
+    expect(code, text).to.equal(0);
+    expect(text).to.contain("AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME=authentik-media");
+    expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.to.match(/ok +anonymous/).and.to.match(/ok +delete/);
+    expect(text).not.to.match(/FAIL|\u001b\[/);
+  };
+
+  const ways: [title: string, env: NodeJS.ProcessEnv, exists: boolean][] = [
+    ["in this process", { PATH: PATH_WITHOUT_PULUMI }, true],
+    ["with the real Pulumi engine", {}, pulumi !== undefined],
+  ];
+  for (const [title, env, exists] of ways) {
+    (exists ? describe : describe.skip)(title, () => {
+      it("works twice in a row, with the same keys, and leaves nothing running", async () => {
+        const first = await start(env);
+        expectWell(first);
+        const home = await openLocalHome(dir);
+        expect(((await stat(join(dir, "server.json"))).mode & 0o777).toString(8)).to.equal("600");
+        const second = await start(env);
+        expectWell(second);
+        expect(await openLocalHome(dir)).to.deep.equal(home);
+        expect(second.text).to.contain(home.authentik.accessKey).and.not.to.contain(home.root.secretKey);
+        expect(await isServed()).to.equal(false);
+      });
+
+      for (const step of ["starting the S3 server", title === "in this process" ? "running the program" : "pulumi up", "acting as authentik"]) {
+        it(`works again after Ctrl-C at "${step}", which leaves nothing running`, async () => {
+          const { child, ended, said } = launch(env);
+          while (!said().includes(step)) await sleep(20);
+          await sleep(200);
+          child.kill("SIGINT");
+          expect(await ended, said()).not.to.equal(null);
+          expect(await isServed()).to.equal(false);
+          expectWell(await start(env));
+        });
+      }
+    });
+  }
+
+  it("says in one line that the tool is missing, and throws the data away", async () => {
+    const { text } = await start({ PATH: PATH_WITHOUT_PULUMI });
+    expect(text.split("\n").filter((line) => line.includes("command line tool is not here"))).to.have.length(1);
+    expect(await readdir(join(dir, "data"))).to.deep.equal([]);
+  });
+
+  it("explains itself", async () => {
+    const child = spawn(process.execPath, ["--import", "tsx", "commands/start.ts", "--help"], { cwd: REPOSITORY });
+    let text = "";
+    child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()));
+    await once(child, "close");
+    expect(text).to.contain("Examples:").and.to.contain("--dir");
+  });
+});

@@ -1,0 +1,96 @@
+/** The real Pulumi engine on throwaway projects. Tests that need it are skipped by name where `pulumi` is not on PATH. */
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import * as v from "valibot";
+import { parse, stringify } from "yaml";
+import { onPath, run } from "../../local/programs.ts";
+
+export const REPOSITORY = fileURLToPath(new URL("../..", import.meta.url));
+export const STACK = "test";
+const TIMEOUT_MS = 120_000;
+
+/** The tool's path, if it is there. */
+export const pulumi = await onPath("pulumi");
+
+const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
+const Plan = v.object({ steps: v.optional(v.array(v.object({ op: v.string(), urn: v.string() })), []) });
+
+export interface RunResult {
+  ok: boolean;
+  /** Standard output and standard error. */
+  text: string;
+}
+
+/** A project with one stack and a state of its own. */
+export class EngineProject {
+  readonly dir: string;
+  /** Everything that the tool has written so far. */
+  written = "";
+  private readonly env: Record<string, string>;
+
+  private readonly name: string;
+
+  private constructor(dir: string, name: string) {
+    this.dir = dir;
+    this.name = name;
+    this.env = { PULUMI_BACKEND_URL: `file://${join(dir, "state")}`, PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_SKIP_UPDATE_CHECK: "true" };
+  }
+
+  /** A project of this repository's program, or of the program in `main`. */
+  static async create({ name = "authentik-storage", main }: { name?: string; main?: string } = {}): Promise<EngineProject> {
+    const dir = await mkdtemp(join(tmpdir(), "authentik-storage-engine-"));
+    const project = new EngineProject(dir, name);
+    await mkdir(join(dir, "state"));
+    const runtime = { name: "nodejs", options: { typescript: false, nodeargs: "--import tsx" } };
+    await writeFile(join(dir, "Pulumi.yaml"), stringify({ name, runtime, main: main ?? `${relative(dir, REPOSITORY)}/` }));
+    await project.expectOk("stack", "init", STACK);
+    return project;
+  }
+
+  /** Sets values in the stack's file, removes those that are undefined, and sets `secrets` as secrets. */
+  async configure(values: Record<string, unknown>, secrets: Record<string, string> = {}): Promise<void> {
+    const file = join(this.dir, `Pulumi.${STACK}.yaml`);
+    const content = v.parse(StackFile, parse(await readFile(file, "utf8")));
+    const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${this.name}:${key}`, value]);
+    await writeFile(file, stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }));
+    for (const [key, value] of Object.entries(secrets)) {
+      await run("pulumi", ["config", "set", "--secret", key, "--stack", STACK], { cwd: this.dir, env: this.env, input: value });
+    }
+  }
+
+  async run(...args: string[]): Promise<RunResult> {
+    const all = [...args, "--non-interactive", ...(args[0] === "stack" && args[1] === "init" ? [] : ["--stack", STACK])];
+    const result = await new Promise<RunResult>((resolve) => {
+      execFile("pulumi", all, { cwd: this.dir, env: { ...process.env, ...this.env }, timeout: TIMEOUT_MS, maxBuffer: 50_000_000 },
+        (error, stdout, stderr) => { resolve({ ok: error === null, text: stdout + stderr }); });
+    });
+    if (!args.includes("--show-secrets")) this.written += result.text;
+    return result;
+  }
+
+  async expectOk(...args: string[]): Promise<string> {
+    const { ok, text } = await this.run(...args);
+    if (!ok) throw new Error(`pulumi ${args.join(" ")} failed:\n${text}`);
+    return text;
+  }
+
+  /** The operations that a preview plans: resource name to operation, without those that stay the same. */
+  async plan(...args: string[]): Promise<Record<string, string>> {
+    const { steps } = v.parse(Plan, JSON.parse(await this.expectOk("preview", "--json", ...args)));
+    return Object.fromEntries(steps.filter(({ op }) => op !== "same").map(({ op, urn }) => [urn.split("::").at(-1) ?? urn, op]));
+  }
+
+  /** All files of state and config, as text. */
+  async stored(): Promise<string> {
+    const files = await readdir(this.dir, { recursive: true, withFileTypes: true });
+    const texts = files.filter((file) => file.isFile()).map((file) => readFile(join(file.parentPath, file.name), "utf8"));
+    return (await Promise.all(texts)).join("\n");
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.dir, { recursive: true, force: true });
+  }
+}

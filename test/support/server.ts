@@ -1,0 +1,32 @@
+/** A strict S3 server for tests: versitygw on a free port and throwaway folders. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { findVersitygw, startVersitygw, type Keys, type RunningServer, type ServerOptions } from "../../local/versitygw.ts";
+
+export const ROOT: Keys = { accessKey: "root-access", secretKey: "root-secret-0123456789" };
+/** A user who has no rights but those of bucket policies. */
+export const AUTHENTIK: Keys = { accessKey: "authentik-access", secretKey: "authentik-secret-0123456789" };
+
+const BIN_DIR = fileURLToPath(new URL("../../.local/bin", import.meta.url));
+
+/** Starts it; `stop` removes its folders too. */
+export async function startTestServer(options: Partial<ServerOptions> = {}): Promise<RunningServer> {
+  const dir = await mkdtemp(join(tmpdir(), "authentik-storage-"));
+  const server = await startVersitygw({
+    versitygw: await findVersitygw(BIN_DIR),
+    dataDir: join(dir, "data"),
+    iamDir: join(dir, "iam"),
+    root: ROOT,
+    users: [AUTHENTIK],
+    ...options,
+  });
+  return {
+    endpoint: server.endpoint,
+    stop: async () => {
+      await server.stop();
+      await rm(dir, { recursive: true, force: true });
+    },
+  };
+}

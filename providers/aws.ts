@@ -34,7 +34,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
-  readonly customDomain: Output<string | undefined>;
+  readonly customDomain: Output<string> | undefined;
   readonly credentials: Output<Credentials>;
   /** The role that authentik's service accounts are to have, where one is made. */
   readonly roleArn: Output<string | undefined>;
@@ -52,7 +52,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     this.region = output(args.region);
     // Named even where boto3 would find one: without it boto3 presigns for the global host, which fails in many regions.
     this.endpoint = output(args.endpoint);
-    this.customDomain = output(args.customDomain);
+    this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
     this.credentials = secret(identity.credentials);
     this.roleArn = output(identity.roleArn);
     this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint, roleArn: this.roleArn });

@@ -36,7 +36,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
-  readonly customDomain: Output<string | undefined>;
+  readonly customDomain: Output<string>;
   readonly credentials: Output<Credentials>;
 
   constructor(name: string, args: AzureStorageArgs, options?: ComponentResourceOptions) {
@@ -266,9 +266,11 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       },
       ofBucket,
     );
+    const rights = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, gateway.users);
     const policy = new S3BucketPolicy(
       `${name}-policy`,
-      { ...connection, bucket: args.bucketName, policy: authentikPolicy(`arn:aws:s3:::${args.bucketName}`, gateway.users) },
+      // The user of a gateway of one's own is named by its access key, which the config has as a secret.
+      { ...connection, bucket: args.bucketName, policy: args.gateway.kind === "external" ? secret(rights) : rights },
       // Both write the container's metadata as a whole.
       { ...ofBucket, dependsOn: [container, cors] },
     );

@@ -28,7 +28,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
-  readonly customDomain: Output<string | undefined>;
+  readonly customDomain: Output<string>;
   readonly credentials: Output<Credentials>;
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {

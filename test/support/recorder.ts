@@ -1,16 +1,11 @@
 /** Runs a program against recorded mocks: every registered resource and every call is kept, and an unknown one is an error. */
+import type { RegisterResourceRequest } from "@pulumi/pulumi/proto/resource_pb.js";
 import { isSecret, output, type Output } from "@pulumi/pulumi/output.js";
 import { setMocks, type MockCallArgs, type MockResourceArgs, type MockResourceResult } from "@pulumi/pulumi/runtime/mocks.js";
-import { getMonitor, waitForRPCs } from "@pulumi/pulumi/runtime/settings.js";
-import { parseConfig, type StorageConfig } from "../../config/index.ts";
+import { disconnect, getMonitor } from "@pulumi/pulumi/runtime/settings.js";
+import { ConfigError, parseConfig, type StorageConfig } from "../../config/index.ts";
 import type { AuthentikStorage, Credentials } from "../../providers/contract.ts";
 import { provision } from "../../providers/index.ts";
-
-declare module "@pulumi/pulumi/runtime/settings.js" {
-  /** Part of the SDK, but stripped from its types. */
-  function getMonitor(): object | undefined;
-  function waitForRPCs(): Promise<void>;
-}
 
 /** One registered resource, with what the engine is told of it. */
 export interface Recorded {
@@ -56,12 +51,10 @@ export interface Recording {
 
 type Fake = (inputs: Record<string, unknown>, name: string) => { id?: string; state?: Record<string, unknown> };
 
-const REQUEST = {
-  /** Marks a secret in the engine's protocol. */
-  secret: "1b47061264138c4ac30d75fd1eb44270",
-} as const;
+/** Marks a secret in the engine's protocol. */
+const SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270";
 
-/** Whether a region's name is of the partition. The recorder's AWS answers with ARNs as AWS would. */
+/** The partition in the ARNs that AWS would answer with. */
 function partitionOf(region: unknown): string {
   const text = String(region);
   if (text.startsWith("cn-")) return "aws-cn";
@@ -158,6 +151,18 @@ export function configOf(values: Record<string, string>): StorageConfig {
   return parseConfig({ values, secrets });
 }
 
+/** Each problem of these values as "key: what is wrong". */
+export function configProblems(values: Record<string, string | undefined>): string[] {
+  const present = Object.fromEntries(Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined));
+  try {
+    configOf(present);
+    return [];
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return error.problems.map(({ key, wrong }) => `${key}: ${wrong}`);
+  }
+}
+
 /** Provisions this config. */
 export async function recordConfig(
   config: StorageConfig,
@@ -179,7 +184,7 @@ export async function recordConfig(
     {
       newResource: (args) => settled(() => answer(args, known)),
       call: (args) => settled(() => {
-        calls.push({ token: args.token, inputs: record_(args.inputs) });
+        calls.push({ token: args.token, inputs: entriesOf(args.inputs) });
         return fakeCall(args, permissionGroups);
       }),
     },
@@ -188,16 +193,17 @@ export async function recordConfig(
   );
   watch(resources);
   const storage = await provision("authentik", config);
-  const known_ = output({
+  const outputs = output({
     bucketName: storage.bucketName,
     region: storage.region,
     endpoint: storage.endpoint,
     customDomain: storage.customDomain,
     credentials: storage.credentials,
   });
-  const awaited = await Promise.race([valueOf(known_), waitForRPCs().then(() => valueOf(known_))]);
-  await waitForRPCs();
+  // Outputs that depend on a refused resource are never resolved, so what was refused is told first.
+  await disconnect();
   if (refused[0]) throw refused[0];
+  const awaited = await valueOf(outputs);
   const all = (type: string) => resources.filter((resource) => resource.type === type);
   return {
     resources, calls, storage, ...awaited,
@@ -218,7 +224,7 @@ export async function valueOf<Value>(value: Output<Value>): Promise<Value> {
   });
 }
 
-function record_(value: unknown): Record<string, unknown> {
+function entriesOf(value: unknown): Record<string, unknown> {
   return Object.fromEntries(Object.entries(Object(value)));
 }
 
@@ -226,45 +232,27 @@ function answer({ type, name, inputs, custom }: MockResourceArgs, known: Record<
   if (type === "pulumi:pulumi:Stack" || custom === false) return { id: undefined, state: {} };
   const fake = known[type];
   if (!fake) throw new Error(`the recorder knows no resource of type "${type}"`);
-  const given = record_(inputs);
+  const given = entriesOf(inputs);
   const { id = `${name}-id`, state = {} } = fake(given, name);
   return { id, state: { ...given, ...state } };
-}
-
-/** What the SDK asks the engine for a resource: getters of a protocol message, of which these are of interest. */
-interface RegisterRequest {
-  getType(): string;
-  getName(): string;
-  getParent(): string;
-  getObject(): { toJavaScript(): unknown } | undefined;
-  getProtect(): boolean;
-  getRetainondelete(): boolean;
-  getDeletebeforereplace(): boolean;
-  getImportid(): string;
-  getDependenciesList(): string[];
-  getDeletedwith(): string;
-  getIgnorechangesList(): string[];
-  getReplacementTrigger(): { toJavaScript(): unknown } | undefined;
-  getProvider(): string;
 }
 
 /** Keeps each request, options included, on its way to the mocks. */
 function watch(resources: Recorded[]): void {
   const monitor = getMonitor();
-  if (!monitor || !("registerResource" in monitor) || typeof monitor.registerResource !== "function") throw new Error("the SDK has no mock monitor");
-  const register = monitor.registerResource.bind(monitor);
-  const keep = (request: RegisterRequest, ...rest: unknown[]): unknown => {
+  const register: unknown = monitor && Reflect.get(monitor, "registerResource");
+  if (typeof register !== "function") throw new Error("the SDK has no monitor");
+  const keep = (request: RegisterResourceRequest, ...rest: unknown[]): unknown => {
     if (request.getType() !== "pulumi:pulumi:Stack") resources.push(recordedOf(request));
-    const answer: unknown = register(request, ...rest);
-    return answer;
+    return Reflect.apply(register, monitor, [request, ...rest]);
   };
   const registerResourceHook = (_request: unknown, done: (error: null, response: object) => void) => { done(null, {}); };
-  Object.assign(monitor, { registerResource: keep, registerResourceHook });
+  Object.assign(monitor ?? {}, { registerResource: keep, registerResourceHook });
 }
 
-function recordedOf(request: RegisterRequest): Recorded {
+function recordedOf(request: RegisterResourceRequest): Recorded {
   const secretInputs: string[] = [];
-  const inputs = record_(unwrap(request.getObject()?.toJavaScript(), "", secretInputs));
+  const inputs = entriesOf(unwrap(request.getObject()?.toJavaScript(), "", secretInputs));
   const nameOf = (urn: string) => urn.split("::").at(-1) ?? "";
   const dependsOn = request.getDependenciesList().map(nameOf).sort();
   const trigger = request.getReplacementTrigger()?.toJavaScript();
@@ -294,7 +282,7 @@ function unwrap(value: unknown, path: string, secretPaths: string[]): unknown {
   const below = (key: string | number) => (path === "" ? String(key) : `${path}.${key}`);
   if (Array.isArray(value)) return value.map((item, index) => unwrap(item, below(index), secretPaths));
   const entries = Object.entries(value);
-  if (entries.some(([, mark]) => mark === REQUEST.secret) && "value" in value) {
+  if (entries.some(([, mark]) => mark === SECRET_MARK) && "value" in value) {
     secretPaths.push(path);
     return unwrap(value.value, path, secretPaths);
   }

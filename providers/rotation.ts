@@ -57,7 +57,7 @@ export function rotationFault(before: Rotation, after: Rotation): string | undef
  */
 export function guardRotation(component: string, options: ComponentResourceOptions = {}): ComponentResourceOptions {
   // The monitor of `setMocks` knows no hooks: a program under test would wait for their registration for ever.
-  if (!Reflect.has(Object(getMonitor()), "registerResourceHook")) return options;
+  if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
   const guard = new ResourceHook(
     `${component}-rotation`,
     ({ oldInputs, newInputs }) => {

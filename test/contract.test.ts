@@ -3,6 +3,7 @@ import { execFile } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { promisify } from "node:util";
 import { expect } from "chai";
+import * as v from "valibot";
 import { PROVIDERS, type ProviderName } from "../config/index.ts";
 import { exampleValues } from "./support/examples.ts";
 import { configOf, record, type Recorded, type Recording } from "./support/recorder.ts";
@@ -13,8 +14,8 @@ const SNAPSHOT = new URL("fixtures/resources.md", import.meta.url);
 interface Traits {
   /** Types of what holds the files: it must be protected. */
   holders: string[];
-  /** Type and path of the CORS rule's parts. */
-  cors: { type: string; origins: (inputs: Record<string, unknown>) => unknown };
+  /** Type of the CORS policy, and its origins. GET is the only method of each. */
+  cors: { type: string; origins: (inputs: unknown) => string[] };
   /** Type of a key of authentik's, where the module makes keys. */
   key?: string;
   /** Whether `forceDestroy` can be had. */
@@ -23,31 +24,36 @@ interface Traits {
   adoption: Record<string, string>;
 }
 
-const firstRule = (key: string) => (inputs: Record<string, unknown>) => new Map(Object.entries(Object(Object(inputs[key])[0])));
+const Allowed = v.object({ allowedOrigins: v.array(v.string()), allowedMethods: v.tuple([v.literal("GET")]) });
+const S3Cors = v.object({ rules: v.tuple([Allowed]) });
+const AwsCors = v.object({ corsRules: v.tuple([Allowed]) });
+const R2Cors = v.object({ rules: v.tuple([v.object({ allowed: v.object({ origins: v.array(v.string()), methods: v.tuple([v.literal("GET")]) }) })]) });
+const s3Origins = (inputs: unknown) => v.parse(S3Cors, inputs).rules[0].allowedOrigins;
+
 const traits: Record<ProviderName, Traits> = {
   aws: {
     holders: ["aws:s3/bucket:Bucket"],
-    cors: { type: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration", origins: (inputs) => firstRule("corsRules")(inputs).get("allowedOrigins") },
+    cors: { type: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration", origins: (inputs) => v.parse(AwsCors, inputs).corsRules[0].allowedOrigins },
     key: "aws:iam/accessKey:AccessKey",
     forceDestroy: true,
     adoption: { bucketName: "company-media" },
   },
   r2: {
     holders: ["cloudflare:index/r2Bucket:R2Bucket"],
-    cors: { type: "cloudflare:index/r2BucketCors:R2BucketCors", origins: (inputs) => Object(firstRule("rules")(inputs).get("allowed")).origins },
+    cors: { type: "cloudflare:index/r2BucketCors:R2BucketCors", origins: (inputs) => v.parse(R2Cors, inputs).rules[0].allowed.origins },
     key: "cloudflare:index/accountToken:AccountToken",
     forceDestroy: false,
     adoption: {},
   },
   azure: {
     holders: ["azure-native:storage:StorageAccount", "azure-native:storage:BlobContainer"],
-    cors: { type: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors", origins: (inputs) => firstRule("rules")(inputs).get("allowedOrigins") },
+    cors: { type: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors", origins: s3Origins },
     forceDestroy: true,
     adoption: { subscriptionId: "00000000-0000-0000-0000-000000000001", storageAccountName: "companymedia" },
   },
   s3: {
     holders: ["pulumi-nodejs:dynamic/authentik-storage:S3Bucket"],
-    cors: { type: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors", origins: (inputs) => firstRule("rules")(inputs).get("allowedOrigins") },
+    cors: { type: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors", origins: s3Origins },
     forceDestroy: true,
     adoption: {},
   },

@@ -69,7 +69,7 @@ function fakes(region: () => string): Record<string, Fake> {
   return {
     "pulumi:providers:aws": plain,
     "aws:s3/bucket:Bucket": ({ bucket }, name) => {
-      const known = String(bucket ?? `${name}-1a2b3c4`);
+      const known = textOr(bucket, `${name}-1a2b3c4`);
       return { id: known, state: { bucket: known, arn: arn("s3", `::${known}`) } };
     },
     "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration": plain,
@@ -91,7 +91,7 @@ function fakes(region: () => string): Record<string, Fake> {
     "cloudflare:index/r2ManagedDomain:R2ManagedDomain": plain,
     "cloudflare:index/accountToken:AccountToken": (_, name) => ({ id: `id-of-${name}`, state: { value: `value of ${name}` } }),
     "azure-native:storage:StorageAccount": ({ accountName }, name) => {
-      const known = String(accountName ?? `${name}1a2b3c4d`);
+      const known = textOr(accountName, `${name}1a2b3c4d`);
       return {
         id: azureId("Microsoft.Storage/storageAccounts", known),
         state: { name: known, primaryEndpoints: { blob: `https://${known}.blob.core.windows.net/` } },
@@ -120,6 +120,10 @@ function fakes(region: () => string): Record<string, Fake> {
   };
 }
 
+function textOr(value: unknown, fallback: string): string {
+  return typeof value === "string" ? value : fallback;
+}
+
 /** The subscription of the recorder's Azure. */
 export const SUBSCRIPTION = "00000000-0000-0000-0000-000000000001";
 
@@ -134,7 +138,7 @@ function fakeCall({ token, inputs }: MockCallArgs, permissionGroups: readonly { 
   if (token !== "cloudflare:index/getAccountApiTokenPermissionGroupsList:getAccountApiTokenPermissionGroupsList") {
     throw new Error(`the recorder knows no call "${token}"`);
   }
-  return { ...inputs, results: permissionGroups };
+  return { ...entriesOf(inputs), results: permissionGroups };
 }
 
 /** Provisions what these values of a stack describe. Every key with a secret's name counts as one. */
@@ -170,13 +174,15 @@ export async function recordConfig(
 ): Promise<Recording> {
   const calls: Recording["calls"] = [];
   const resources: Recorded[] = [];
-  const refused: Error[] = [];
   const known = fakes(() => (config.provider === "aws" ? config.region : ""));
+  let refuse: (error: unknown) => void = () => undefined;
+  // Outputs that depend on what was refused are never resolved, so the refusal has to end the run.
+  const refused = new Promise<never>((_resolve, reject) => (refuse = reject));
   const settled = <Answer>(answer: () => Answer): Answer => {
     try {
       return answer();
     } catch (error) {
-      if (error instanceof Error) refused.push(error);
+      refuse(error);
       throw error;
     }
   };
@@ -192,6 +198,17 @@ export async function recordConfig(
     "test",
   );
   watch(resources);
+  const listeners = process.listeners("unhandledRejection");
+  process.removeAllListeners("unhandledRejection").on("unhandledRejection", refuse);
+  try {
+    return await Promise.race([refused, resolve(config, resources, calls)]);
+  } finally {
+    process.removeAllListeners("unhandledRejection");
+    for (const listener of listeners) process.on("unhandledRejection", listener);
+  }
+}
+
+async function resolve(config: StorageConfig, resources: Recorded[], calls: Recording["calls"]): Promise<Recording> {
   const storage = await provision("authentik", config);
   const outputs = output({
     bucketName: storage.bucketName,
@@ -200,9 +217,7 @@ export async function recordConfig(
     customDomain: storage.customDomain,
     credentials: storage.credentials,
   });
-  // Outputs that depend on a refused resource are never resolved, so what was refused is told first.
   await disconnect();
-  if (refused[0]) throw refused[0];
   const awaited = await valueOf(outputs);
   const all = (type: string) => resources.filter((resource) => resource.type === type);
   return {
@@ -225,7 +240,7 @@ export async function valueOf<Value>(value: Output<Value>): Promise<Value> {
 }
 
 function entriesOf(value: unknown): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(Object(value)));
+  return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
 function answer({ type, name, inputs, custom }: MockResourceArgs, known: Record<string, Fake>): MockResourceResult {

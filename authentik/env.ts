@@ -83,6 +83,29 @@ export function buildEnv(settings: StorageSettings, release?: Release): Authenti
   return { env, warnings };
 }
 
+/** Whether a variable holds a credential, which belongs into a secret store. */
+export function isCredential(name: string): boolean {
+  return /__S3__(?:ACCESS_KEY|SECRET_KEY|SECURITY_TOKEN|SESSION_TOKEN)$/i.test(name);
+}
+
+const CHECKSUM_NAMES = /^AWS_(?:REQUEST_CHECKSUM_CALCULATION|RESPONSE_CHECKSUM_VALIDATION)$/;
+
+/** Whether a variable is about storage, whatever release reads it. */
+export function isStorageVariable(name: string): boolean {
+  return /^AUTHENTIK_STORAGE__/i.test(name) || CHECKSUM_NAMES.test(name);
+}
+
+/**
+ * Whether a variable of before would override `env`, or contradict it: one that `env` has too or the same program exports,
+ * in either generation's spelling. `REPORTS__` variables stay where `env` is for media alone.
+ */
+export function isSuperseded(name: string, env: Readonly<Record<string, string>>): boolean {
+  if (name in env || CHECKSUM_NAMES.test(name)) return true;
+  const match = /^AUTHENTIK_STORAGE__(MEDIA__|REPORTS__)?(?:BACKEND|S3__.*)$/i.exec(name);
+  if (!match) return false;
+  return match[1]?.toUpperCase() !== "REPORTS__" || "AUTHENTIK_STORAGE__BACKEND" in env;
+}
+
 function unlessDefault(settings: StorageSettings, key: keyof typeof DEFAULTS): string | undefined {
   return settings[key] === DEFAULTS[key] ? undefined : settings[key];
 }
@@ -128,6 +151,8 @@ export class EnvValueError extends Error {
     super(`${variable} cannot be handed to authentik: ${reason}`);
     this.variable = variable;
     this.reason = reason;
+    // For the reason that `ConfigError` has none.
+    this.stack = "";
   }
 }
 
@@ -171,6 +196,8 @@ export function decodeValue(text: string): unknown {
 /** What authentik of a release understands of its variables. */
 export interface ReadEnv {
   settings: StorageSettings;
+  /** Whether the bucket has its general name, which no release before 2025.12 reads. */
+  hasGeneralNames: boolean;
   /** What is set but does not do what it seems to. */
   warnings: string[];
 }
@@ -236,7 +263,8 @@ export function readEnv(
     warnings.push("SESSION_PROFILE is set beside keys: authentik uses the profile and ignores the keys");
   }
   if (problems.length > 0 || bucketName === undefined) throw new EnvReadError(problems);
-  return { settings: { bucketName, ...settings }, warnings };
+  const hasGeneralNames = !variables.has("storage.media.s3.bucket_name");
+  return { settings: { bucketName, ...settings }, hasGeneralNames, warnings };
 }
 
 /** A variable with the value that authentik has of it. */

@@ -77,9 +77,18 @@ const PARTITION_SUFFIXES = [
 export function clientEndpoint(settings: StorageSettings): string {
   if (settings.endpoint !== undefined) return settings.endpoint.replace(/\/+$/, "");
   const region = signingRegion(settings);
-  const suffix = PARTITION_SUFFIXES.find(([prefix]) => region.startsWith(prefix))?.[1] ?? "amazonaws.com";
+  const suffix = partitionSuffix(region);
   const host = region === "us-east-1" ? `s3.${suffix}` : `s3.${region}.${suffix}`;
   return `${settings.useSsl === false ? "http" : "https"}://${host}`;
+}
+
+/** Asks AWS whose keys these are (STS, GetCallerIdentity, which needs no permission); undefined where the server is not AWS. */
+export function callerIdentityUrl(settings: StorageSettings, keys: SigningKeys, date: Date): string | undefined {
+  const region = signingRegion(settings);
+  const suffix = partitionSuffix(region);
+  if (!new URL(clientEndpoint(settings)).hostname.endsWith(`.${suffix}`)) return undefined;
+  const url = new URL(`https://sts.${region}.${suffix}/?Action=GetCallerIdentity&Version=2011-06-15`);
+  return presignV4(url, { keys, date, region, expiresIn: 60, service: "sts" });
 }
 
 /**
@@ -99,6 +108,10 @@ function presignRoot(settings: StorageSettings, style: AddressingStyle | undefin
   if (!wantsHost || !fitsHost || isIpAddress(hostname)) return `${base}/${bucketName}`;
   const isGlobal = endpoint === undefined && style !== "virtual" && isMainPartition(signingRegion(settings));
   return `${protocol}//${bucketName}.${isGlobal ? "s3.amazonaws.com" : host}${pathname.replace(/\/$/, "")}`;
+}
+
+function partitionSuffix(region: string): string {
+  return PARTITION_SUFFIXES.find(([prefix]) => region.startsWith(prefix))?.[1] ?? "amazonaws.com";
 }
 
 function isMainPartition(region: string): boolean {

@@ -14,7 +14,7 @@ import { localProject, type LocalProject } from "../local/stack.ts";
 import { withLocalStack } from "../local/start.ts";
 
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
-const RUNS = 5;
+const RUNS = 3;
 
 const EMPTY = { runtime: "runtime: { name: nodejs, options: { typescript: false } }", file: "index.js", code: "" };
 const DYNAMIC = {
@@ -56,15 +56,17 @@ export async function benchPreview(): Promise<void> {
       "this program, stack dev": localProject(await openLocalHome(local)),
       "(b) naive TypeScript, three clouds": await project(join(dir, "naive"), NAIVE),
     };
-    const samples = new Map(Object.keys(projects).map((name): [string, Sample[]] => [name, []]));
-    // The first round warms caches and does not count.
-    for (let round = 0; round <= RUNS; round += 1) {
-      for (const [name, place] of Object.entries(projects)) {
-        const sample = await preview(place);
-        if (round > 0) samples.get(name)?.push(sample);
+    for (const mode of ["warm", "cold"] as const) {
+      const samples = new Map(Object.keys(projects).map((name): [string, Sample[]] => [name, []]));
+      // When warm, a first round fills the caches and does not count.
+      for (let round = mode === "warm" ? 0 : 1; round <= RUNS; round += 1) {
+        for (const [name, place] of Object.entries(projects)) {
+          const sample = await preview(place, mode === "cold" ? await mkdtemp(join(dir, "tmp-")) : tmpdir());
+          if (round > 0) samples.get(name)?.push(sample);
+        }
       }
+      print(mode, samples);
     }
-    print(samples);
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
@@ -82,10 +84,11 @@ async function project(workDir: string, { runtime, file, code }: typeof EMPTY): 
   return { workDir, envVars };
 }
 
-async function preview({ workDir, envVars }: LocalProject): Promise<Sample> {
+/** One preview. Compilers keep what they have compiled below `temporary`. */
+async function preview({ workDir, envVars }: LocalProject, temporary: string): Promise<Sample> {
   const start = performance.now();
   const args = ["preview", "--stack", "dev", "--non-interactive"];
-  const child = spawn("pulumi", args, { cwd: workDir, env: { ...process.env, ...envVars }, stdio: "ignore" });
+  const child = spawn("pulumi", args, { cwd: workDir, env: { ...process.env, ...envVars, TMPDIR: temporary }, stdio: "ignore" });
   let megabytes = 0;
   const watch = setInterval(() => void largestPeak(child.pid ?? 0).then((peak) => (megabytes = Math.max(megabytes, peak))), 50);
   const code = await once(child, "close").then(([status]: unknown[]) => status);
@@ -104,7 +107,7 @@ async function largestPeak(root: number): Promise<number> {
   return Math.max(0, ...processes.filter(({ pid }) => family.has(pid)).map(({ status }) => read(status, "VmHWM") / 1024));
 }
 
-function print(samples: Map<string, Sample[]>): void {
+function print(mode: "warm" | "cold", samples: Map<string, Sample[]>): void {
   const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
   const rows = [...samples].map(([name, list]) => ({
     name,
@@ -113,7 +116,8 @@ function print(samples: Map<string, Sample[]>): void {
   }));
   const own = rows.find(({ name }) => name.startsWith("this"));
   if (!own) return;
-  console.log(`pulumi preview, median of ${RUNS} runs in turn`);
+  const meaning = mode === "warm" ? "unchanged programs, compiled before" : "on a fresh machine, as in CI";
+  console.log(`pulumi preview, ${mode} (${meaning}), median of ${RUNS} runs in turn`);
   for (const { name, seconds, megabytes } of rows) {
     const ratios = `this program takes ${(own.seconds / seconds).toFixed(2)} of its time, ${(own.megabytes / megabytes).toFixed(2)} of its memory`;
     console.log(`${name.padEnd(38)} ${seconds.toFixed(2).padStart(6)} s ${megabytes.toFixed(0).padStart(6)} MB   ${name === own.name ? "" : ratios}`);

@@ -1,15 +1,29 @@
 /** What every command does with its process: errors, exit status, interruption. */
+import { CommanderError, type Command } from "commander";
 import { EnvReadError, EnvValueError } from "../authentik/env.ts";
+import { DotenvError } from "../env/dotenv.ts";
+import { FormatError } from "../env/index.ts";
 import { SourceError } from "./source.ts";
 
-/** Runs a command. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack. */
-export async function exitWith(command: () => Promise<unknown>): Promise<void> {
+/** A command line that cannot be carried out. The message says what to do. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}
+
+/** What the user can mend. */
+const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError, FormatError] as const;
+
+/** Runs a command line. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack. */
+export async function runCommand(command: Command): Promise<void> {
   try {
-    await command();
+    await command.exitOverride().parseAsync();
   } catch (error) {
-    if (!(error instanceof SourceError || error instanceof EnvReadError || error instanceof EnvValueError)) throw error;
-    console.error(`error: ${error.message}`);
-    process.exitCode = 2;
+    // commander has said what is wrong, or printed the help, which is no error.
+    if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
+    else if (error instanceof Error && MENDABLE.some((type) => error instanceof type)) {
+      console.error(`error: ${error.message}`);
+      process.exitCode = 2;
+    } else throw error;
   }
 }
 

@@ -5,10 +5,10 @@ import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { parse as parseDotenv } from "dotenv";
 import * as v from "valibot";
-import { readEnv, type StorageSettings } from "../authentik/env.ts";
+import { isStorageVariable, readEnv, type StorageSettings } from "../authentik/env.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
+import { DotenvError, parseDotenv, type Entry } from "../env/dotenv.ts";
 
 /** authentik's storage as a stack or an env file describes it. */
 export interface Source {
@@ -22,6 +22,10 @@ export interface Source {
   origins: string[];
   /** Undefined where it is not known. */
   release?: Release | undefined;
+  /** Whether there are names among them that no release before 2025.12 reads. */
+  hasGeneralNames: boolean;
+  /** Whether the key is the bucket's administrator's; undefined where that is not known. */
+  keyIsAdmin?: boolean | undefined;
   /** What the user should know of the variables. */
   warnings: string[];
 }
@@ -61,39 +65,55 @@ const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const PULUMI_TIMEOUT_MS = 60_000;
 
 const Outputs = v.object({
+  provider: v.string(),
   origins: v.array(v.string()),
   authentikVersion: v.optional(v.string()),
   env: v.record(v.string(), v.string()),
 });
 
 /**
- * Reads a stack's outputs, secrets included, with one run of the command line tool. (The Automation API would run it three
- * times, and takes a second more.)
+ * Reads a stack's outputs, secrets included, and which keys its config has. That takes two runs of the command line tool at
+ * the same time; the Automation API would run it four times, one after the other, and takes a second to load.
  *
  * @throws SourceError, or EnvReadError
  */
-export async function readStack(name: string, { workDir = REPOSITORY, envVars = {} }: StackLocation = {}): Promise<Source> {
-  const args = ["stack", "output", "--show-secrets", "--json", "--non-interactive", "--stack", name];
-  const env = { PULUMI_SKIP_UPDATE_CHECK: "true", ...process.env, ...envVars };
-  const { stdout } = await promisify(execFile)("pulumi", args, { cwd: workDir, env, timeout: PULUMI_TIMEOUT_MS }).catch(
-    (error: unknown) => { throw unreadableStack(name, error); },
-  );
-  return sourceOfOutputs(name, JSON.parse(stdout));
+export async function readStack(name: string, location: StackLocation = {}): Promise<Source> {
+  const [outputs, config] = await Promise.all([
+    pulumi(name, ["stack", "output", "--show-secrets"], location),
+    pulumi(name, ["config"], location),
+  ]);
+  const configKeys = Object.keys(v.parse(v.record(v.string(), v.unknown()), config)).map((key) => key.split(":").pop());
+  return sourceOfOutputs(name, outputs, configKeys.includes("adminAccessKey"));
 }
 
 /**
  * The source that a stack's outputs describe, secrets in clear.
  *
+ * @param hasAdminKeys whether its config has other keys to administer the bucket
  * @throws SourceError, or EnvReadError
  */
-export function sourceOfOutputs(name: string, values: unknown): Source {
+export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boolean): Source {
   const outputs = v.safeParse(Outputs, values);
   if (!outputs.success) {
     throw new SourceError(`the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`);
   }
-  const { origins, authentikVersion, env: variables } = outputs.output;
+  const { provider, origins, authentikVersion, env } = outputs.output;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
-  return { name: `stack "${name}"`, env: variables, origins, release, ...readEnv(variables, release) };
+  // The provider s3 makes no keys: without keys of the administrator's own, authentik's have created the bucket.
+  const keyIsAdmin = provider === "s3" && !hasAdminKeys;
+  return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, ...readEnv(env, release) };
+}
+
+async function pulumi(stack: string, command: readonly string[], { workDir = REPOSITORY, envVars = {} }: StackLocation): Promise<unknown> {
+  const args = [...command, "--json", "--non-interactive", "--stack", stack];
+  const env = { PULUMI_SKIP_UPDATE_CHECK: "true", ...process.env, ...envVars };
+  try {
+    const { stdout } = await promisify(execFile)("pulumi", args, { cwd: workDir, env, timeout: PULUMI_TIMEOUT_MS });
+    const result: unknown = JSON.parse(stdout);
+    return result;
+  } catch (error) {
+    throw unreadableStack(stack, error);
+  }
 }
 
 /** The tool's own words, which name the cause: no such stack, no passphrase, no backend. The error itself is left out: it carries the output, with secrets. */
@@ -107,20 +127,30 @@ function unreadableStack(name: string, error: unknown): SourceError {
 }
 
 /**
- * Reads an env file. References to files are followed where this machine has them.
+ * Reads an env file as Docker Compose does. References to files are followed where this machine has them.
  *
  * @throws SourceError, or EnvReadError
  */
 export async function readEnvFile(path: string, { origins = [], release }: SourceOptions = {}): Promise<Source> {
-  const text = await readFile(path, "utf8").catch((error: unknown) => {
+  const entries = parseEnvFile(path, await readText(path));
+  const env = Object.fromEntries(entries.flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])));
+  const { warnings, ...read } = readEnv(env, release, (file) => readFileSync(resolve(file), "utf8"));
+  const replaced = entries.filter(({ name, unset }) => isStorageVariable(name) && unset.length > 0).map(({ name, unset }) =>
+    `${name}: Compose replaces ${unset.map((variable) => `"$${variable}"`).join(", ")} in its value by nothing; put the value into single quotes`);
+  return { name: `env file "${path}"`, env, origins: [...origins], release, ...read, warnings: [...warnings, ...replaced] };
+}
+
+async function readText(path: string): Promise<string> {
+  return readFile(path, "utf8").catch((error: unknown) => {
     throw new SourceError(`the env file "${path}" cannot be read; write the path of one that is there`, { cause: error });
   });
-  const env = parseDotenv(text);
-  return {
-    name: `env file "${path}"`,
-    env,
-    origins: [...origins],
-    release,
-    ...readEnv(env, release, (file) => readFileSync(resolve(file), "utf8")),
-  };
+}
+
+function parseEnvFile(path: string, text: string): Entry[] {
+  try {
+    return parseDotenv(text, process.env);
+  } catch (error) {
+    if (error instanceof DotenvError) throw new SourceError(`Compose does not read the env file "${path}": ${error.message}`, { cause: error });
+    throw error;
+  }
 }

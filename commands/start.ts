@@ -17,9 +17,9 @@ const progress = createProgress();
 try {
   await interruptible((signal) =>
     withLocalStack({ dir, signal, progress: progress.step, notice: progress.notice }, async (outputs) => {
-      const source = sourceOfOutputs("dev", outputs);
+      const source = sourceOfOutputs("dev", outputs, true);
       progress.step("acting as authentik");
-      const results = await verify({ ...source, keyIsAdmin: false }, { signal });
+      const results = await verify(source, { signal });
       progress.stop();
       const lines = Object.entries(source.env).map(([name, value]) => `${name}=${value}`);
       console.log(`authentik's environment:\n\n${lines.join("\n")}\n\n${renderResults(results, { color: process.stdout.isTTY })}`);

@@ -2,8 +2,8 @@
 import { Command, InvalidArgumentError } from "commander";
 import { origin as wrongOrigin, authentikVersion as wrongRelease } from "../config/rules.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
-import { exitWith, interruptible } from "./process.ts";
-import { SourceError, readEnvFile, readStack, type Source } from "./source.ts";
+import { UsageError, interruptible, runCommand } from "./process.ts";
+import { readEnvFile, readStack, type Source } from "./source.ts";
 
 const EXAMPLES = `
 Examples:
@@ -15,7 +15,7 @@ Exit status: 0 when all is well, 1 when a check failed, 2 when the settings cann
 
 interface Options {
   envFile?: string;
-  origin: string[];
+  origin?: string[];
   release?: Release;
   timeout: number;
   json?: true;
@@ -26,14 +26,14 @@ const command = new Command("verify")
   .description("Does with a bucket what authentik and its users' browsers do, and says what does not work and what to do about it.")
   .argument("[stack]", "the stack whose outputs are verified")
   .option("--env-file <path>", "verify the variables in this file instead of a stack's")
-  .option("--origin <origin>", "an origin of authentik, beside the stack's; may be repeated", collectOrigin, [])
+  .option("--origin <origin>", "an origin of authentik, beside the stack's; may be repeated", collectOrigin)
   .option("--release <release>", "the authentik release that reads an env file's variables", parseReleaseOption)
   .option("--timeout <seconds>", "limit for the whole run", parseSeconds, 30)
   .option("--json", "print the results as JSON")
   .addHelpText("after", EXAMPLES)
   .action(run);
 
-function collectOrigin(value: string, previous: string[]): string[] {
+function collectOrigin(value: string, previous: string[] = []): string[] {
   const wrong = wrongOrigin(value, previous.length, [...previous, value]);
   if (wrong !== undefined) throw new InvalidArgumentError(`It ${wrong}.`);
   return [...previous, value];
@@ -60,13 +60,16 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   if (options.json) console.log(JSON.stringify({ source: source.name, ok: isOk, results }, undefined, 2));
   else console.log(renderResults(results, { color: process.stdout.isTTY }));
   process.exitCode = isOk ? 0 : 1;
+  // What the AWS SDK may still wait for, such as a program that gives credentials, is not waited for.
+  setTimeout(() => process.exit(), 200).unref();
 }
 
-async function read(stack: string | undefined, { envFile, origin, release }: Options): Promise<Source> {
-  if ((stack === undefined) === (envFile === undefined)) throw new SourceError("name a stack, or an env file with --env-file; see --help");
+async function read(stack: string | undefined, { envFile, origin = [], release }: Options): Promise<Source> {
+  if ((stack === undefined) === (envFile === undefined)) throw new UsageError("name a stack, or an env file with --env-file; see --help");
   if (envFile !== undefined) return readEnvFile(envFile, { origins: origin, release });
+  if (release !== undefined) throw new UsageError("--release is for an env file; a stack says its own (authentikVersion)");
   const source = await readStack(stack ?? "");
   return { ...source, origins: [...new Set([...source.origins, ...origin])] };
 }
 
-await exitWith(() => command.parseAsync());
+await runCommand(command);

@@ -2,10 +2,10 @@
 import * as v from "valibot";
 import { CHECKSUMS, DEFAULTS, SIGNATURE_VERSIONS } from "../authentik/env.ts";
 import * as rules from "./rules.ts";
-import { boolean, documentationOf, integer, list, oneOf, optional, text } from "./values.ts";
+import { boolean, defaultOf, documentationOf, integer, list, oneOf, optional, text } from "./values.ts";
 
 export const commonKeys = {
-  bucketName: optional(text("Name of the bucket. Where names are global (AWS) the default is made unique by Pulumi's auto-naming; a name written here is used as it is.", rules.bucketName)),
+  bucketName: optional(text("Name of the bucket. The default is `authentik-media`; where names are global (AWS), Pulumi's auto-naming makes it unique.", rules.bucketName)),
   origins: list("Every scheme://host[:port] under which browsers reach authentik, e.g. `https://authentik.company`. They alone may load its files (CORS).", rules.origin),
   authentikVersion: optional(text('The authentik release that reads the values, e.g. `"2025.12"` (in quotes). Without it they are the ones that every release reads, for media alone.', rules.authentikVersion)),
   customDomain: optional(text("Host, without scheme and with the bucket, from which browsers load files. Off AWS the default is the endpoint's host with the bucket.", rules.customDomain)),
@@ -87,8 +87,8 @@ export function parseProvider<Own, Config>(
 
 function defaults({ entries }: v.ObjectSchema<v.ObjectEntries, undefined>): Record<string, string> {
   return Object.fromEntries(Object.entries(entries).flatMap(([key, schema]) => {
-    const fallback: unknown = v.getDefault(schema);
-    return typeof fallback === "string" ? [[key, fallback] as const] : [];
+    const fallback = defaultOf(schema);
+    return fallback === undefined ? [] : [[key, fallback] as const];
   }));
 }
 

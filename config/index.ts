@@ -58,6 +58,9 @@ export class ConfigError extends RunError {
     const count = problems.length === 1 ? "one problem" : `${problems.length} problems`;
     super(`${count} in the stack's config; nothing was changed:\n${lines.join("\n")}`);
     this.problems = problems;
+    // A user can do nothing with it, and on Node 20 the SDK's printing of a stack through its files takes 40 s
+    // (pulumi/pulumi issue 20567).
+    this.stack = "";
   }
 }
 

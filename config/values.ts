@@ -16,6 +16,11 @@ export function documentationOf(schema: v.GenericSchema): Documentation {
   return v.parse(v.object({ type: v.string(), secret: v.optional(v.boolean(), false) }), v.getMetadata(schema));
 }
 
+/** A key's default as a person would write it in the stack's file; undefined where there is none. */
+export function defaultOf(schema: v.GenericSchema): string | undefined {
+  return "default" in schema && typeof schema.default === "string" ? schema.default : undefined;
+}
+
 /** A schema from the text of a config value to `Output`, with its line of the README's table. */
 export type Value<Output> = v.GenericSchema<string, Output>;
 

@@ -110,8 +110,8 @@ export async function upWithEngine(pulumiCommand: PulumiCommand, home: LocalHome
 
 async function writeProject(workDir: string): Promise<void> {
   await mkdir(workDir, { recursive: true, mode: 0o700 });
-  const project = v.parse(v.looseObject({}), parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")));
-  const main = `${relative(workDir, REPOSITORY).split(sep).join("/")}/`;
+  const project = v.parse(v.looseObject({ main: v.string() }), parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")));
+  const main = `${relative(workDir, join(REPOSITORY, project.main)).split(sep).join("/")}/`;
   await writeFileAtomic(join(workDir, "Pulumi.yaml"), stringify({ ...project, main }));
 }
 

@@ -4,9 +4,9 @@ import { expect } from "chai";
 import * as v from "valibot";
 import { ADDRESSING_STYLES, SIGNATURE_VERSIONS, type StorageSettings } from "../authentik/env.ts";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
-import { fileUrl } from "../authentik/url.ts";
+import { callerIdentityUrl, fileUrl } from "../authentik/url.ts";
 
-const Recorded = v.array(v.object({
+const RecordedFile = v.object({
   sessionToken: v.nullable(v.string()),
   useSsl: v.boolean(),
   signatureVersion: v.picklist(SIGNATURE_VERSIONS),
@@ -18,8 +18,9 @@ const Recorded = v.array(v.object({
   style: v.nullable(v.picklist(ADDRESSING_STYLES)),
   asIs: v.string(),
   presigned: v.optional(v.string()),
-}));
-const recorded = v.parse(Recorded, JSON.parse(readFileSync(new URL("fixtures/presigned-urls.json", import.meta.url), "utf8")));
+});
+const Recorded = v.object({ files: v.array(RecordedFile), callerIdentity: v.array(v.object({ region: v.string(), url: v.string() })) });
+const { files: recorded, callerIdentity } = v.parse(Recorded, JSON.parse(readFileSync(new URL("fixtures/presigned-urls.json", import.meta.url), "utf8")));
 const NOW = new Date("2026-07-01T12:00:00Z");
 
 function url(release: string, settings: StorageSettings, key = "media/public/icon.png", sessionToken?: string): string {
@@ -77,6 +78,14 @@ describe("the URL that a release hands out", () => {
     expect(withDomain("2025.10", more)).to.equal(`https://host/s3/authentik-media/${key}`);
     expect(withDomain("2026.4", more)).to.equal(`https://host/s3/authentik-media/s3/authentik-media/${key}`);
     expect(withDomain("2026.5", more)).to.equal(`https://host/s3/authentik-media/${key}`);
+  });
+
+  it("asks AWS whose the keys are as boto3 does, and other servers not at all", () => {
+    const keys = { accessKeyId: "AKIAEXAMPLE", secretAccessKey: "secret/example", sessionToken: "token/=+" };
+    for (const { region, url: expected } of callerIdentity) {
+      expect(callerIdentityUrl({ bucketName: "authentik-media", region, secureUrls: true }, keys, NOW)).to.equal(expected);
+    }
+    expect(callerIdentityUrl(base, keys, NOW)).to.equal(undefined);
   });
 
   it("holds for an hour to 2025.10, then for URL_EXPIRY", () => {

@@ -3,22 +3,27 @@ import { releaseRules, parseRelease, type ReleaseRules } from "../authentik/rele
 import { bucketUrl, fileUrl, type SigningKeys } from "../authentik/url.ts";
 import { diagnoseUrl } from "./diagnosis.ts";
 import { SMALL, objectKeys } from "./key.ts";
-import { Finding, describe, type Run } from "./run.ts";
+import { Finding, describe, lacks, type Run } from "./run.ts";
 import { failureOfAnswer, request, type Answer } from "./storage.ts";
 
-/** One of each generation of URLs, for a stack that does not name its release. */
-const GENERATIONS = ["2025.10", "2026.4", "2026.5"] as const;
+/** One release of each generation of URLs, for settings that do not name theirs. */
+const GENERATIONS = [
+  { name: "2025.10", readsGeneralNames: false },
+  { name: "2026.4", readsGeneralNames: true },
+  { name: "2026.5", readsGeneralNames: true },
+] as const;
 /** An origin that nobody has configured: `.invalid` is reserved (RFC 2606). */
 const FOREIGN = "https://foreign.invalid";
 const TWO_HOURS_MS = 7_200_000;
 
 /** All that browsers do. The small file must be there. */
 export async function browse(run: Run): Promise<void> {
-  const { release, origins } = run.target;
+  const { release, hasGeneralNames, origins } = run.target;
   const keys = await run.storage.keys();
   const variants = release
     ? [{ name: `${release.year}.${release.month}`, rules: run.rules }]
-    : GENERATIONS.map((name) => ({ name, rules: releaseRules(parseRelease(name)) }));
+    : GENERATIONS.filter(({ readsGeneralNames }) => readsGeneralNames || hasGeneralNames !== true)
+      .map(({ name }) => ({ name, rules: releaseRules(parseRelease(name)) }));
   const newest = variants.at(-1)?.rules ?? run.rules;
   const url = signedUrl(run, newest, keys);
   await Promise.all([
@@ -44,7 +49,7 @@ function shown(url: string): string {
 async function get(run: Run, release: string, url: string): Promise<void> {
   await run.check(`url of ${release}`, `GET ${shown(url)}?<signature>`, async () => {
     const answer = await request(url, {}, run.signal);
-    if (answer.status !== 200) throw urlFinding(run, url, answer);
+    if (answer.status !== 200) throw await urlFinding(run, url, answer);
     const contentType = answer.headers.get("content-type");
     const got = `200; ${contentType ?? "no content type"}, ${answer.body.length} bytes`;
     if (!answer.body.equals(SMALL.body) || contentType !== SMALL.contentType) throw new Finding("content-changed", got);
@@ -52,11 +57,11 @@ async function get(run: Run, release: string, url: string): Promise<void> {
   });
 }
 
-function urlFinding(run: Run, url: string, answer: Answer): Finding {
+async function urlFinding(run: Run, url: string, answer: Answer): Promise<Finding> {
   const failure = failureOfAnswer(answer);
-  const symptom = diagnoseUrl(failure, new URL(url), run.target.settings);
-  const advice = symptom === "missing-permission" ? "The key lacks s3:GetObject on the bucket's objects. Grant it." : undefined;
-  return new Finding(symptom, describe(failure), { advice });
+  const keyReads = await run.storage.head(objectKeys(run).small).then(() => true, () => false);
+  const symptom = diagnoseUrl(failure, new URL(url), run.target.settings, keyReads);
+  return new Finding(symptom, describe(failure), { advice: symptom === "missing-permission" ? lacks("s3:GetObject on the bucket's objects") : undefined });
 }
 
 /** The preflight of a page's request, and the request itself. */

@@ -16,7 +16,7 @@ export const SYMPTOMS = {
   "wrong-token": "The session token is wrong or has expired. Make new temporary credentials.",
   "wrong-region": "Requests are signed for another region than the server's. Correct REGION.",
   "no-bucket": "There is no such bucket at this endpoint. Correct BUCKET_NAME or ENDPOINT, or create the bucket (pulumi up).",
-  "missing-permission": "The key may not do this. Give it the permission; README and authentik/permissions.ts have the whole list.",
+  "missing-permission": "The key may not do this. Grant it; authentik/permissions.ts has the whole list.",
   "acl-unsupported": "The bucket refuses ACLs, and authentik sends one with each upload. On AWS set the bucket's ownership to BucketOwnerPreferred with all public access blocked.",
   "checksum-unsupported": "The server refuses the checksums that boto3 sends. Set the stack's checksums to when_required, or AWS_REQUEST_CHECKSUM_CALCULATION=when_required in authentik's environment.",
   "bucket-twice": "The bucket is twice in the URL. Upgrade authentik to 2025.12.2 or later; or take the bucket out of ENDPOINT, if it is there.",
@@ -94,17 +94,19 @@ export function diagnose({ status, code, message }: Failure): Symptom {
   return status === 403 ? "missing-permission" : "unknown";
 }
 
-/** The diagnosis of a browser's GET of a signed URL, after the same object was seen with authentik's key. */
-export function diagnoseUrl(failure: Failure, url: URL, settings: StorageSettings): Symptom {
+/**
+ * The diagnosis of a browser's GET of a signed URL.
+ *
+ * @param keyReads whether authentik's key can read the same file, so that neither key nor permission are to blame
+ */
+export function diagnoseUrl(failure: Failure, url: URL, settings: StorageSettings, keyReads: boolean): Symptom {
   const { bucketName, customDomain, endpoint } = settings;
   const symptom = diagnose(failure);
-  if (failure.status === undefined) return symptom;
-  const hasBucket = url.hostname.startsWith(`${bucketName}.`) ? 1 : 0;
-  const times = url.pathname.split("/").filter((part) => part === bucketName).length + hasBucket;
-  if (times > 1) return "bucket-twice";
-  const isGlobal = endpoint === undefined && url.hostname.endsWith("s3.amazonaws.com");
-  if (isGlobal && symptom !== "missing-permission") return "global-host";
-  if (symptom === "wrong-secret-key" && customDomain !== undefined) return "host-refused";
-  const isElsewhere = ["NoSuchBucket", "NoSuchKey"].includes(failure.code) || failure.status === 404 || failure.status === 405;
-  return isElsewhere && customDomain !== undefined ? "wrong-custom-domain" : symptom;
+  if (failure.status === undefined || !keyReads) return symptom;
+  const inHost = url.hostname.startsWith(`${bucketName}.`) ? 1 : 0;
+  if (url.pathname.split("/").filter((part) => part === bucketName).length + inHost > 1) return "bucket-twice";
+  if (endpoint === undefined && url.hostname.endsWith("s3.amazonaws.com")) return "global-host";
+  if (customDomain === undefined) return symptom;
+  if (symptom === "wrong-secret-key" || symptom === "wrong-access-key") return "host-refused";
+  return symptom === "missing-permission" || symptom === "no-bucket" || [404, 405].includes(failure.status) ? "wrong-custom-domain" : symptom;
 }

@@ -1,6 +1,6 @@
 /** Acts as authentik and its users' browsers do with a bucket, and says what does not work and what to do about it. */
 import { browse } from "./browser.ts";
-import { abandonUpload, cleanUp, head, list, reach, rights, signIn, upload, uploadInParts } from "./key.ts";
+import { abandonUpload, cleanUp, head, identity, list, reach, rights, signIn, upload, uploadInParts } from "./key.ts";
 import { Run, type Target, type VerifyOptions } from "./run.ts";
 import type { CheckResult } from "./report.ts";
 
@@ -18,7 +18,7 @@ export async function verify(target: Target, options: VerifyOptions = {}): Promi
     run.recordEnd();
   } finally {
     await cleanUp(run);
-    run.storage.close();
+    run.close();
   }
   return run.results;
 }
@@ -31,6 +31,7 @@ async function check(run: Run): Promise<void> {
   }
   const isUploaded = await upload(run);
   await Promise.all([
+    identity(run),
     ...(isUploaded ? [uploadInParts(run), abandonUpload(run), head(run), list(run), browse(run)] : []),
     rights(run),
   ]);

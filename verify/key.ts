@@ -1,5 +1,5 @@
 /** What authentik does with its key, and what it should not be able to do. */
-import { bucketUrl, clientEndpoint } from "../authentik/url.ts";
+import { bucketUrl, callerIdentityUrl, clientEndpoint } from "../authentik/url.ts";
 import { diagnose, isFatal } from "./diagnosis.ts";
 import { Finding, describe, type Run } from "./run.ts";
 import { PART_BYTES, failureOf, failureOfAnswer, request, type UploadOptions } from "./storage.ts";
@@ -45,10 +45,32 @@ export async function reach(run: Run): Promise<boolean> {
 export async function signIn(run: Run): Promise<boolean> {
   const { settings } = run.target;
   const symptom = await run.check("sign in", `ListObjectsV2 ${settings.bucketName} ${PREFIX}`, async () => {
-    const keys = await run.storage.list(PREFIX);
+    // Finding credentials, which the first request does, may wait for another program or service without end.
+    const keys = await Promise.race([run.storage.list(PREFIX), endOf(run.signal)]);
     return `200; ${keys.length === 1000 ? "1000 or more" : keys.length} files`;
   }, "s3:ListBucket on the bucket");
   return !run.isOver(symptom);
+}
+
+async function endOf(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const end = () => { reject(new DOMException("the run is over", "AbortError")); };
+    if (signal.aborted) end();
+    else signal.addEventListener("abort", end, { once: true });
+  });
+}
+
+/** Whose credentials those are that authentik would find by itself. */
+export async function identity(run: Run): Promise<void> {
+  const { settings } = run.target;
+  if (settings.accessKey !== undefined && settings.sessionProfile === undefined) return;
+  await run.check("identity", "the credentials that the AWS SDK finds by itself", async () => {
+    const keys = await run.storage.keys();
+    const url = callerIdentityUrl(settings, keys, new Date());
+    const answer = url === undefined ? undefined : await request(url, {}, run.signal);
+    const arn = /<Arn>([^<]+)<\/Arn>/.exec(answer?.body.toString() ?? "")?.[1];
+    return arn ?? `the access key ${keys.accessKeyId}`;
+  });
 }
 
 /** The small upload. Where it is refused, other ways tell why, and let the rest be tried. */
@@ -98,16 +120,15 @@ function whyRefused(error: unknown, refused: UploadOptions, accepted: UploadOpti
 /** The large upload, as boto3's `upload_fileobj` makes it. */
 export async function uploadInParts(run: Run): Promise<void> {
   const { large } = objectKeys(run);
-  await run.check("upload in parts", `CreateMultipartUpload ${large} with ${words(run.upload)}, two parts at a time`, async () => {
+  const symptom = await run.check("upload in parts", `CreateMultipartUpload ${large} with ${words(run.upload)}, two parts at a time`, async () => {
     run.leftovers.objects.add(large);
     const uploadId = await begin(run, large);
     const body = Buffer.alloc(LARGE.bytes, "authentik");
     await run.storage.uploadParts(large, uploadId, [body.subarray(0, PART_BYTES), body.subarray(PART_BYTES)], run.upload);
     run.leftovers.uploads.delete(uploadId);
-    const { size } = await run.storage.head(large);
-    if (size !== LARGE.bytes) throw new Finding("content-changed", `${size ?? "no"} bytes instead of ${LARGE.bytes}`);
     return `200; ${LARGE.bytes} bytes`;
   }, "s3:PutObject on the bucket's objects");
+  if (symptom === undefined) await headOf(run, "its head", large, LARGE.contentType, LARGE.bytes);
 }
 
 async function begin(run: Run, key: string): Promise<string> {
@@ -138,11 +159,14 @@ export async function abandonUpload(run: Run): Promise<void> {
 }
 
 export async function head(run: Run): Promise<void> {
-  const { small } = objectKeys(run);
-  await run.check("head", `HeadObject ${small}`, async () => {
-    const { contentType, size } = await run.storage.head(small);
+  await headOf(run, "head", objectKeys(run).small, SMALL.contentType, SMALL.body.length);
+}
+
+async function headOf(run: Run, check: string, key: string, wantedType: string, wantedSize: number): Promise<void> {
+  await run.check(check, `HeadObject ${key}`, async () => {
+    const { contentType, size } = await run.storage.head(key);
     const got = `200; ${contentType ?? "no content type"}, ${size ?? "no"} bytes`;
-    if (contentType !== SMALL.contentType || size !== SMALL.body.length) throw new Finding("content-changed", got);
+    if (contentType !== wantedType || size !== wantedSize) throw new Finding("content-changed", got);
     return got;
   }, "s3:GetObject on the bucket's objects");
 }

@@ -163,6 +163,8 @@ function createClient(settings: StorageSettings, rules: ReleaseRules, checksums:
     requestChecksumCalculation: when,
     responseChecksumValidation: when,
     maxAttempts: 1,
+    // boto3 does not put a wrong clock right.
+    disableClockSkewCorrection: true,
     requestHandler: { connectionTimeout: REQUEST_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS, throwOnRequestTimeout: true },
   });
 }
@@ -174,10 +176,25 @@ export interface Answer {
   body: Buffer;
 }
 
-/** Makes a request as a browser does, redirects included. It throws what `fetch` throws; `failureOf` reads that. */
+/**
+ * Makes a request as a browser does, redirects included. It throws what `fetch` throws; `failureOf` reads that.
+ *
+ * Not with `AbortSignal.any` and `AbortSignal.timeout`: Node may collect a timeout that only `any` refers to, which then never
+ * comes (nodejs/node issue 57736).
+ */
 export async function request(url: string | URL, init: RequestInit, signal: AbortSignal): Promise<Answer> {
-  const response = await fetch(url, { ...init, signal: AbortSignal.any([signal, AbortSignal.timeout(REQUEST_TIMEOUT_MS)]) });
-  return { status: response.status, headers: response.headers, body: Buffer.from(await response.arrayBuffer()) };
+  const controller = new AbortController();
+  const end = () => { controller.abort(); };
+  const limit = setTimeout(() => { controller.abort(new DOMException("no answer in time", "TimeoutError")); }, REQUEST_TIMEOUT_MS);
+  signal.addEventListener("abort", end);
+  if (signal.aborted) end();
+  try {
+    const response = await fetch(url, { ...init, signal: controller.signal });
+    return { status: response.status, headers: response.headers, body: Buffer.from(await response.arrayBuffer()) };
+  } finally {
+    clearTimeout(limit);
+    signal.removeEventListener("abort", end);
+  }
 }
 
 /** An answer's S3 error. */
@@ -185,8 +202,12 @@ export function failureOfAnswer({ status, body }: Answer): Failure {
   const text = body.subarray(0, 4096).toString();
   const code = /<Code>([^<]+)<\/Code>/.exec(text)?.[1];
   const message = /<Message>([^<]*)<\/Message>/.exec(text)?.[1] ?? "";
-  return { status, code: code ?? `HTTP ${status}`, message };
+  return { status, code: code ?? `HTTP ${status}`, message: message.replace(/&(?:#39|apos|#34|quot|lt|gt|amp);/g, (entity) => ENTITIES[entity] ?? entity) };
 }
+
+const ENTITIES: Readonly<Record<string, string>> = {
+  "&#39;": "'", "&apos;": "'", "&#34;": '"', "&quot;": '"', "&lt;": "<", "&gt;": ">", "&amp;": "&",
+};
 
 const Thrown = v.object({
   name: v.optional(v.string(), "Error"),
@@ -202,6 +223,8 @@ export function failureOf(error: unknown): Failure {
   if (!thrown.success) return { code: "Error", message: String(error) };
   const { name, code, message, cause, $metadata } = thrown.output;
   const status = $metadata?.httpStatusCode;
+  // The SDK's words where there is no body, as in all answers to HEAD.
+  if (status !== undefined && message === "UnknownError") return { status, code: `HTTP ${status}`, message: "" };
   if (status !== undefined) return { status, code: name, message };
   if (cause !== undefined) return failureOf(cause);
   return { code: typeof code === "string" ? code : name, message };

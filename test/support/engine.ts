@@ -45,7 +45,7 @@ export class EngineProject {
     const project = new EngineProject(dir, name);
     await mkdir(join(dir, "state"));
     const runtime = { name: "nodejs", options: { typescript: false, nodeargs: "--import tsx" } };
-    await writeFile(join(dir, "Pulumi.yaml"), stringify({ name, runtime, main: main ?? `${relative(dir, REPOSITORY)}/` }));
+    await writeFile(join(dir, "Pulumi.yaml"), stringify({ name, runtime, main: main ?? `${relative(dir, REPOSITORY)}/program/` }));
     await project.expectOk("stack", "init", STACK);
     return project;
   }

@@ -1,0 +1,37 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { expect } from "chai";
+import * as v from "valibot";
+import { commonKeys } from "../config/common.ts";
+import { PROVIDERS, providerKeys } from "../config/index.ts";
+import { defaultOf, documentationOf } from "../config/values.ts";
+
+const README = new URL("../README.md", import.meta.url);
+const TABLE = /(?<=<!-- config table: begin -->\n)[^]*?(?=<!-- config table: end -->)/;
+
+/** The config table as the schemas have it: a row for each key, and one more where a provider has a key of the same name. */
+function table(): string {
+  const rows = [
+    row("provider", "all", PROVIDERS.map((name) => `\`${name}\``).join(", "), "required", "Where the bucket is."),
+    ...Object.entries(commonKeys).map(([key, schema]) => keyRow(key, "all", schema)),
+    ...PROVIDERS.flatMap((provider) => Object.entries(providerKeys[provider] ?? {}).map(([key, schema]) => keyRow(key, provider, schema))),
+  ];
+  return ["| Key | Provider | Type | Default | Meaning |", "| --- | --- | --- | --- | --- |", ...rows, ""].join("\n");
+}
+
+function keyRow(key: string, provider: string, schema: v.GenericSchema): string {
+  const fallback = defaultOf(schema);
+  const shown = fallback !== undefined ? `\`${fallback}\`` : schema.type === "optional" ? "" : "required";
+  return row(key, provider, documentationOf(schema).type, shown, v.getDescription(schema) ?? "");
+}
+
+function row(key: string, ...cells: string[]): string {
+  return `| ${[`\`${key}\``, ...cells].join(" | ")} |`;
+}
+
+describe("README", () => {
+  it("lists every key of the config with its type, default and meaning (UPDATE_README=1 writes it)", async () => {
+    const readme = await readFile(README, "utf8");
+    if (process.env.UPDATE_README) await writeFile(README, readme.replace(TABLE, () => table()));
+    else expect(TABLE.exec(readme)?.[0]).to.equal(table());
+  });
+});

@@ -20,6 +20,17 @@ export const commonKeys = {
   checksums: optional(oneOf(CHECKSUMS, "`when_required` is for servers that refuse the checksums boto3 sends; it also exports `AWS_REQUEST_CHECKSUM_CALCULATION` and its response twin."), "when_supported"),
 };
 
+/** The keys of the providers that make authentik's keys themselves (`providers/rotation.ts`). */
+export const rotationKeys = {
+  keyGeneration: optional(integer("Raise it by one to give authentik a new key. The key before stays valid.", 1, 1_000_000), "1"),
+  retirePreviousKey: optional(boolean("Deletes the key before, once authentik has the new one. Set it to false again before the next rotation."), "false"),
+};
+
+/** The key of the providers that know tags. */
+export const tagKeys = {
+  tags: optional(list("Tags of every resource, each `name=value`.", rules.tag)),
+};
+
 /** The bucket's name where the config has none and names are not global. */
 export const DEFAULT_BUCKET_NAME = "authentik-media";
 
@@ -91,4 +102,14 @@ export function checkDomainHasBucket(customDomain: string, bucketName: string, r
   const [host = "", ...path] = customDomain.split("/");
   if (path.at(-1) === bucketName || (path.length === 0 && host.startsWith(`${bucketName}.`))) return;
   report("customDomain", `does not have the bucket; write "${customDomain}/${bucketName}" or "${bucketName}.${host}", whichever your server answers`);
+}
+
+/** Reports `forceDestroy` where the provider never deletes a bucket that is not empty. */
+export function refuseForceDestroy({ forceDestroy }: Sound<CommonConfig>, reason: string, report: Report): void {
+  if (forceDestroy === true) report("forceDestroy", `cannot be had: ${reason}`);
+}
+
+/** Names to values of a list of `name=value`. */
+export function parseTags(tags: readonly string[] = []): Record<string, string> {
+  return Object.fromEntries(tags.map((tag) => [tag.slice(0, tag.indexOf("=")), tag.slice(tag.indexOf("=") + 1)]));
 }

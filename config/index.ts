@@ -2,22 +2,33 @@
 import { RunError } from "@pulumi/pulumi/errors.js";
 import leven from "leven";
 import * as v from "valibot";
+import { aws, type AwsConfig } from "./aws.ts";
+import { azure, type AzureConfig } from "./azure.ts";
 import { commonKeys, parseProvider, type Report } from "./common.ts";
+import { r2, type R2Config } from "./r2.ts";
 import { s3, type S3Config } from "./s3.ts";
 import { documentationOf, splitList } from "./values.ts";
 
 /** The config of one stack: a union discriminated by `provider`. */
-export type StorageConfig = S3Config;
+export type StorageConfig = AwsConfig | R2Config | AzureConfig | S3Config;
 
 /** The closed list of providers. */
 export const PROVIDERS = ["aws", "r2", "azure", "s3"] as const;
 export type ProviderName = (typeof PROVIDERS)[number];
 
 /** The keys of each provider, for messages and for the README's table. */
-export const providerKeys: Readonly<Partial<Record<ProviderName, v.ObjectEntries>>> = { s3: s3.keys.entries };
+export const providerKeys: Readonly<Record<ProviderName, v.ObjectEntries>> = {
+  aws: aws.keys.entries,
+  r2: r2.keys.entries,
+  azure: azure.keys.entries,
+  s3: s3.keys.entries,
+};
 
 /** Reads the rest of a config whose provider is known. */
-const parsers: Partial<Record<ProviderName, (values: RawConfig["values"], report: Report) => StorageConfig | undefined>> = {
+const parsers: Readonly<Record<ProviderName, (values: RawConfig["values"], report: Report) => StorageConfig | undefined>> = {
+  aws: (values, report) => parseProvider(aws, values, report),
+  r2: (values, report) => parseProvider(r2, values, report),
+  azure: (values, report) => parseProvider(azure, values, report),
   s3: (values, report) => parseProvider(s3, values, report),
 };
 
@@ -82,7 +93,6 @@ function parseCommonKeys(values: RawConfig["values"], report: Report): undefined
 function reportProvider(name: string | undefined, report: Report): void {
   const choices = PROVIDERS.join(", ");
   if (name === undefined) report("provider", `is missing; set it: pulumi config set provider <${PROVIDERS.join("|")}>`);
-  else if (PROVIDERS.some((known) => known === name)) report("provider", "has no module in this version of the program; upgrade it, or use s3");
   else report("provider", `is not a provider; write one of ${choices}${suggest(name, PROVIDERS)}`);
 }
 
@@ -91,14 +101,14 @@ function reportUnknownKeys(raw: RawConfig, provider: ProviderName | undefined, r
   const known = ["provider", ...Object.keys(commonKeys), ...Object.keys(own ?? {})];
   for (const key of Object.keys(raw.values)) {
     if (known.includes(key)) continue;
-    const others = PROVIDERS.filter((name) => providerKeys[name] && key in providerKeys[name]);
+    const others = PROVIDERS.filter((name) => key in providerKeys[name]);
     if (others.length === 0) report(key, `is not a key of this program; remove it${suggest(key, provider ? known : allKeys())}`);
     else if (provider) report(key, `is a key of the provider ${others.join(" and ")}, but this stack's is ${provider}; remove it, or change provider`);
   }
 }
 
 function allKeys(): string[] {
-  return ["provider", ...Object.keys(commonKeys), ...PROVIDERS.flatMap((name) => Object.keys(providerKeys[name] ?? {}))];
+  return ["provider", ...Object.keys(commonKeys), ...PROVIDERS.flatMap((name) => Object.keys(providerKeys[name]))];
 }
 
 /** The known word that was probably meant, as the end of a sentence. */
@@ -118,7 +128,7 @@ function reportClearSecrets(raw: RawConfig, report: Report): void {
 }
 
 function isSecretKey(key: string): boolean {
-  const schema = PROVIDERS.map((name) => providerKeys[name]?.[key]).find((found) => found !== undefined);
+  const schema = PROVIDERS.map((name) => providerKeys[name][key]).find((found) => found !== undefined);
   return schema !== undefined && documentationOf(schema).secret === true;
 }
 

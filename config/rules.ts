@@ -122,3 +122,16 @@ export function credential(value: string): string | undefined {
     throw error;
   }
 }
+
+/** A tag as both AWS and Azure take it: `name=value`, within the stricter limits of the two. */
+export function tag(value: string, index: number, all: readonly string[]): string | undefined {
+  const [, name = "", content = ""] = /^([^=]+)=(.*)$/.exec(value) ?? [];
+  if (name === "") return 'is not a tag; write name=value, e.g. "team=identity"';
+  if (name.length > 128 || content.length > 256) return "is too long; write at most 128 characters before the = and 256 behind it";
+  if (!/^[\p{L}\p{N} _.:+@-]+$/u.test(name) || !/^[\p{L}\p{N} _.:/=+@-]*$/u.test(content)) {
+    return "has a character that not every cloud takes; write letters, digits, spaces and _.:+@-";
+  }
+  if (/^(?:aws|azure|microsoft|windows)/i.test(name)) return "has a name that the cloud reserves; choose another";
+  const first = all.findIndex((other) => other.split("=")[0]?.toLowerCase() === name.toLowerCase());
+  return first === index ? undefined : "names a tag twice; remove one";
+}

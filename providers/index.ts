@@ -4,6 +4,19 @@ import type { AuthentikStorage } from "./contract.ts";
 
 /** Declares the storage that the config describes, below one component of this name. */
 export async function provision(name: string, config: StorageConfig): Promise<AuthentikStorage> {
-  const { provision: s3 } = await import("./s3/index.ts");
-  return s3(name, config);
+  switch (config.provider) {
+    case "aws":
+      return (await cloud(() => import("./aws.ts"))).provision(name, config);
+    case "r2":
+      return (await cloud(() => import("./r2.ts"))).provision(name, config);
+    case "azure":
+      return (await cloud(() => import("./azure.ts"))).provision(name, config);
+    case "s3":
+      return (await import("./s3/index.ts")).provision(name, config);
+  }
+}
+
+async function cloud<Provider>(load: () => Promise<Provider>): Promise<Provider> {
+  await import("./lean-sdk.ts");
+  return load();
 }

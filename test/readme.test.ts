@@ -13,7 +13,7 @@ function table(): string {
   const rows = [
     row("provider", "all", PROVIDERS.map((name) => `\`${name}\``).join(", "), "required", "Where the bucket is."),
     ...Object.entries(commonKeys).map(([key, schema]) => keyRow(key, "all", schema)),
-    ...PROVIDERS.flatMap((provider) => Object.entries(providerKeys[provider] ?? {}).map(([key, schema]) => keyRow(key, provider, schema))),
+    ...PROVIDERS.flatMap((provider) => Object.entries(providerKeys[provider]).map(([key, schema]) => keyRow(key, provider, schema))),
   ];
   return ["| Key | Provider | Type | Default | Meaning |", "| --- | --- | --- | --- | --- |", ...rows, ""].join("\n");
 }

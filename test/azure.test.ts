@@ -1,0 +1,419 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { createHmac } from "node:crypto";
+import { once } from "node:events";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import {
+  AbortMultipartUploadCommand, CreateBucketCommand, CreateMultipartUploadCommand, CompleteMultipartUploadCommand, DeleteBucketCommand,
+  DeleteBucketCorsCommand, DeleteBucketPolicyCommand, DeleteObjectCommand, GetBucketCorsCommand, GetBucketPolicyCommand, GetObjectCommand,
+  HeadObjectCommand, ListBucketsCommand, ListObjectsV2Command, PutBucketAclCommand, PutBucketCorsCommand, PutBucketPolicyCommand,
+  PutObjectCommand, PutObjectTaggingCommand, S3Client, UploadPartCommand,
+} from "@aws-sdk/client-s3";
+import { expect } from "chai";
+import * as v from "valibot";
+import { findVersitygw, freePort, VERSITYGW_VERSION, type Keys, type RunningServer } from "../local/versitygw.ts";
+import { cors, policy, type CorsInputs, type PolicyInputs } from "../providers/s3/operations.ts";
+import { configProblems, record, SUBSCRIPTION, type Recording } from "./support/recorder.ts";
+
+const sound = { provider: "azure", location: "westeurope", resourceGroupName: "authentik", origins: "https://authentik.company" };
+const EXTERNAL = {
+  gateway: "external", endpoint: "https://s3.company", accessKey: "authentik", secretKey: "secret", adminAccessKey: "root", adminSecretKey: "rootsecret",
+};
+const problems = (changes: Record<string, string>) => configProblems({ ...sound, ...changes }).join("\n");
+const APP = "azure-native:app:ContainerApp";
+
+/** The parts of the recorded Container App that start the gateway. */
+const App = v.object({
+  configuration: v.object({
+    activeRevisionsMode: v.string(),
+    ingress: v.object({ external: v.boolean(), targetPort: v.number(), transport: v.string(), allowInsecure: v.boolean() }),
+    secrets: v.array(v.object({ name: v.string(), value: v.string() })),
+  }),
+  identity: v.object({ type: v.string(), userAssignedIdentities: v.array(v.string()) }),
+  template: v.object({
+    containers: v.tuple([
+      v.object({
+        name: v.string(),
+        image: v.string(),
+        args: v.array(v.string()),
+        env: v.array(v.object({ name: v.string(), value: v.optional(v.string()), secretRef: v.optional(v.string()) })),
+        probes: v.array(v.object({ type: v.string(), httpGet: v.object({ path: v.string(), port: v.number() }) })),
+        volumeMounts: v.array(v.object({ volumeName: v.string(), mountPath: v.string() })),
+      }),
+    ]),
+    volumes: v.array(v.object({ name: v.string(), storageType: v.string(), secrets: v.array(v.object({ secretRef: v.string(), path: v.string() })) })),
+    scale: v.object({ minReplicas: v.number(), maxReplicas: v.number(), rules: v.array(v.unknown()) }),
+  }),
+});
+
+function appOf(recording: Recording): v.InferOutput<typeof App> {
+  return v.parse(App, recording.one(APP).inputs);
+}
+
+/** The environment that the container gets, secrets filled in. */
+function environmentOf({ configuration, template: { containers: [container] } }: v.InferOutput<typeof App>): Record<string, string> {
+  const secretOf = (name: string | undefined) => configuration.secrets.find((secret) => secret.name === name)?.value;
+  return Object.fromEntries(container.env.map(({ name, value, secretRef }) => [name, value ?? secretOf(secretRef) ?? ""]));
+}
+
+/** The users in the file that the container finds in its `--iam-dir`. */
+function usersOf(recording: Recording): Keys[] {
+  const { configuration, template } = appOf(recording);
+  const [volume] = template.volumes;
+  expect(volume?.secrets[0]?.path).to.equal("users.json");
+  const text = configuration.secrets.find(({ name }) => name === volume?.secrets[0]?.secretRef)?.value ?? "";
+  const File = v.object({ accessAccounts: v.record(v.string(), v.object({ access: v.string(), secret: v.string(), role: v.literal("user") })) });
+  return Object.values(v.parse(File, JSON.parse(text)).accessAccounts).map(({ access, secret }) => ({ accessKey: access, secretKey: secret }));
+}
+
+describe("Azure: storage", () => {
+  it("an account over HTTPS alone, without public blobs and without keys", async () => {
+    expect((await record(sound)).one("azure-native:storage:StorageAccount").inputs).to.deep.include({
+      kind: "StorageV2", sku: { name: "Standard_ZRS" }, enableHttpsTrafficOnly: true, minimumTlsVersion: "TLS1_2", allowBlobPublicAccess: false,
+      allowSharedKeyAccess: false, isLocalUserEnabled: false, allowCrossTenantReplication: false,
+    });
+  });
+
+  it("a private container whose metadata is the gateway's", async () => {
+    const { inputs, options } = (await record(sound)).one("azure-native:storage:BlobContainer");
+    expect(inputs).to.deep.include({ containerName: "authentik-media", publicAccess: "None" });
+    expect(inputs).not.to.have.property("metadata");
+    expect(options.ignoreChanges).to.deep.equal(["metadata"]);
+  });
+
+  it("keeps deleted blobs and containers, drops uploads that were given up", async () => {
+    const recording = await record({ ...sound, softDeleteDays: "14" });
+    const retention = { enabled: true, days: 14 };
+    expect(recording.one("azure-native:storage:BlobServiceProperties").inputs).to.deep.include({
+      deleteRetentionPolicy: retention, containerDeleteRetentionPolicy: retention,
+    });
+    expect(recording.one("azure-native:storage:ManagementPolicy").inputs).to.have.nested.property(
+      "policy.rules[0].definition.actions.baseBlob.delete.daysAfterModificationGreaterThan", 7);
+  });
+
+  it("is adopted by the ids of account and container", async () => {
+    const recording = await record({ ...sound, adopt: "true", subscriptionId: SUBSCRIPTION, storageAccountName: "companymedia" });
+    const account = `/subscriptions/${SUBSCRIPTION}/resourceGroups/authentik/providers/Microsoft.Storage/storageAccounts/companymedia`;
+    expect(recording.one("azure-native:storage:StorageAccount").options.import).to.equal(account);
+    expect(recording.one("azure-native:storage:BlobContainer").options.import).to.equal(`${account}/blobServices/default/containers/authentik-media`);
+  });
+});
+
+describe("Azure: gateway", () => {
+  it("runs the pinned versitygw with an identity that may use this account alone", async () => {
+    const recording = await record(sound);
+    const app = appOf(recording);
+    const [container] = app.template.containers;
+    expect(container.image).to.equal(`docker.io/versity/versitygw:${VERSITYGW_VERSION}`);
+    expect(app.identity.userAssignedIdentities).to.have.length(1);
+    expect(environmentOf(app).AZURE_CLIENT_ID).to.equal("22222222-2222-2222-2222-222222222222");
+    expect(recording.one("azure-native:authorization:RoleAssignment").inputs).to.deep.equal({
+      scope: `/subscriptions/${SUBSCRIPTION}/resourceGroups/authentik/providers/Microsoft.Storage/storageAccounts/authentikmedia1a2b3c4d`,
+      principalId: "11111111-1111-1111-1111-111111111111",
+      principalType: "ServicePrincipal",
+      roleDefinitionId: `/subscriptions/${SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions/ba92f5b4-2d11-453d-a403-e96b0029c9fe`,
+    });
+    expect(recording.one(APP).options.dependsOn).to.include("authentik-gateway-role");
+  });
+
+  it("answers over HTTPS alone, is probed, always runs and scales by requests", async () => {
+    const recording = await record({ ...sound, gatewayMaxReplicas: "5" });
+    const { configuration: { ingress, activeRevisionsMode }, template: { containers: [container], scale } } = appOf(recording);
+    expect(ingress).to.deep.equal({ external: true, targetPort: 7070, transport: "Http", allowInsecure: false });
+    expect(activeRevisionsMode).to.equal("Single");
+    expect(container.probes.map(({ type, httpGet }) => `${type} ${httpGet.port}${httpGet.path}`)).to.deep.equal(["Startup 7070/health", "Liveness 7070/health", "Readiness 7070/health"]);
+    expect(scale).to.deep.equal({ minReplicas: 1, maxReplicas: 5, rules: [{ name: "requests", http: { metadata: { concurrentRequests: "50" } } }] });
+    expect(recording.endpoint).to.match(/^https:\/\/authentik-gateway\./);
+  });
+
+  it("has its secrets as secrets, and authentik is not root", async () => {
+    const recording = await record(sound);
+    const env = environmentOf(appOf(recording));
+    expect(recording.one(APP).secretInputs.join()).to.match(/^configuration/);
+    expect(recording.credentials.accessKey).not.to.equal(env.ROOT_ACCESS_KEY);
+    expect(JSON.stringify(recording.one(APP).inputs.template)).not.to.contain(env.ROOT_SECRET_KEY);
+    for (const type of ["S3BucketCors", "S3BucketPolicy"]) {
+      const { inputs, secretInputs } = recording.one(`pulumi-nodejs:dynamic/authentik-storage:${type}`);
+      expect(inputs).to.deep.include({ credentials: { accessKey: env.ROOT_ACCESS_KEY, secretKey: env.ROOT_SECRET_KEY }, patienceSeconds: 900 });
+      expect(secretInputs).to.include("credentials");
+    }
+  });
+
+  it("rotates by its users: both slots are there, and only the older one changes", async () => {
+    const at = async (changes: Record<string, string>) => record({ ...sound, ...changes });
+    const [first, second, third, retired] = [await at({}), await at({ keyGeneration: "2" }), await at({ keyGeneration: "3" }), await at({ keyGeneration: "3", retirePreviousKey: "true" })];
+    for (const recording of [first, second, third, retired]) {
+      const users = usersOf(recording);
+      expect(users.map(({ accessKey }) => accessKey)).to.deep.equal(["authentik-0", "authentik-1"]);
+      expect(users).to.deep.include(recording.credentials);
+      expect(recording.one("pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy").inputs).to.deep.equal(first.one("pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy").inputs);
+    }
+    // Whoever has the key of the generation before still gets in.
+    expect(usersOf(second)).to.deep.include(first.credentials);
+    expect(usersOf(third)).to.deep.include(second.credentials);
+    expect(usersOf(third)).not.to.deep.include(first.credentials);
+    expect(usersOf(retired)).to.deep.include(third.credentials);
+    expect(usersOf(retired)).not.to.deep.include(second.credentials);
+    // Another variable, hence another revision, which reads the users anew.
+    const generations = [first, second, third, retired].map((recording) => environmentOf(appOf(recording)).KEY_GENERATIONS);
+    expect(new Set(generations).size).to.equal(4);
+  });
+
+  it("of one's own: nothing is made for it, and its user gets the policy", async () => {
+    const recording = await record({ ...sound, ...EXTERNAL });
+    for (const type of [APP, "azure-native:app:ManagedEnvironment", "azure-native:authorization:RoleAssignment", "random:index/randomPassword:RandomPassword"]) {
+      expect(recording.all(type), type).to.deep.equal([]);
+    }
+    expect(recording.endpoint).to.equal("https://s3.company");
+    expect(recording.customDomain).to.equal("s3.company/authentik-media");
+    expect(recording.credentials).to.deep.equal({ accessKey: "authentik", secretKey: "secret" });
+    const { inputs, secretInputs } = recording.one("pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy");
+    expect(inputs).to.have.nested.property("policy.Statement[0].Principal.AWS[0]", "authentik");
+    expect(secretInputs).to.include("policy");
+  });
+});
+
+describe("Azure: config", () => {
+  const wrong: [what: string, changes: Record<string, string>, message: RegExp][] = [
+    ["a location as the portal shows it", { location: "West Europe" }, /^location: is not in its usual form; write "westeurope"/],
+    ["a location that is none", { location: "eu" }, /^location: is not an Azure region/],
+    ["a resource group that is none", { resourceGroupName: "a/b" }, /^resourceGroupName: is not the name/],
+    ["the latest image", { gatewayImage: "versity/versitygw:latest" }, /^gatewayImage: is not a pinned image/],
+    ["an image without a tag", { gatewayImage: "registry.company:5000/versitygw" }, /^gatewayImage: is not a pinned image/],
+    ["two hyphens in a row", { bucketName: "a--b" }, /^bucketName: has two hyphens/],
+    ["a dot", { bucketName: "a.bucket" }, /^bucketName: has a dot/],
+    ["an account with a hyphen", { storageAccountName: "company-media" }, /^storageAccountName: is not the name of a storage account/],
+    ["adopt without an account", { adopt: "true" }, /^subscriptionId: is missing.*\nstorageAccountName: is missing/],
+    ["an external gateway without its keys", { gateway: "external" }, /endpoint: is missing[^]*adminSecretKey: is missing/],
+    ["keys for a gateway that makes its own", { endpoint: "https://s3.company" }, /^endpoint: has no effect with gateway "containerApp"/],
+    ["a rotation on a gateway of one's own", { ...EXTERNAL, keyGeneration: "2" }, /^keyGeneration: has no effect with gateway "external"/],
+    ["http on the gateway", { secureUrls: "false" }, /^secureUrls: sends browsers to http/],
+    ["https on a gateway that speaks http", { ...EXTERNAL, endpoint: "http://s3.company" }, /^secureUrls: sends browsers to https/],
+    ["a custom domain without the container", { customDomain: "media.company" }, /^customDomain: does not have the bucket/],
+  ];
+  for (const [what, changes, message] of wrong) it(`refuses ${what}`, () => { expect(problems(changes)).to.match(message); });
+
+  it("accepts images by tag, digest or both", () => {
+    const digest = `sha256:${"a".repeat(64)}`;
+    for (const gatewayImage of ["versity/versitygw:v1.8.0", `ghcr.io/versity/versitygw@${digest}`, `registry.company:5000/vgw:v1@${digest}`]) {
+      expect(problems({ gatewayImage }), gatewayImage).to.equal("");
+    }
+  });
+});
+
+const CONNECTION = { endpoint: v.string(), bucket: v.string(), patienceSeconds: v.number(), credentials: v.object({ accessKey: v.string(), secretKey: v.string() }) };
+const Cors = v.object({
+  ...CONNECTION,
+  rules: v.array(v.object({ allowedOrigins: v.array(v.string()), allowedHeaders: v.array(v.string()), allowedMethods: v.array(v.string()), maxAgeSeconds: v.number() })),
+});
+const Policy = v.object({ ...CONNECTION, policy: v.looseObject({}) });
+
+/** Azurite's well-known account. */
+const ACCOUNT = { name: "devstoreaccount1", key: "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==" };
+
+describe("Azure: the recorded gateway, started in front of Azurite", function () {
+  this.timeout(60_000);
+  const Bucket = "authentik-media";
+  let dir: string;
+  let blobs: string;
+  let azurite: ChildProcess;
+  let gateway: RunningServer;
+  let recording: Recording;
+  let root: S3Client;
+  let authentik: S3Client;
+
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), "authentik-storage-azure-"));
+    const blobPort = await freePort();
+    azurite = startAzurite(dir, blobPort);
+    blobs = `http://127.0.0.1:${blobPort}/${ACCOUNT.name}`;
+    await createContainer(blobs, Bucket);
+    recording = await record(sound);
+    gateway = await startRecorded(recording, dir, blobs);
+    const env = environmentOf(appOf(recording));
+    root = client(gateway.endpoint, { accessKey: env.ROOT_ACCESS_KEY ?? "", secretKey: env.ROOT_SECRET_KEY ?? "" });
+    authentik = client(gateway.endpoint, { accessKey: String(recording.credentials.accessKey), secretKey: String(recording.credentials.secretKey) });
+    await put();
+  });
+  after(async () => {
+    root.destroy();
+    authentik.destroy();
+    await gateway.stop();
+    azurite.kill();
+    await once(azurite, "exit");
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  /** CORS and policy as recorded, put through the gateway by the operations of the engine. */
+  async function put(): Promise<void> {
+    await cors.create(corsInputs());
+    await policy.create(policyInputs());
+  }
+  const onGateway = (type: string) => ({
+    ...recording.one(`pulumi-nodejs:dynamic/authentik-storage:${type}`).inputs,
+    endpoint: gateway.endpoint,
+    patienceSeconds: 10,
+  });
+  const corsInputs = (): CorsInputs => v.parse(Cors, onGateway("S3BucketCors"));
+  const policyInputs = (): PolicyInputs => v.parse(Policy, onGateway("S3BucketPolicy"));
+
+  it("a refresh reads CORS and policy back as they were put", async () => {
+    const actualCors = (await cors.read(Bucket, corsInputs())).props;
+    const actualPolicy = (await policy.read(Bucket, policyInputs())).props;
+    expect(actualCors && (await cors.diff(Bucket, actualCors, corsInputs())).changes).to.equal(false);
+    expect(actualPolicy && (await policy.diff(Bucket, actualPolicy, policyInputs())).changes).to.equal(false);
+  });
+
+  it("authentik's calls pass", async () => {
+    const Key = "media/public/icon.svg";
+    await authentik.send(new PutObjectCommand({ Bucket, Key, Body: "<svg/>", ACL: "private", ContentType: "image/svg+xml" }));
+    expect((await authentik.send(new HeadObjectCommand({ Bucket, Key }))).ContentType).to.equal("image/svg+xml");
+    expect(await (await authentik.send(new GetObjectCommand({ Bucket, Key }))).Body?.transformToString()).to.equal("<svg/>");
+    expect((await authentik.send(new ListObjectsV2Command({ Bucket, Prefix: "media/public/" }))).Contents?.map((object) => object.Key)).to.deep.equal([Key]);
+    await authentik.send(new DeleteObjectCommand({ Bucket, Key }));
+    expect((await authentik.send(new ListObjectsV2Command({ Bucket, Prefix: "media/public/" }))).Contents ?? []).to.deep.equal([]);
+  });
+
+  it("authentik's uploads in parts pass, and one that it gives up", async () => {
+    const Key = "media/public/large.bin";
+    const { UploadId } = await authentik.send(new CreateMultipartUploadCommand({ Bucket, Key, ACL: "private" }));
+    const { ETag } = await authentik.send(new UploadPartCommand({ Bucket, Key, UploadId, PartNumber: 1, Body: Buffer.alloc(5_300_000, 7) }));
+    await authentik.send(new CompleteMultipartUploadCommand({ Bucket, Key, UploadId, MultipartUpload: { Parts: [{ PartNumber: 1, ETag }] } }));
+    expect((await authentik.send(new HeadObjectCommand({ Bucket, Key }))).ContentLength).to.equal(5_300_000);
+    const { UploadId: other } = await authentik.send(new CreateMultipartUploadCommand({ Bucket, Key: "media/public/other.bin" }));
+    await authentik.send(new AbortMultipartUploadCommand({ Bucket, Key: "media/public/other.bin", UploadId: other }));
+  });
+
+  it("browsers pass from the origin, and from no other", async () => {
+    const preflight = async (origin: string) =>
+      (await fetch(`${gateway.endpoint}/${Bucket}/media/public/x`, { method: "OPTIONS", headers: { origin, "access-control-request-method": "GET" } })).status;
+    expect(await preflight("https://authentik.company")).to.equal(200);
+    expect(await preflight("https://elsewhere.company")).to.equal(403);
+  });
+
+  const refusals: [what: string, work: (s3: S3Client) => Promise<unknown>][] = [
+    ["read the policy", (s3) => s3.send(new GetBucketPolicyCommand({ Bucket }))],
+    ["put a policy", (s3) => s3.send(new PutBucketPolicyCommand({ Bucket, Policy: "{}" }))],
+    ["delete the policy", (s3) => s3.send(new DeleteBucketPolicyCommand({ Bucket }))],
+    ["read CORS", (s3) => s3.send(new GetBucketCorsCommand({ Bucket }))],
+    ["put CORS", (s3) => s3.send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [{ AllowedOrigins: ["*"], AllowedMethods: ["GET"] }] } }))],
+    ["delete CORS", (s3) => s3.send(new DeleteBucketCorsCommand({ Bucket }))],
+    ["put an ACL on the bucket", (s3) => s3.send(new PutBucketAclCommand({ Bucket, ACL: "private" }))],
+    ["tag an object", (s3) => s3.send(new PutObjectTaggingCommand({ Bucket, Key: "media/public/large.bin", Tagging: { TagSet: [] } }))],
+    ["delete the bucket", (s3) => s3.send(new DeleteBucketCommand({ Bucket }))],
+    ["create another", (s3) => s3.send(new CreateBucketCommand({ Bucket: "another" }))],
+    ["list another", (s3) => s3.send(new ListObjectsV2Command({ Bucket: "roots-own" }))],
+    ["read from another", (s3) => s3.send(new GetObjectCommand({ Bucket: "roots-own", Key: "file" }))],
+    ["write to another", (s3) => s3.send(new PutObjectCommand({ Bucket: "roots-own", Key: "file", Body: "x" }))],
+  ];
+  describe("authentik's user may not", () => {
+    before(async () => {
+      await root.send(new CreateBucketCommand({ Bucket: "roots-own" }));
+      await root.send(new PutObjectCommand({ Bucket: "roots-own", Key: "file", Body: "root's" }));
+    });
+    for (const [what, work] of refusals) {
+      it(what, async () => { expect(await statusOf(work(authentik))).to.equal(403); });
+    }
+    it("see that there are others", async () => { expect((await authentik.send(new ListBucketsCommand({}))).Buckets ?? []).to.deep.equal([]); });
+  });
+
+  it("nobody gets in without a key, with a wrong one, or with the key of the slot that has none", async () => {
+    const user = { accessKey: String(recording.credentials.accessKey), secretKey: "wrong" };
+    for (const s3 of [client(gateway.endpoint, user), client(gateway.endpoint, { accessKey: "authentik-0", secretKey: String(recording.credentials.secretKey) })]) {
+      expect(await statusOf(s3.send(new ListObjectsV2Command({ Bucket })))).to.equal(403);
+      s3.destroy();
+    }
+    expect((await fetch(`${gateway.endpoint}/${Bucket}/media/public/large.bin`)).status).to.equal(403);
+  });
+
+  describe("after a rotation", () => {
+    it("the key before passes too, under the policy that is there", async () => {
+      const rotated = await record({ ...sound, keyGeneration: "2" });
+      await gateway.stop();
+      gateway = await startRecorded(rotated, dir, blobs);
+      for (const { credentials } of [recording, rotated]) {
+        const s3 = client(gateway.endpoint, { accessKey: String(credentials.accessKey), secretKey: String(credentials.secretKey) });
+        await s3.send(new PutObjectCommand({ Bucket, Key: "media/public/both", Body: "x", ACL: "private" }));
+        s3.destroy();
+      }
+    });
+  });
+});
+
+function client(endpoint: string, { accessKey, secretKey }: Keys): S3Client {
+  return new S3Client({ endpoint, region: "us-east-1", forcePathStyle: true, maxAttempts: 1, credentials: { accessKeyId: accessKey, secretAccessKey: secretKey } });
+}
+
+async function statusOf(work: Promise<unknown>): Promise<number | undefined> {
+  const Failure = v.object({ $metadata: v.object({ httpStatusCode: v.optional(v.number()) }) });
+  try {
+    await work;
+    return 200;
+  } catch (error) {
+    return v.parse(Failure, error).$metadata.httpStatusCode;
+  }
+}
+
+function startAzurite(dir: string, port: number): ChildProcess {
+  const program = createRequire(import.meta.url).resolve("azurite/dist/src/blob/main.js");
+  const args = ["--blobHost", "127.0.0.1", "--blobPort", String(port), "--location", dir, "--silent", "--skipApiVersionCheck", "--disableTelemetry"];
+  return spawn(process.execPath, [program, ...args], { stdio: "ignore" });
+}
+
+/** The container as Azure Resource Manager would make it: without the gateway, so without any of its metadata. */
+async function createContainer(blobs: string, container: string): Promise<void> {
+  const headers = { "x-ms-date": new Date().toUTCString(), "x-ms-version": "2021-12-02" };
+  const resource = `/${ACCOUNT.name}/${ACCOUNT.name}/${container}\nrestype:container`;
+  const toSign = `PUT${"\n".repeat(12)}x-ms-date:${headers["x-ms-date"]}\nx-ms-version:${headers["x-ms-version"]}\n${resource}`;
+  const signature = createHmac("sha256", Buffer.from(ACCOUNT.key, "base64")).update(toSign).digest("base64");
+  const request = () => fetch(`${blobs}/${container}?restype=container`, {
+    method: "PUT", headers: { ...headers, Authorization: `SharedKey ${ACCOUNT.name}:${signature}` },
+  });
+  const answer = await untilAnswered(request);
+  expect(answer.status, await answer.text()).to.equal(201);
+}
+
+/**
+ * The container's command with its environment and its files. Only what this machine lacks is put in another place: port,
+ * folder of the users, and Azurite's account and key instead of Azure's and the identity.
+ */
+async function startRecorded(recording: Recording, dir: string, blobs: string): Promise<RunningServer> {
+  const app = appOf(recording);
+  const [container] = app.template.containers;
+  const { target } = await findVersitygw(fileURLToPath(new URL("../.local/bin", import.meta.url)));
+  const [port, iamDir] = [await freePort(), await mkdtemp(join(dir, "iam-"))];
+  const [mount] = container.volumeMounts;
+  for (const { secretRef, path } of app.template.volumes.find(({ name }) => name === mount?.volumeName)?.secrets ?? []) {
+    await writeFile(join(iamDir, path), app.configuration.secrets.find(({ name }) => name === secretRef)?.value ?? "", { mode: 0o400 });
+  }
+  await chmod(iamDir, 0o500);
+  const here = new Map([[`:${app.configuration.ingress.targetPort}`, `127.0.0.1:${port}`], [mount?.mountPath, iamDir], ["authentikmedia1a2b3c4d", ACCOUNT.name], ["https://authentikmedia1a2b3c4d.blob.core.windows.net/", `${blobs}/`]]);
+  const args = container.args.map((argument) => here.get(argument) ?? argument);
+  expect(args.filter((argument, index) => argument !== container.args[index]), "arguments put in another place").to.have.length(4);
+  const env = { PATH: process.env.PATH, ...environmentOf(app), AZ_ACCESS_KEY: ACCOUNT.key };
+  const child = spawn(target, args, { env, stdio: "ignore" });
+  const endpoint = `http://127.0.0.1:${port}`;
+  const health = container.probes[0]?.httpGet.path ?? "";
+  const answer = await untilAnswered(() => fetch(`${endpoint}${health}`));
+  expect(answer.status).to.equal(200);
+  const stop = async () => {
+    child.kill();
+    if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+  };
+  return { endpoint, stop };
+}
+
+async function untilAnswered(request: () => Promise<Response>): Promise<Response> {
+  const deadline = Date.now() + 20_000;
+  for (;;) {
+    const answer = await request().catch((error: unknown) => {
+      if (Date.now() > deadline) throw error;
+    });
+    if (answer) return answer;
+    await sleep(100);
+  }
+}

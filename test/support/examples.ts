@@ -1,0 +1,19 @@
+/** The example stacks, as Pulumi would hand their values to the program. */
+import { readFile } from "node:fs/promises";
+import { parse } from "yaml";
+import * as v from "valibot";
+import type { ProviderName } from "../../config/index.ts";
+
+const NAMESPACE = "authentik-storage:";
+const StackFile = v.object({ config: v.record(v.string(), v.union([v.string(), v.boolean(), v.number(), v.array(v.string())])) });
+
+/** Values of `examples/Pulumi.<provider>.yaml`; the secrets of `s3`, which no file can show, are added. */
+export async function exampleValues(provider: ProviderName): Promise<Record<string, string>> {
+  const file = new URL(`../../examples/Pulumi.${provider}.yaml`, import.meta.url);
+  const { config } = v.parse(StackFile, parse(await readFile(file, "utf8")));
+  const values = Object.entries(config).map(([key, value]): [string, string] => {
+    if (!key.startsWith(NAMESPACE)) throw new Error(`"${key}" is not of this project`);
+    return [key.slice(NAMESPACE.length), typeof value === "string" ? value : JSON.stringify(value)];
+  });
+  return { ...Object.fromEntries(values), ...(provider === "s3" ? { accessKey: "access", secretKey: "secret" } : {}) };
+}

@@ -15,6 +15,8 @@ export interface StackOutputs {
   /** Absent where there is none. */
   customDomain?: Output<string>;
   secureUrls: boolean;
+  /** The AWS role of authentik's service accounts; absent where there is none. */
+  roleArn?: Output<string>;
   /** The origins that may load authentik's files. */
   origins: string[];
   /** The release that `env` is made for; absent where it is made for all. */
@@ -52,6 +54,7 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
     endpoint: storage.endpoint,
     ...(storage.customDomain === undefined ? {} : { customDomain: storage.customDomain }),
     secureUrls: config.secureUrls,
+    ...(storage.roleArn === undefined ? {} : { roleArn: storage.roleArn }),
     origins: config.origins,
     ...(config.authentikVersion === undefined ? {} : { authentikVersion: config.authentikVersion }),
     env,

@@ -1,9 +1,11 @@
 /** `npm run bench`: speed as ratios within one run. */
 import { Command } from "commander";
+import { benchExamples } from "./examples.ts";
 import { benchPreview } from "./preview.ts";
 
 const program = new Command("npm run bench --")
   .description("Measures speed against alternatives, in one run.")
-  .addHelpText("after", "\nExamples:\n  npm run bench\n  npm run bench -- migrate");
+  .addHelpText("after", "\nExamples:\n  npm run bench\n  npm run bench -- examples");
 program.command("preview", { isDefault: true }).description("a preview of the dev stack, against an empty and a naive program").action(benchPreview);
+program.command("examples").description("the example stacks in process, against an empty program").action(benchExamples);
 await program.parseAsync();

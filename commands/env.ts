@@ -4,7 +4,7 @@ import { Command, Option } from "commander";
 import { isStorageVariable } from "../authentik/env.ts";
 import { DEFAULT_OPTIONS, FORMATS, KEYS_IN, formatEnv, type Format, type FormatOptions } from "../env/index.ts";
 import { UsageError, runCommand } from "./process.ts";
-import { readEnvFile, readStack } from "./source.ts";
+import { readEnvFile, readStack, type Source } from "./source.ts";
 
 const EXAMPLES = `
 Examples:
@@ -37,7 +37,7 @@ const command = new Command("env")
   .option("--overwrite", "replace a file that is there already")
   .addOption(new Option("--keys-in <place>", "helm, secret: where the chart finds the keys").choices(KEYS_IN).default(DEFAULT_OPTIONS.keysIn))
   .option("--secret-name <name>", "helm, secret: name of the Kubernetes Secret", DEFAULT_OPTIONS.secretName)
-  .option("--role-arn <arn>", "helm: the AWS role of the service account, instead of keys")
+  .option("--role-arn <arn>", "helm: the AWS role of the service account, instead of keys (default: the stack's own)")
   .option("--secret-arn <arn>", "ecs: the Secrets Manager secret (JSON of names and values) or Parameter Store path that has the keys")
   .addHelpText("after", EXAMPLES)
   .action(run);
@@ -45,9 +45,10 @@ const command = new Command("env")
 async function run(stack: string | undefined, options: Options): Promise<void> {
   const { format, output, merge, overwrite } = options;
   if (merge && (format !== "dotenv" || output === undefined)) throw new UsageError("--merge needs --output and the format dotenv");
-  const env = await read(stack, options);
+  const { env, roleArn } = await read(stack, options);
+  const form: FormatOptions = { ...options, roleArn: options.roleArn ?? roleArn };
   if (output === undefined) {
-    process.stdout.write(formatEnv(env, format, options));
+    process.stdout.write(formatEnv(env, format, form));
     return;
   }
   const { mergeIntoFile, writeSecretFile } = await import("../env/write.ts");
@@ -57,7 +58,7 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
     }
     return;
   }
-  const text = formatEnv(env, format, options);
+  const text = formatEnv(env, format, form);
   if (!overwrite && (await exists(output))) {
     throw new UsageError(`"${output}" is there already; keep its other lines with --merge (dotenv), or replace it with --overwrite`);
   }
@@ -68,11 +69,11 @@ async function exists(path: string): Promise<boolean> {
   return access(path).then(() => true, () => false);
 }
 
-async function read(stack: string | undefined, { envFile }: Options): Promise<Record<string, string>> {
+async function read(stack: string | undefined, { envFile }: Options): Promise<Pick<Source, "env" | "roleArn">> {
   if ((stack === undefined) === (envFile === undefined)) throw new UsageError("name a stack, or an env file with --env-file; see --help");
-  if (envFile === undefined) return (await readStack(stack ?? "")).env;
+  if (envFile === undefined) return readStack(stack ?? "");
   const { env } = await readEnvFile(envFile);
-  return Object.fromEntries(Object.entries(env).filter(([name]) => isStorageVariable(name)));
+  return { env: Object.fromEntries(Object.entries(env).filter(([name]) => isStorageVariable(name))) };
 }
 
 await runCommand(command);

@@ -26,6 +26,8 @@ export interface Source {
   hasGeneralNames: boolean;
   /** Whether the key is the bucket's administrator's; undefined where that is not known. */
   keyIsAdmin?: boolean | undefined;
+  /** The AWS role of authentik's service accounts, where the stack has made one. */
+  roleArn?: string | undefined;
   /** What the user should know of the variables. */
   warnings: string[];
 }
@@ -68,6 +70,7 @@ const Outputs = v.object({
   provider: v.string(),
   origins: v.array(v.string()),
   authentikVersion: v.optional(v.string()),
+  roleArn: v.optional(v.string()),
   env: v.record(v.string(), v.string()),
 });
 
@@ -97,11 +100,11 @@ export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boo
   if (!outputs.success) {
     throw new SourceError(`the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`);
   }
-  const { provider, origins, authentikVersion, env } = outputs.output;
+  const { provider, origins, authentikVersion, roleArn, env } = outputs.output;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
   // The provider s3 makes no keys: without keys of the administrator's own, authentik's have created the bucket.
   const keyIsAdmin = provider === "s3" && !hasAdminKeys;
-  return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, ...readEnv(env, release) };
+  return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, roleArn, ...readEnv(env, release) };
 }
 
 async function pulumi(stack: string, command: readonly string[], { workDir = REPOSITORY, envVars = {} }: StackLocation): Promise<unknown> {

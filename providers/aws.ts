@@ -36,8 +36,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   readonly endpoint: Output<string>;
   readonly customDomain: Output<string> | undefined;
   readonly credentials: Output<Credentials>;
-  /** The role that authentik's service accounts are to have, where one is made. */
-  readonly roleArn: Output<string | undefined>;
+  readonly roleArn: Output<string> | undefined;
 
   constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
@@ -54,7 +53,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     this.endpoint = output(args.endpoint);
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
     this.credentials = secret(identity.credentials);
-    this.roleArn = output(identity.roleArn);
+    this.roleArn = identity.roleArn;
     this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint, roleArn: this.roleArn });
   }
 

@@ -22,6 +22,8 @@ export interface AuthentikStorage {
   readonly customDomain?: Output<string> | undefined;
   /** What authentik signs with. Always a Pulumi secret. */
   readonly credentials: Output<Credentials>;
+  /** The AWS role that authentik's pods are to take on, where one was made for them. */
+  readonly roleArn?: Output<string> | undefined;
   /** Where the bucket stands in URLs, for the releases that can be told; undefined leaves it to boto3. */
   readonly addressingStyle?: AddressingStyle | undefined;
 }

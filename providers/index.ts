@@ -6,17 +6,12 @@ import type { AuthentikStorage } from "./contract.ts";
 export async function provision(name: string, config: StorageConfig): Promise<AuthentikStorage> {
   switch (config.provider) {
     case "aws":
-      return (await cloud(() => import("./aws.ts"))).provision(name, config);
+      return (await import("./aws.ts")).provision(name, config);
     case "r2":
-      return (await cloud(() => import("./r2.ts"))).provision(name, config);
+      return (await import("./r2.ts")).provision(name, config);
     case "azure":
-      return (await cloud(() => import("./azure.ts"))).provision(name, config);
+      return (await import("./azure.ts")).provision(name, config);
     case "s3":
       return (await import("./s3/index.ts")).provision(name, config);
   }
-}
-
-async function cloud<Provider>(load: () => Promise<Provider>): Promise<Provider> {
-  await import("./lean-sdk.ts");
-  return load();
 }

@@ -156,22 +156,9 @@ describe("example stacks", function () {
 
   for (const provider of PROVIDERS) {
     it(`${provider} loads no other cloud's modules`, async () => {
-      const { clouds } = await measure(provider);
+      const clouds = await loadedClouds(provider);
       const own: Record<ProviderName, string[]> = { aws: ["aws"], r2: ["cloudflare"], azure: ["azure-native", "random"], s3: [] };
       expect(clouds).to.deep.equal(own[provider]);
-    });
-  }
-
-  for (const provider of PROVIDERS) {
-    it(`${provider} takes at most 1.3 times the empty program's time`, async () => {
-      const [empty, stack]: [number[], number[]] = [[], []];
-      const ratio = () => Math.min(...stack) / Math.min(...empty);
-      // The least of a few runs is the program's own; the rest is the machine's.
-      for (let run = 0; run < 3 || (run < 8 && ratio() > 1.3); run++) {
-        empty.push((await measure("empty")).milliseconds);
-        stack.push((await measure(provider)).milliseconds);
-      }
-      expect(ratio()).to.be.at.most(1.3);
     });
   }
 });
@@ -181,11 +168,9 @@ function row({ name, type, options }: Recorded): string {
   return `| ${name} | ${type} | ${shown.join("; ")} |`;
 }
 
-const Measured = v.object({ clouds: v.array(v.string()), milliseconds: v.number() });
-
-/** The clouds' packages that a program loads, and the processor time that it takes: a busy machine lengthens that least. */
-async function measure(what: ProviderName | "empty"): Promise<v.InferOutput<typeof Measured>> {
+/** The clouds' packages that a program loads. */
+async function loadedClouds(provider: ProviderName): Promise<string[]> {
   const program = fileURLToPath(new URL("fixtures/in-process.ts", import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", program, what], { timeout: 30_000 });
-  return v.parse(Measured, JSON.parse(stdout));
+  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", program, provider], { timeout: 30_000 });
+  return v.parse(v.object({ clouds: v.array(v.string()) }), JSON.parse(stdout)).clouds;
 }

@@ -1,7 +1,7 @@
 /** authentik's files in a bucket. */
 import { createHash, hash } from "node:crypto";
 import { contentType, USAGES, type Usage } from "../authentik/objects.ts";
-import { ContentError, inParts, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
+import { ContentError, inPieces, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
 import type { Journal } from "./journal.ts";
 import { isMisplaced, keyFlaw } from "./layout.ts";
 import { merge, type Item } from "./plan.ts";
@@ -191,18 +191,15 @@ export class Bucket implements Place {
     const parts: Promise<Part>[] = [];
     const underway = new Set<Promise<unknown>>();
     try {
-      for await (const body of inParts(content.chunks, partSize)) {
-        while (underway.size >= PARTS_AT_A_TIME) await Promise.race(underway);
-        await this.memory.acquire(body.length);
-        const part = this.sendPart(key, uploadId, held.get(parts.length + 1), parts.length + 1, body);
-        const sent: Promise<unknown> = part.finally(() => {
-          this.memory.release(body.length);
-          underway.delete(sent);
-        });
+      for await (const piece of inPieces(content.chunks, partSize, this.memory)) {
+        const number = parts.length + 1;
+        const part = this.sendPart(key, uploadId, held.get(number), number, piece.bytes).finally(() => { this.memory.giveBack(piece.buffer); });
+        parts.push(part);
+        const sent: Promise<unknown> = part.finally(() => underway.delete(sent));
         // Its failure is thrown by the race or by Promise.all.
         sent.catch(() => undefined);
         underway.add(sent);
-        parts.push(part);
+        while (underway.size >= PARTS_AT_A_TIME) await Promise.race(underway);
       }
       return await this.complete(key, uploadId, await Promise.all(parts));
     } finally {

@@ -8,7 +8,10 @@ export interface Content {
   size: number;
   /** The version that is read. */
   version: string;
-  /** Ends only when all bytes came and were the right ones; throws otherwise. Can be used once. */
+  /**
+   * Ends only when all bytes came and were the right ones; throws otherwise. Can be used once. A chunk may be overwritten when
+   * the next one is asked for, unless it is the only one.
+   */
   chunks: AsyncIterable<Buffer>;
 }
 
@@ -24,12 +27,14 @@ export function partSizeOf(size: number): number {
 }
 
 /** How many bytes of content are held at once. A single part that is larger waits until it is alone. */
-const MEMORY = 32 * 1024 * 1024;
+const MEMORY = 16 * 1024 * 1024;
 
 /** Lets no more than `MEMORY` bytes through at a time, in the order in which they are asked for. */
 export class MemoryBudget {
   private free = MEMORY;
   private readonly waiting: { bytes: number; go: () => void }[] = [];
+  /** Buffers for parts are used again: freed ones would wait for the garbage collector, which is in no hurry. */
+  private readonly buffers: Buffer[] = [];
 
   async acquire(bytes: number): Promise<void> {
     const wanted = Math.min(bytes, MEMORY);
@@ -45,33 +50,62 @@ export class MemoryBudget {
       next.go();
     }
   }
+
+  /** A buffer of this size, to be given back. */
+  async borrow(bytes: number): Promise<Buffer> {
+    await this.acquire(bytes);
+    const last = this.buffers.pop();
+    return last?.length === bytes ? last : Buffer.allocUnsafeSlow(bytes);
+  }
+
+  giveBack(buffer: Buffer): void {
+    this.buffers.push(buffer);
+    this.release(buffer.length);
+  }
 }
 
 /** All of a content in one buffer. */
-export async function wholeOf(content: Content): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of content.chunks) chunks.push(chunk);
-  const [first] = chunks;
-  return first && chunks.length === 1 ? first : Buffer.concat(chunks);
-}
-
-/** Cuts a stream into buffers of exactly `size` bytes; the last one is what is left. */
-export async function* inParts(chunks: AsyncIterable<Buffer>, size: number): AsyncGenerator<Buffer> {
-  let held: Buffer[] = [];
+export async function wholeOf({ size, chunks }: Content): Promise<Buffer> {
+  let whole: Buffer | undefined;
   let length = 0;
   for await (const chunk of chunks) {
-    for (let rest = chunk; rest.length > 0;) {
-      const piece = rest.subarray(0, size - length);
-      rest = rest.subarray(piece.length);
-      held.push(piece);
-      length += piece.length;
-      if (length < size) continue;
-      yield held.length === 1 ? piece : Buffer.concat(held);
-      held = [];
-      length = 0;
-    }
+    if (chunk.length === size) whole = chunk;
+    else chunk.copy((whole ??= Buffer.allocUnsafe(size)), length);
+    length += chunk.length;
   }
-  if (length > 0) yield Buffer.concat(held);
+  return whole ?? Buffer.alloc(0);
+}
+
+/** A piece of a content in a borrowed buffer, which is larger than the last piece. */
+export interface Piece {
+  bytes: Buffer;
+  buffer: Buffer;
+}
+
+/** Cuts a stream into pieces of exactly `size` bytes; the last one is what is left. Who gets a piece gives its buffer back. */
+export async function* inPieces(chunks: AsyncIterable<Buffer>, size: number, memory: MemoryBudget): AsyncGenerator<Piece> {
+  let buffer: Buffer | undefined;
+  let length = 0;
+  try {
+    for await (const chunk of chunks) {
+      for (let rest = chunk; rest.length > 0;) {
+        buffer ??= await memory.borrow(size);
+        const copied = rest.copy(buffer, length);
+        rest = rest.subarray(copied);
+        length += copied;
+        if (length < size) continue;
+        const full = buffer;
+        buffer = undefined;
+        length = 0;
+        yield { bytes: full, buffer: full };
+      }
+    }
+    const last = buffer;
+    buffer = undefined;
+    if (last) yield { bytes: last.subarray(0, length), buffer: last };
+  } finally {
+    if (buffer) memory.giveBack(buffer);
+  }
 }
 
 /** Takes an object's bytes in order and says at the end whether they are what the server keeps. */

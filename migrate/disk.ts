@@ -3,15 +3,16 @@ import { constants, lstatSync, renameSync, type BigIntStats } from "node:fs";
 import { lstat, mkdir, open, opendir, readdir, realpath, rm, stat, type FileHandle } from "node:fs/promises";
 import { basename, dirname, join, sep } from "node:path";
 import type { Usage } from "../authentik/objects.ts";
-import { ContentError, partSizeOf, type Content } from "./content.ts";
+import { ContentError, type Content } from "./content.ts";
 import { keyFlaw, keyOfPath, pathOfKey, recogniseLayout, TEMPORARY_NAME, usagesOf, type Layout } from "./layout.ts";
 import { compareKeys, type Item } from "./plan.ts";
 import { Refusal, type Place, type Refuse } from "./place.ts";
 
 const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW;
-/** How many files are looked at, or how many bytes are written, at a time. */
+/** How many files are looked at, and how many bytes are read or written, at a time. */
 const STATS_AT_A_TIME = 64;
-const WRITE_BYTES = 1024 * 1024;
+const READ_BYTES = 1024 * 1024;
+const WRITE_BYTES = 256 * 1024;
 
 /** A folder with authentik's files, which may not be there yet. */
 export class Disk implements Place {
@@ -201,10 +202,9 @@ async function* readFileAs(path: string, size: number, version: string): AsyncGe
   const file = await open(path, READ_NO_LINK);
   try {
     await expectVersion(file, version);
-    const step = partSizeOf(size);
+    const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, size));
     for (let at = 0; at < size;) {
-      const buffer = Buffer.allocUnsafe(Math.min(step, size - at));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
+      const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, size - at), at);
       if (bytesRead === 0) break;
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);

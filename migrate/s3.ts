@@ -15,13 +15,14 @@ export interface Patience {
   attempts: number;
   /** The first pause before a retry, in milliseconds; it doubles up to `MAX_PAUSE_MS`, and half of it is random. */
   pauseMs: number;
-  /** How long a server may be silent, in milliseconds; a request gets a second more for each 32 kB that it carries. */
+  /** How long a server may be silent, in milliseconds. */
   silenceMs: number;
+  /** What a request's body may take beside that, by the slowest line that is waited for. In bytes a millisecond. */
+  slowestRate: number;
 }
 
-export const PATIENCE: Patience = { attempts: 8, pauseMs: 200, silenceMs: 30_000 };
+export const PATIENCE: Patience = { attempts: 8, pauseMs: 200, silenceMs: 30_000, slowestRate: 32 };
 const MAX_PAUSE_MS = 10_000;
-const SLOWEST_BYTES_PER_MS = 32;
 
 /** A call that failed. `code` is S3's, e.g. `NoSuchKey`, or the connection's, e.g. `ECONNRESET`. */
 export class S3Error extends Error {
@@ -281,7 +282,7 @@ export class S3Bucket {
       headers: { ...defined(headers), host, "x-amz-content-sha256": body ? hash("sha256", body) : EMPTY_SHA256 },
     });
     const search = Object.entries(query).map(([name, value]) => `${encode(name)}=${encode(value)}`).join("&");
-    const headersTimeout = this.patience.silenceMs + (body?.length ?? 0) / SLOWEST_BYTES_PER_MS;
+    const headersTimeout = this.patience.silenceMs + (body?.length ?? 0) / this.patience.slowestRate;
     return this.pool.request({
       method,
       path: search === "" ? path : `${path}?${search}`,

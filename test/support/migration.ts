@@ -80,7 +80,7 @@ export function temporaryFolder(): string {
 export interface TestServer extends RunningServer {
   buckets: string;
   /** Makes an empty bucket and gives root's settings for it. */
-  bucket(name: string): StorageSettings;
+  bucket: (name: string) => StorageSettings;
 }
 
 export async function startServer(): Promise<TestServer> {

@@ -1,7 +1,8 @@
 /** authentik's files in a folder. */
-import { constants, lstatSync, renameSync, type BigIntStats } from "node:fs";
-import { lstat, mkdir, open, opendir, readdir, realpath, rm, stat, type FileHandle } from "node:fs/promises";
+import { closeSync, constants, fdatasync, fstatSync, lstatSync, open, read, renameSync, writev, type BigIntStats } from "node:fs";
+import { lstat, mkdir, opendir, readdir, realpath, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, sep } from "node:path";
+import { promisify } from "node:util";
 import type { Usage } from "../authentik/objects.ts";
 import { ContentError, type Content } from "./content.ts";
 import { keyFlaw, keyOfPath, pathOfKey, recogniseLayout, TEMPORARY_NAME, usagesOf, type Layout } from "./layout.ts";
@@ -198,34 +199,42 @@ function isRunning(id: number): boolean {
   }
 }
 
+const openFile = promisify(open);
+const readBytes = promisify(read);
+const writeBuffers = promisify(writev);
+const flushToDisk = promisify(fdatasync);
+
+// Only what may wait for a slow disk is asynchronous: for small files the rest costs more in threads than it takes.
+
 async function* readFileAs(path: string, size: number, version: string): AsyncGenerator<Buffer> {
-  const file = await open(path, READ_NO_LINK);
+  const file = await openFile(path, READ_NO_LINK);
   try {
-    await expectVersion(file, version);
+    expectVersion(file, version);
     const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, size));
     for (let at = 0; at < size;) {
-      const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, size - at), at);
+      const { bytesRead } = await readBytes(file, buffer, 0, Math.min(buffer.length, size - at), at);
       if (bytesRead === 0) break;
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);
     }
-    await expectVersion(file, version);
+    expectVersion(file, version);
   } finally {
-    await file.close();
+    closeSync(file);
   }
 }
 
-async function expectVersion(file: FileHandle, version: string): Promise<void> {
-  if (versionOf(await file.stat({ bigint: true })) !== version) throw new ContentError("it changed while it was read");
+function expectVersion(file: number, version: string): void {
+  if (versionOf(fstatSync(file, { bigint: true })) !== version) throw new ContentError("it changed while it was read");
 }
 
 async function writeFileFrom(path: string, content: Content): Promise<void> {
-  const file = await open(path, "wx", 0o644);
+  const file = await openFile(path, "wx", 0o644);
   try {
     let held: Buffer[] = [];
     let length = 0;
     const flush = async () => {
-      if (length > 0) await file.writev(held);
+      const { bytesWritten } = length > 0 ? await writeBuffers(file, held) : { bytesWritten: 0 };
+      if (bytesWritten !== length) throw new Error(`the disk took ${bytesWritten} of ${length} bytes; it may be full`);
       held = [];
       length = 0;
     };
@@ -235,9 +244,9 @@ async function writeFileFrom(path: string, content: Content): Promise<void> {
       if (length >= WRITE_BYTES) await flush();
     }
     await flush();
-    await file.datasync();
+    await flushToDisk(file);
   } finally {
-    await file.close();
+    closeSync(file);
   }
 }
 

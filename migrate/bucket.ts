@@ -34,6 +34,8 @@ export class Bucket implements Place {
   private readonly memory: MemoryBudget;
   private readonly readsMisplaced: boolean;
   private journal: Journal | undefined;
+  /** Keys of this run's uploads. */
+  private readonly begun = new Set<string>();
 
   private constructor(s3: S3Bucket, root: Root, memory: MemoryBudget, readsMisplaced: boolean) {
     this.s3 = s3;
@@ -214,6 +216,7 @@ export class Bucket implements Place {
 
   /** Takes up the upload that an earlier try has left, if it is one of the same content; else begins one. */
   private async beginUpload(key: string, version: string, partSize: number, type: string): Promise<{ uploadId: string; held: Map<number, Part> }> {
+    this.begun.add(key);
     const left = this.journal?.uploads.get(key);
     if (left?.version === version && left.partSize === partSize) {
       const parts = await this.s3.listParts(key, left.uploadId);
@@ -244,9 +247,10 @@ export class Bucket implements Place {
     return etag;
   }
 
-  /** Ends what killed runs have begun and no run has taken up since. */
+  /** Ends what earlier runs have begun and this one had no use for. What failed in this one is left for the next. */
   async abortLeftUploads(): Promise<void> {
     for (const { key, uploadId } of [...(this.journal?.uploads.values() ?? [])]) {
+      if (this.begun.has(key)) continue;
       await this.s3.abortUpload(key, uploadId);
       this.journal?.forgetUpload(key);
     }

@@ -89,7 +89,7 @@ export async function migrate(from: Disk | Bucket, to: Disk | Bucket, deleteExtr
         if (step.kind === "extra" && deleteExtra) await extras.add(step);
       }
     }
-    if (options.dryRun || !(await run.mayStart(deleteExtra))) return run.summary;
+    if (!(await run.mayStart(deleteExtra ? run.summary.plan.extra.files : 0))) return run.summary;
     await run.each(changes.steps(), (step) => copy(from, to, step, run));
     if (to.kind === "bucket") await to.abortLeftUploads();
     if (deleteExtra) await run.deleteAll(extras.steps(), to);
@@ -126,7 +126,7 @@ export async function mendLayout(bucket: Bucket, deleteOld: boolean, options: Op
       run.count(step);
       if (step.kind === "create" || deleteOld) await changes.add(step);
     }
-    if (options.dryRun || !(await run.mayStart(deleteOld))) return run.summary;
+    if (!(await run.mayStart(deleteOld ? run.summary.plan.same.files : 0))) return run.summary;
     await run.each(changes.steps(), async ({ kind, from }) => {
       if (!from) return;
       if (kind === "create") {
@@ -256,11 +256,15 @@ class Run {
     this.options.reporter.step(step);
   }
 
-  /** Whether there is something to do, and it is agreed to. */
-  async mayStart(deletes: boolean): Promise<boolean> {
-    const { create, update, same, extra } = this.summary.plan;
-    const work = create.files + update.files + (deletes ? extra.files + same.files : 0);
-    return work > 0 && this.options.confirm(this.summary);
+  /**
+   * Whether the plan is agreed to. Where there is nothing to do nobody is asked.
+   *
+   * @param deletions how many files the plan deletes
+   */
+  async mayStart(deletions: number): Promise<boolean> {
+    if (this.options.dryRun) return false;
+    const { create, update } = this.summary.plan;
+    return create.files + update.files + deletions === 0 || this.options.confirm(this.summary);
   }
 
   advance(bytes: number): void {

@@ -108,7 +108,8 @@ function forward(target: string, request: IncomingMessage, response: ServerRespo
 interface Sink {
   write(chunk: Buffer): boolean;
   end(): unknown;
-  once(event: "drain" | "close", listener: () => void): unknown;
+  on(event: "drain" | "close", listener: () => void): unknown;
+  off(event: "drain" | "close", listener: () => void): unknown;
   readonly destroyed: boolean;
 }
 
@@ -119,12 +120,24 @@ async function pipe(source: IncomingMessage, sink: Sink, corrupt: boolean): Prom
       if (sink.destroyed) return;
       if (spoil && chunk.length > 0) chunk.writeUInt8((chunk[0] ?? 0) ^ 0xff, 0);
       spoil = false;
-      if (!sink.write(chunk)) await new Promise<void>((resolve) => { sink.once("drain", resolve); sink.once("close", resolve); });
+      if (!sink.write(chunk)) await drained(sink);
     }
     sink.end();
   } catch {
     // One side has gone; the other learns it from its own connection.
   }
+}
+
+function drained(sink: Sink): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      sink.off("drain", done);
+      sink.off("close", done);
+      resolve();
+    };
+    sink.on("drain", done);
+    sink.on("close", done);
+  });
 }
 
 async function cut(source: IncomingMessage, response: ServerResponse, fault: "truncate" | "stall-body"): Promise<void> {

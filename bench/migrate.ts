@@ -1,0 +1,157 @@
+/** Times `migrate` against `aws s3 sync` and `rclone copy` on a local server, and prints one table. */
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { buildEnv } from "../authentik/env.ts";
+import { findVersitygw, onPath, startVersitygw } from "../local/versitygw.ts";
+import { startListingServer } from "../test/support/listing-server.ts";
+
+const SMALL_FILES = 5000;
+const LARGE_FILES = 4;
+const LARGE_BYTES = 256 * 1024 * 1024;
+const LISTED_KEYS = 1_000_000;
+const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
+const COMMAND = fileURLToPath(new URL("../commands/migrate.ts", import.meta.url));
+
+interface Tool {
+  name: string;
+  /** The command line that makes `to` like `from`; one of them is a folder, the other `bucket`. */
+  args(from: string, to: string, bucket: string): string[];
+  env: Record<string, string>;
+}
+
+interface Figure {
+  seconds: number;
+  megabytes: number;
+}
+
+const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
+const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(work, "buckets"), iamDir: join(work, "iam"), root: KEYS });
+try {
+  const small = join(work, "small");
+  const large = join(work, "large");
+  await makeFiles(small, SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
+  await makeFiles(large, LARGE_FILES, () => LARGE_BYTES);
+  const rows: Record<string, Record<string, string>> = {};
+  for (const tool of await tools(server.endpoint)) {
+    const row: Record<string, string> = {};
+    for (const [name, folder] of [["small", small], ["large", large]] as const) {
+      const bucket = `${tool.name}-${name}`;
+      await mkdir(join(work, "buckets", bucket));
+      const copy = join(work, "copy", tool.name, name);
+      await mkdir(copy, { recursive: true });
+      row[`${name} up`] = text(await time(tool, folder, bucket, bucket));
+      row[`${name} up again`] = text(await time(tool, folder, bucket, bucket));
+      row[`${name} down`] = text(await time(tool, bucket, copy, bucket));
+      row[`${name} down again`] = text(await time(tool, bucket, copy, bucket));
+      await rm(copy, { recursive: true });
+      await rm(join(work, "buckets", bucket), { recursive: true });
+    }
+    rows[tool.name] = row;
+  }
+  console.table(rows);
+  console.log(`listing of ${LISTED_KEYS} keys: ${text(await listMany())}`);
+} finally {
+  await server.stop();
+  await rm(work, { recursive: true });
+}
+
+async function makeFiles(folder: string, count: number, size: (index: number) => number): Promise<void> {
+  for (let index = 0; index < count; index++) {
+    const path = join(folder, "media", "public", `set-${index % 10}`);
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, `file-${index}.png`), randomBytes(size(index)));
+  }
+}
+
+async function envFile(endpoint: string, bucket: string): Promise<string> {
+  const { env } = buildEnv({ bucketName: bucket, endpoint, region: "us-east-1", ...KEYS, secureUrls: false });
+  const file = join(work, `${bucket}.env`);
+  await writeFile(file, Object.entries(env).map(([name, value]) => `${name}=${value}\n`).join(""), { mode: 0o600 });
+  return `env:${file}`;
+}
+
+/** `migrate`, and those of the others that are on PATH. */
+async function tools(endpoint: string): Promise<Tool[]> {
+  for (const name of ["small", "large"]) await envFile(endpoint, `migrate-${name}`);
+  const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
+  const found: Tool[] = [{
+    name: "migrate",
+    args: (from, to, bucket) => [process.execPath, "--max-semi-space-size=2", "--import", "tsx", COMMAND, place(from, bucket), place(to, bucket), "--yes", "--state", join(work, "state")],
+    env: {},
+  }];
+  const aws = await onPath("aws");
+  const s3 = (text: string, bucket: string): string => (text === bucket ? `s3://${bucket}` : text);
+  if (aws) {
+    found.push({
+      name: "aws",
+      args: (from, to, bucket) => [aws, "--endpoint-url", endpoint, "s3", "sync", "--only-show-errors", s3(from, bucket), s3(to, bucket)],
+      env: { AWS_ACCESS_KEY_ID: KEYS.accessKey, AWS_SECRET_ACCESS_KEY: KEYS.secretKey, AWS_DEFAULT_REGION: "us-east-1" },
+    });
+  }
+  const rclone = await onPath("rclone");
+  const remote = (text: string, bucket: string): string => (text === bucket ? `server:${bucket}` : text);
+  if (rclone) {
+    found.push({
+      name: "rclone",
+      args: (from, to, bucket) => [rclone, "copy", "--transfers", "32", "--checkers", "32", remote(from, bucket), remote(to, bucket)],
+      env: {
+        RCLONE_CONFIG: join(work, "no-rclone.conf"),
+        RCLONE_CONFIG_SERVER_TYPE: "s3",
+        RCLONE_CONFIG_SERVER_PROVIDER: "Other",
+        RCLONE_CONFIG_SERVER_ENDPOINT: endpoint,
+        RCLONE_CONFIG_SERVER_REGION: "us-east-1",
+        RCLONE_CONFIG_SERVER_ACCESS_KEY_ID: KEYS.accessKey,
+        RCLONE_CONFIG_SERVER_SECRET_ACCESS_KEY: KEYS.secretKey,
+      },
+    });
+  }
+  return found;
+}
+
+async function time(tool: Tool, from: string, to: string, bucket: string): Promise<Figure> {
+  return measure(tool.args(from, to, bucket), tool.env);
+}
+
+async function listMany(): Promise<Figure> {
+  const keyAt = (index: number): string => `media/public/set-${String(Math.floor(index / 1000)).padStart(6, "0")}/file-${String(index % 1000).padStart(6, "0")}.png`;
+  const listing = await startListingServer({ count: LISTED_KEYS, keyAt });
+  try {
+    const empty = join(work, "empty");
+    await mkdir(empty);
+    const from = await envFile(listing.endpoint, "listed");
+    return await measure([process.execPath, "--max-semi-space-size=2", "--import", "tsx", COMMAND, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
+  } finally {
+    await listing.stop();
+  }
+}
+
+/** Wall time and the largest resident set of a process (from Linux's /proc; 0 elsewhere). */
+async function measure([program = "", ...args]: readonly string[], env: Record<string, string>): Promise<Figure> {
+  const start = performance.now();
+  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "inherit"] });
+  let megabytes = 0;
+  const look = setInterval(() => { megabytes = Math.max(megabytes, residentPeak(child.pid ?? 0)); }, 20);
+  const code = await new Promise((resolve) => { child.once("exit", resolve); });
+  clearInterval(look);
+  const seconds = (performance.now() - start) / 1000;
+  if (code !== 0) throw new Error(`${program} ${args.join(" ")} ends with ${String(code)}`);
+  return { seconds, megabytes };
+}
+
+function residentPeak(pid: number): number {
+  try {
+    const [, kilobytes = "0"] = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8")) ?? [];
+    return Number(kilobytes) / 1000;
+  } catch {
+    return 0;
+  }
+}
+
+function text({ seconds, megabytes }: Figure): string {
+  return `${seconds.toFixed(2)} s, ${megabytes.toFixed(0)} MB`;
+}

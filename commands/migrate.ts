@@ -1,0 +1,113 @@
+/** `npm run migrate -- <from> <to>`: moves authentik's files between folders and buckets. */
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline/promises";
+import { fileURLToPath } from "node:url";
+import { Command, Option } from "commander";
+import { Bucket } from "../migrate/bucket.ts";
+import { MemoryBudget } from "../migrate/content.ts";
+import { Disk } from "../migrate/disk.ts";
+import { Journal } from "../migrate/journal.ts";
+import { LAYOUTS, type Layout } from "../migrate/layout.ts";
+import { mendLayout, migrate, reasonOf, type Options, type Summary } from "../migrate/migrate.ts";
+import { JsonReport, TextReport, summaryText } from "../migrate/report.ts";
+import { S3Bucket } from "../migrate/s3.ts";
+import { readSource } from "./source.ts";
+
+interface Flags {
+  layout?: Layout;
+  delete: boolean;
+  mendLayout: boolean;
+  deleteOld: boolean;
+  dryRun: boolean;
+  yes: boolean;
+  json: boolean;
+  state: string;
+}
+
+const STATE = join(dirname(fileURLToPath(import.meta.url)), "..", ".local", "migrate");
+
+const command = new Command("migrate")
+  .description("Copies authentik's files, and checks every one. A place is a folder (/media or /data), stack:NAME or env:FILE.")
+  .argument("<from>", "where the files are; with --mend-layout the bucket to mend")
+  .argument("[to]", "where they shall be")
+  .addOption(new Option("--layout <generation>", "what the folder is, where it does not show").choices(LAYOUTS))
+  .option("--dry-run", "print the plan, and do nothing", false)
+  .option("--yes", "do not ask", false)
+  .option("--delete", "delete in <to> what <from> has not, after all else went well", false)
+  .option("--mend-layout", "copy what is at the bucket's root (public/...) to where authentik looks (media/public/...)", false)
+  .option("--delete-old", "with --mend-layout: delete each old object once its copy is checked", false)
+  .option("--json", "print JSON, one object a line; the last is the summary", false)
+  .option("--state <folder>", "where runs that were cut short leave what the next one needs", STATE)
+  .addHelpText("after", "\nExit status: 0 when all is as planned, 1 when a file was refused or failed, or nothing could be done.")
+  .action(run);
+
+async function run(from: string, to: string | undefined, flags: Flags): Promise<void> {
+  if ((to === undefined) !== flags.mendLayout) {
+    throw new Error(flags.mendLayout ? "--mend-layout takes one place, the bucket" : "write two places: <from> <to>");
+  }
+  if (flags.deleteOld && !flags.mendLayout) throw new Error("--delete-old goes with --mend-layout");
+  const memory = new MemoryBudget();
+  const first = await openPlace(from, memory, flags, "from");
+  const second = to === undefined ? first : await openPlace(to, memory, flags, "to");
+  if (to !== undefined && first.name === second.name) throw new Error(`<from> and <to> are both "${first.name}"`);
+  const journal = new Journal(flags.state, [first.name, second.name]);
+  const reporter = flags.json ? new JsonReport() : new TextReport(flags.dryRun);
+  const options: Options = { journal, memory, reporter, dryRun: flags.dryRun, confirm: (summary) => confirm(summary, flags) };
+  if (second.kind === "bucket") second.useJournal(journal);
+  try {
+    const summary = await carryOut(first, second, flags, options);
+    summary.notes.push(...notesOn(first, flags), ...(to === undefined ? [] : notesOn(second, flags)));
+    reporter.end(summary);
+    if (summary.failed + summary.refused > 0) process.exitCode = 1;
+  } finally {
+    journal.close();
+    await Promise.all([first.close(), second.close()]);
+  }
+}
+
+async function carryOut(from: Disk | Bucket, to: Disk | Bucket, flags: Flags, options: Options): Promise<Summary> {
+  if (!flags.mendLayout) return migrate(from, to, flags.delete, options);
+  if (from.kind === "disk") throw new Error(`--mend-layout mends buckets, and "${from.name}" is a folder; write stack:NAME or env:FILE`);
+  return mendLayout(from, flags.deleteOld, options);
+}
+
+async function openPlace(text: string, memory: MemoryBudget, flags: Flags, role: "from" | "to"): Promise<Disk | Bucket> {
+  const source = await readSource(text);
+  if (!source) return Disk.open(text, { layout: flags.layout, mustExist: role === "from" });
+  for (const warning of source.warnings) console.error(`${source.name}: ${warning}`);
+  const s3 = await S3Bucket.open(source.settings);
+  try {
+    return await Bucket.open(s3, memory, { readsMisplaced: role === "from" && !flags.mendLayout });
+  } catch (error) {
+    await s3.close();
+    throw new Error(`the bucket of ${source.name}, ${s3.url}, cannot be listed`, { cause: error });
+  }
+}
+
+function notesOn(place: Disk | Bucket, flags: Flags): string[] {
+  if (place.kind === "disk") return [];
+  const { misplaced, foreign } = place.root;
+  const notes: string[] = [];
+  if (misplaced.length > 0 && !flags.mendLayout) {
+    notes.push(`${place.name} has ${misplaced.join(", ")} at its root, where authentik does not look; mend that with --mend-layout.`);
+  }
+  if (foreign.length > 0) notes.push(`${place.name} has also ${foreign.join(", ")}, which are not authentik's and were left alone.`);
+  return notes;
+}
+
+async function confirm(summary: Summary, { yes, json }: Flags): Promise<boolean> {
+  if (yes) return true;
+  if (!process.stdin.isTTY || json) throw new Error("there is no terminal to ask; add --yes to do it, or --dry-run to see it");
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await terminal.question(`${summaryText(summary)}\nGo on? (y/N) `);
+    return /^y(?:es)?$/i.test(answer.trim());
+  } finally {
+    terminal.close();
+  }
+}
+
+await command.parseAsync().catch((error: unknown) => {
+  console.error(`migrate: ${reasonOf(error)}`);
+  process.exitCode = 1;
+});

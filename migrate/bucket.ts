@@ -1,0 +1,317 @@
+/** authentik's files in a bucket. */
+import { createHash, hash } from "node:crypto";
+import { contentType, USAGES, type Usage } from "../authentik/objects.ts";
+import { ContentError, inPieces, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
+import type { Journal } from "./journal.ts";
+import { isMisplaced, keyFlaw } from "./layout.ts";
+import { merge, type Item } from "./plan.ts";
+import { Refusal, type Place, type Refuse } from "./place.ts";
+import { connectionError, mayPass, pause, S3Error, unquote, type Part, type S3Answer, type S3Bucket, type S3Object } from "./s3.ts";
+
+/** How many parts of one file are on their way at once. */
+const PARTS_AT_A_TIME = 4;
+/** S3's limit for a copy in one request, and the size of the parts of a larger one. In bytes. */
+const MAX_COPY_BYTES = 5 * 1024 ** 3;
+const COPY_PART_BYTES = 1024 ** 3;
+const EMPTY = Buffer.alloc(0);
+
+/** What a bucket has at its root. */
+export interface Root {
+  /** Folders that the setup page's `aws s3 sync` has made, where authentik does not look: `public/`. */
+  misplaced: string[];
+  /** Folders whose names lead out of the root, or are empty. */
+  dangerous: string[];
+  /** What belongs to somebody else. */
+  foreign: string[];
+}
+
+/** A bucket with authentik's objects. */
+export class Bucket implements Place {
+  readonly kind = "bucket";
+  readonly usages = USAGES;
+  readonly s3: S3Bucket;
+  readonly root: Root;
+  private readonly memory: MemoryBudget;
+  private readonly readsMisplaced: boolean;
+  private journal: Journal | undefined;
+  /** Keys of this run's uploads. */
+  private readonly begun = new Set<string>();
+
+  private constructor(s3: S3Bucket, root: Root, memory: MemoryBudget, readsMisplaced: boolean) {
+    this.s3 = s3;
+    this.root = root;
+    this.memory = memory;
+    this.readsMisplaced = readsMisplaced;
+  }
+
+  /**
+   * @param readsMisplaced whether misplaced objects are listed as if they were in place, for the side that is read
+   * @throws S3Error where the bucket cannot be listed
+   */
+  static async open(s3: S3Bucket, memory: MemoryBudget, { readsMisplaced }: { readsMisplaced: boolean }): Promise<Bucket> {
+    const folders = await s3.folders();
+    const others = folders.filter((folder) => !USAGES.some((usage) => folder === `${usage}/`));
+    const dangerous = others.filter((folder) => /^\.{0,2}\/$|\0/.test(folder));
+    const misplaced = others.filter(isMisplaced);
+    const foreign = others.filter((folder) => !dangerous.includes(folder) && !misplaced.includes(folder));
+    return new Bucket(s3, { misplaced, dangerous, foreign }, memory, readsMisplaced);
+  }
+
+  get name(): string {
+    return this.s3.url;
+  }
+
+  /** Where begun uploads are written down. Before the first `write`. */
+  useJournal(journal: Journal): void {
+    this.journal = journal;
+  }
+
+  async *list(usage: Usage, refuse: Refuse): AsyncGenerator<Item> {
+    const inPlace = this.items(`${usage}/`, "", refuse);
+    if (!this.readsMisplaced || usage !== "media") {
+      yield* inPlace;
+      return;
+    }
+    // Every key there has a flaw, so that nothing is yielded.
+    for (const folder of this.root.dangerous) await this.items(folder, "", refuse).next();
+    yield* merge(inPlace, this.listMisplaced(refuse));
+  }
+
+  /** Misplaced objects under the keys that they should have. */
+  async *listMisplaced(refuse: Refuse): AsyncGenerator<Item> {
+    for (const folder of this.root.misplaced) yield* this.items(folder, "media/", refuse);
+  }
+
+  private async *items(prefix: string, before: string, refuse: Refuse): AsyncGenerator<Item> {
+    for await (const object of this.s3.list(prefix)) {
+      // Consoles make these to show a folder.
+      if (object.key.endsWith("/") && object.size === 0) continue;
+      const key = before + object.key;
+      const flaw = keyFlaw(key);
+      if (flaw !== undefined) refuse(object.key, flaw);
+      else yield { key, size: object.size, version: object.etag, ...(before === "" ? {} : { at: object.key }) };
+    }
+  }
+
+  async refresh(item: Item): Promise<Item> {
+    const { headers } = await this.s3.head(item.at ?? item.key);
+    return { ...item, size: Number(headers["content-length"]), version: unquote(headers.etag ?? "") };
+  }
+
+  read(item: Item): Content {
+    return { size: item.size, version: item.version, chunks: this.readChecked(item) };
+  }
+
+  private async *readChecked(item: Item): AsyncGenerator<Buffer> {
+    const sha256 = createHash("sha256");
+    let proof: Proof | undefined;
+    for await (const { chunk, headers } of this.readResuming(item)) {
+      if (headers) proof = await this.proof(item, headers);
+      (proof ?? sha256).update(chunk);
+      yield chunk;
+    }
+    if (proof ? !proof.holds() : !(await this.readsSameAgain(item, sha256.digest("hex")))) {
+      throw new ContentError("the bytes that came are not those that the server has a checksum of");
+    }
+  }
+
+  /** The object's bytes; the first chunk comes with its headers. A broken connection is taken up again where it broke. */
+  private async *readResuming({ key, at, size, version }: Item): AsyncGenerator<{ chunk: Buffer; headers?: S3Answer["headers"] }> {
+    let received = 0;
+    let first = true;
+    for (let attempt = 1; first || received < size; attempt++) {
+      try {
+        const answer = await this.s3.get(at ?? key, version, received);
+        // A server that knows no ranges sends everything again.
+        let skip = answer.status === 206 ? 0 : received;
+        if (first) yield { chunk: EMPTY, headers: answer.headers };
+        first = false;
+        for await (const chunk of answer.body) {
+          const rest = chunk.subarray(Math.min(skip, chunk.length));
+          skip -= chunk.length - rest.length;
+          received += rest.length;
+          if (rest.length > 0) yield { chunk: rest };
+        }
+        if (received !== size) throw new S3Error("IncompleteBody", 0, `${received} of ${size} bytes came`);
+      } catch (error) {
+        const failed = connectionError(error);
+        if (failed instanceof S3Error && (failed.status === 412 || failed.status === 404)) {
+          throw new ContentError("it changed while it was read", { cause: failed });
+        }
+        if (attempt >= this.s3.patience.attempts || !mayPass(failed) || received > size) throw failed;
+        await pause(this.s3.patience, attempt);
+      }
+    }
+  }
+
+  /** Where the server gives nothing to check against, two readings must agree. */
+  private async readsSameAgain(item: Item, sha256: string): Promise<boolean> {
+    const again = createHash("sha256");
+    for await (const { chunk } of this.readResuming(item)) again.update(chunk);
+    return again.digest("hex") === sha256;
+  }
+
+  private async proof(item: Item, headers: S3Answer["headers"]): Promise<Proof | undefined> {
+    const parts = partCount(item.version);
+    return proofOf(headers, parts > 1 ? await this.partSize(item, parts) : undefined);
+  }
+
+  /** Part sizes are not kept by every server, and need not be equal: undefined then, or where they cannot be. */
+  private async partSize({ key, at, size }: Item, parts: number): Promise<number | undefined> {
+    const part = await this.s3.head(at ?? key, 1).catch((error: unknown) => {
+      if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
+      throw error;
+    });
+    const length = Number(part?.headers["content-length"] ?? 0);
+    const partSize = length > 0 && length < size ? length : partSizeOf(size);
+    return Math.ceil(size / partSize) === parts ? partSize : undefined;
+  }
+
+  /**
+   * Whether a content of the same size is this object's. Reads the content, and nothing of the object.
+   *
+   * @param content opens it anew at each call
+   */
+  async has(item: Item, content: () => Content): Promise<boolean> {
+    if (isMd5(item.version) && (await proves(md5Proof(item.version), content()))) return true;
+    const { headers } = await this.s3.head(item.at ?? item.key);
+    if (unquote(headers.etag ?? "") !== item.version || isMd5(item.version, headers)) return false;
+    const proof = await this.proof(item, headers);
+    return proof !== undefined && (await proves(proof, content()));
+  }
+
+  async write(key: string, content: Content): Promise<string> {
+    const type = contentType(key);
+    if (content.size > partSizeOf(content.size)) return this.writeInParts(key, content, type);
+    const body = await wholeOf(content);
+    return this.s3.put(key, body, type);
+  }
+
+  private async writeInParts(key: string, content: Content, type: string): Promise<string> {
+    const partSize = partSizeOf(content.size);
+    const { uploadId, held } = await this.beginUpload(key, content.version, partSize, type);
+    const parts: Promise<Part>[] = [];
+    const underway = new Set<Promise<unknown>>();
+    try {
+      for await (const piece of inPieces(content.chunks, partSize, this.memory)) {
+        const number = parts.length + 1;
+        const part = this.sendPart(key, uploadId, held.get(number), number, piece.bytes).finally(() => { this.memory.giveBack(piece.buffer); });
+        parts.push(part);
+        const sent: Promise<unknown> = part.finally(() => underway.delete(sent));
+        // Its failure is thrown by the race or by Promise.all.
+        sent.catch(() => undefined);
+        underway.add(sent);
+        while (underway.size >= PARTS_AT_A_TIME) await Promise.race(underway);
+      }
+      return await this.complete(key, uploadId, await Promise.all(parts));
+    } finally {
+      await Promise.allSettled(parts);
+    }
+  }
+
+  private async sendPart(key: string, uploadId: string, held: Part | undefined, number: number, body: Buffer): Promise<Part> {
+    const isHeld = held?.size === body.length && held.etag === hash("md5", body);
+    return isHeld ? held : this.s3.uploadPart(key, uploadId, number, body);
+  }
+
+  /** Takes up the upload that an earlier try has left, if it is one of the same content; else begins one. */
+  private async beginUpload(key: string, version: string, partSize: number, type: string): Promise<{ uploadId: string; held: Map<number, Part> }> {
+    this.begun.add(key);
+    const left = this.journal?.uploads.get(key);
+    if (left?.version === version && left.partSize === partSize) {
+      const parts = await this.s3.listParts(key, left.uploadId);
+      if (parts) return { uploadId: left.uploadId, held: new Map(parts.map((part) => [part.number, part])) };
+    } else if (left) {
+      await this.s3.abortUpload(key, left.uploadId);
+    }
+    const uploadId = await this.s3.createUpload(key, type);
+    await this.journal?.keepUpload({ key, uploadId, version, partSize });
+    return { uploadId, held: new Map() };
+  }
+
+  private async complete(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
+    const etag = await this.s3.completeUpload(key, uploadId, parts).catch((error: unknown) => {
+      if (error instanceof S3Error && error.code === "NoSuchUpload") return undefined;
+      throw error;
+    });
+    this.journal?.forgetUpload(key);
+    return etag ?? (await this.completedBefore(key, parts));
+  }
+
+  /** The answer to an earlier try of completing may have been lost: then the object is there. */
+  private async completedBefore(key: string, parts: readonly Part[]): Promise<string> {
+    const sums = Buffer.concat(parts.map(({ etag }) => Buffer.from(etag, "hex")));
+    const { headers } = await this.s3.head(key);
+    const etag = unquote(headers.etag ?? "");
+    if (etag !== `${hash("md5", sums)}-${parts.length}`) throw new ContentError("the server has lost the upload");
+    return etag;
+  }
+
+  /** Ends what earlier runs have begun and this one had no use for. What failed in this one is left for the next. */
+  async abortLeftUploads(): Promise<void> {
+    for (const { key, uploadId } of [...(this.journal?.uploads.values() ?? [])]) {
+      if (this.begun.has(key)) continue;
+      await this.s3.abortUpload(key, uploadId);
+      this.journal?.forgetUpload(key);
+    }
+  }
+
+  /**
+   * Copies a misplaced object into its place, on the server's side, and checks the copy.
+   *
+   * @throws Refusal where the copy is not what the object is
+   */
+  async mend(item: Item): Promise<void> {
+    const source: S3Object = { key: item.at ?? item.key, size: item.size, etag: item.version };
+    const type = contentType(item.key);
+    if (item.size <= MAX_COPY_BYTES) await this.s3.copy(source, item.key, type);
+    else await this.copyInParts(source, item.key, type);
+    const copy = await this.refresh({ key: item.key, size: item.size, version: "" });
+    if (!(await this.isCopy(item, copy))) throw new Refusal(`the copy at "${item.key}" is not what "${source.key}" is`);
+  }
+
+  /** Whether two objects of this bucket have the same content. Reads both only where their ETags do not tell. */
+  async isCopy(item: Item, other: Item): Promise<boolean> {
+    if (item.size !== other.size) return false;
+    return isSameMd5(item, other) || (await sha256Of(this.read(item))) === (await sha256Of(this.read(other)));
+  }
+
+  private async copyInParts(source: S3Object, key: string, type: string): Promise<void> {
+    const uploadId = await this.s3.createUpload(key, type);
+    try {
+      const parts: Part[] = [];
+      for (let at = 0; at < source.size; at += COPY_PART_BYTES) {
+        const end = Math.min(source.size, at + COPY_PART_BYTES) - 1;
+        parts.push(await this.s3.copyPart(key, uploadId, parts.length + 1, source, [at, end]));
+      }
+      await this.s3.completeUpload(key, uploadId, parts);
+    } catch (error) {
+      await this.s3.abortUpload(key, uploadId);
+      throw error;
+    }
+  }
+
+  async remove(item: Item): Promise<void> {
+    await this.s3.remove(item.at ?? item.key);
+  }
+
+  async close(): Promise<void> {
+    await this.s3.close();
+  }
+}
+
+/** Whether two objects' ETags show that their contents are the same. ETags of parts are MD5s too, of the parts' MD5s. */
+export function isSameMd5(a: Item, b: Item): boolean {
+  return a.size === b.size && a.version === b.version && /^[0-9a-f]{32}(?:-\d+)?$/.test(a.version);
+}
+
+async function proves(proof: Proof, content: Content): Promise<boolean> {
+  for await (const chunk of content.chunks) proof.update(chunk);
+  return proof.holds();
+}
+
+async function sha256Of(content: Content): Promise<string> {
+  const sha256 = createHash("sha256");
+  for await (const chunk of content.chunks) sha256.update(chunk);
+  return sha256.digest("hex");
+}

@@ -1,0 +1,284 @@
+/** authentik's files in a folder. */
+import { closeSync, constants, fdatasync, fstatSync, lstatSync, open, read, renameSync, writev, type BigIntStats } from "node:fs";
+import { lstat, mkdir, opendir, readdir, realpath, rm, stat } from "node:fs/promises";
+import { basename, dirname, join, sep } from "node:path";
+import { promisify } from "node:util";
+import type { Usage } from "../authentik/objects.ts";
+import { ContentError, type Content } from "./content.ts";
+import { keyFlaw, keyOfPath, pathOfKey, recogniseLayout, TEMPORARY_NAME, usagesOf, type Layout } from "./layout.ts";
+import { compareKeys, type Item } from "./plan.ts";
+import { Refusal, type Place, type Refuse } from "./place.ts";
+
+const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW;
+/** How many files are looked at, and how many bytes are read or written, at a time. */
+const STATS_AT_A_TIME = 64;
+const READ_BYTES = 1024 * 1024;
+const WRITE_BYTES = 256 * 1024;
+
+/** A folder with authentik's files, which may not be there yet. */
+export class Disk implements Place {
+  readonly kind = "disk";
+  readonly usages: readonly Usage[];
+  readonly name: string;
+  private readonly root: string;
+  private readonly layout: Layout;
+  /** Folders that are there and inside the root. */
+  private readonly folders = new Set<string>();
+  private written = 0;
+
+  private constructor(root: string, layout: Layout) {
+    this.root = root;
+    this.name = root;
+    this.layout = layout;
+    this.usages = usagesOf(layout);
+  }
+
+  /**
+   * The folder at this path, in the layout that it shows or, where it is empty or not there, in the one that is given, else
+   * `media` for a folder of that name, else `data`.
+   *
+   * @param mustExist for the side that is read
+   * @throws Error for a folder that is not authentik's
+   */
+  static async open(path: string, { layout, mustExist }: { layout?: Layout | undefined; mustExist: boolean }): Promise<Disk> {
+    if (!mustExist) await mkdir(path, { recursive: true });
+    const root = await realpath(path).catch((error: unknown) => {
+      throw new Error(`the folder "${path}" is not there; write the path of authentik's /media or /data folder`, { cause: error });
+    });
+    const names = await readdir(root).catch((error: unknown) => {
+      throw new Error(`"${path}" cannot be read as a folder`, { cause: error });
+    });
+    if (layout) return new Disk(root, layout);
+    const own = names.filter((name) => name !== "lost+found" && !TEMPORARY_NAME.test(name));
+    const recognised = recogniseAt(path, own);
+    if (recognised) return new Disk(root, recognised);
+    if (own.length > 0) {
+      throw new Error(`the folder "${path}" has neither "public" nor "media" nor "reports" in it, so it is not authentik's; write the right one, or say with --layout what it is`);
+    }
+    return new Disk(root, basename(root) === "media" ? "media" : "data");
+  }
+
+  async *list(usage: Usage, refuse: Refuse): AsyncGenerator<Item> {
+    const folder = this.layout === "data" ? usage : "";
+    if (folder !== "" && !(await isFolder(join(this.root, folder)))) return;
+    yield* this.walk(folder, refuse);
+  }
+
+  private async *walk(folder: string, refuse: Refuse): AsyncGenerator<Item> {
+    const names = await namesIn(join(this.root, folder));
+    for (let start = 0; start < names.length; start += STATS_AT_A_TIME) {
+      const batch = names.slice(start, start + STATS_AT_A_TIME);
+      const items = await Promise.all(batch.map(async (name) => (name.endsWith("/") ? undefined : this.look(join(folder, name), refuse))));
+      for (const [index, name] of batch.entries()) {
+        const item = items[index];
+        if (item) yield item;
+        else if (name.endsWith("/")) yield* this.walk(join(folder, name), refuse);
+      }
+    }
+  }
+
+  /** The item of a path that is not a folder; undefined, with a reason told, for what cannot be copied. */
+  private async look(path: string, refuse: Refuse): Promise<Item | undefined> {
+    const full = join(this.root, path);
+    const key = keyOfPath(path, this.layout);
+    if (TEMPORARY_NAME.test(basename(path))) return removeStale(full);
+    const stats = await lstat(full, { bigint: true }).catch((error: unknown) => {
+      refuse(key, path.includes("\uFFFD") ? "its name is not valid UTF-8" : `it cannot be looked at (${wordsOf(error)})`);
+    });
+    if (!stats) return undefined;
+    const flaw = keyFlaw(key);
+    if (flaw !== undefined) refuse(key, flaw);
+    else if (stats.isSymbolicLink()) return this.follow(key, full, refuse);
+    else if (!stats.isFile()) refuse(key, "it is neither a file nor a folder");
+    else return { key, size: Number(stats.size), version: versionOf(stats) };
+    return undefined;
+  }
+
+  private async follow(key: string, link: string, refuse: Refuse): Promise<Item | undefined> {
+    const at = await realpath(link).catch(() => undefined);
+    if (at === undefined) refuse(key, "it is a symlink to nothing");
+    else if (!this.isInside(at)) refuse(key, `it is a symlink out of "${this.root}"`);
+    else {
+      const stats = await stat(at, { bigint: true });
+      if (stats.isFile()) return { key, size: Number(stats.size), version: versionOf(stats), at };
+      refuse(key, "it is a symlink to a folder");
+    }
+    return undefined;
+  }
+
+  private isInside(path: string): boolean {
+    return path === this.root || path.startsWith(this.root.endsWith(sep) ? this.root : this.root + sep);
+  }
+
+  private pathOf(key: string): string {
+    return join(this.root, pathOfKey(key, this.layout));
+  }
+
+  async refresh(item: Item): Promise<Item> {
+    const stats = await stat(item.at ?? this.pathOf(item.key), { bigint: true });
+    return { ...item, size: Number(stats.size), version: versionOf(stats) };
+  }
+
+  read(item: Item): Content {
+    const { size, version } = item;
+    return { size, version, chunks: readFileAs(item.at ?? this.pathOf(item.key), size, version) };
+  }
+
+  async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
+    const target = this.pathOf(key);
+    const folder = dirname(target);
+    await this.makeFolder(folder, key);
+    const temporary = join(folder, `.migrate-${process.pid}-${this.written++}.part`);
+    try {
+      await writeFileFrom(temporary, content);
+      return settleIn(temporary, target, previous);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw asRefusal(error);
+    }
+  }
+
+  /** Makes a folder, unless a symlink on the way leads out of the root. */
+  private async makeFolder(folder: string, key: string): Promise<void> {
+    if (this.folders.has(folder)) return;
+    if (folder !== this.root) await this.makeFolder(dirname(folder), key);
+    await mkdir(folder).catch((error: unknown) => {
+      if (codeOf(error) !== "EEXIST") throw asRefusal(error);
+    });
+    const real = await realpath(folder);
+    if (!this.isInside(real)) throw new Refusal(`"${folder}" is a symlink out of "${this.root}"`);
+    if (!(await isFolder(real))) throw new Refusal(`"${folder}" is a file, and would have to be a folder`);
+    this.folders.add(folder);
+  }
+
+  async remove(item: Item): Promise<void> {
+    // A symlink is removed itself, not what it points to.
+    await rm(this.pathOf(item.key), { force: true });
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+function recogniseAt(path: string, names: readonly string[]): Layout | undefined {
+  try {
+    return recogniseLayout(names);
+  } catch (error) {
+    throw new Error(`the folder "${path}" ${wordsOf(error)}`, { cause: error });
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return stat(path).then((stats) => stats.isDirectory(), () => false);
+}
+
+/** Names in a folder, in the order of keys; those of folders end with a slash, which decides their place. */
+async function namesIn(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  for await (const entry of await opendir(folder, { bufferSize: 256 })) names.push(entry.isDirectory() ? `${entry.name}/` : entry.name);
+  return names.sort(compareKeys);
+}
+
+/** Is another one whenever the content is, short of a second change within one tick of the file system's clock. */
+function versionOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
+  return [dev, ino, size, mtimeNs, ctimeNs].join("-");
+}
+
+async function removeStale(path: string): Promise<undefined> {
+  const [, process_ = ""] = TEMPORARY_NAME.exec(basename(path)) ?? [];
+  if (!isRunning(Number(process_))) await rm(path, { force: true });
+}
+
+function isRunning(id: number): boolean {
+  if (id === process.pid) return false;
+  try {
+    return process.kill(id, 0);
+  } catch (error) {
+    return codeOf(error) === "EPERM";
+  }
+}
+
+const openFile = promisify(open);
+const readBytes = promisify(read);
+const writeBuffers = promisify(writev);
+const flushToDisk = promisify(fdatasync);
+
+// Only what may wait for a slow disk is asynchronous: for small files the rest costs more in threads than it takes.
+
+async function* readFileAs(path: string, size: number, version: string): AsyncGenerator<Buffer> {
+  const file = await openFile(path, READ_NO_LINK);
+  try {
+    expectVersion(file, version);
+    const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, size));
+    for (let at = 0; at < size;) {
+      const { bytesRead } = await readBytes(file, buffer, 0, Math.min(buffer.length, size - at), at);
+      if (bytesRead === 0) break;
+      at += bytesRead;
+      yield buffer.subarray(0, bytesRead);
+    }
+    expectVersion(file, version);
+  } finally {
+    closeSync(file);
+  }
+}
+
+function expectVersion(file: number, version: string): void {
+  if (versionOf(fstatSync(file, { bigint: true })) !== version) throw new ContentError("it changed while it was read");
+}
+
+async function writeFileFrom(path: string, content: Content): Promise<void> {
+  const file = await openFile(path, "wx", 0o644);
+  try {
+    let held: Buffer[] = [];
+    let length = 0;
+    const flush = async () => {
+      const { bytesWritten } = length > 0 ? await writeBuffers(file, held) : { bytesWritten: 0 };
+      if (bytesWritten !== length) throw new Error(`the disk took ${bytesWritten} of ${length} bytes; it may be full`);
+      held = [];
+      length = 0;
+    };
+    for await (const chunk of content.chunks) {
+      held.push(chunk);
+      length += chunk.length;
+      if (length >= WRITE_BYTES) await flush();
+    }
+    await flush();
+    await flushToDisk(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Renames into place what is whole. Synchronous, so that of two names that the disk takes for one the second sees the first. */
+function settleIn(temporary: string, target: string, previous: Item | undefined): string {
+  const there = lstatSync(target, { bigint: true, throwIfNoEntry: false });
+  if (there?.isDirectory()) throw new Refusal(`"${target}" is a folder, and would have to be a file`);
+  if (there && !previous) throw new Refusal(`"${target}" is there already: it came while this ran, or this disk takes another name for the same`);
+  if (there && !there.isSymbolicLink() && previous && versionOf(there) !== previous.version) {
+    throw new Refusal(`"${target}" was changed while this ran`);
+  }
+  renameSync(temporary, target);
+  return versionOf(lstatSync(target, { bigint: true }));
+}
+
+const NAME_ERRORS: Readonly<Record<string, string>> = {
+  EISDIR: "a folder is in its place",
+  ENOTDIR: "a file is in the place of one of its folders",
+  ENOTEMPTY: "a folder is in its place",
+  ENAMETOOLONG: "its name is too long for this disk",
+  EILSEQ: "this disk does not take its name",
+};
+
+function asRefusal(error: unknown): unknown {
+  const reason = NAME_ERRORS[codeOf(error) ?? ""];
+  return reason === undefined ? error : new Refusal(reason, { cause: error });
+}
+
+function codeOf(error: unknown): string | undefined {
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : undefined;
+}
+
+function wordsOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

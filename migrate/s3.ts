@@ -1,0 +1,509 @@
+/** The S3 calls that a migration needs: signed by the AWS SDK's signer, sent through one pool of connections, retried. */
+import { createHash, createHmac, hash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { crc32 } from "node:zlib";
+import { SignatureV4 } from "@smithy/signature-v4";
+import { Pool, type Dispatcher } from "undici";
+import type { StorageSettings } from "../authentik/env.ts";
+
+/** How many connections a bucket gets. More than 32 gain nothing on small files and cost memory. */
+export const CONNECTIONS = 32;
+
+/** How patient a client is. */
+export interface Patience {
+  /** How often a call is tried in all. */
+  attempts: number;
+  /** The first pause before a retry, in milliseconds; it doubles up to `MAX_PAUSE_MS`, and half of it is random. */
+  pauseMs: number;
+  /** How long a server may be silent, in milliseconds. */
+  silenceMs: number;
+  /** What a request's body may take beside that, by the slowest line that is waited for. In bytes a millisecond. */
+  slowestRate: number;
+}
+
+export const PATIENCE: Patience = { attempts: 8, pauseMs: 200, silenceMs: 30_000, slowestRate: 32 };
+const MAX_PAUSE_MS = 10_000;
+
+/** A call that failed. `code` is S3's, e.g. `NoSuchKey`, or the connection's, e.g. `ECONNRESET`. */
+export class S3Error extends Error {
+  override name = "S3Error";
+  readonly code: string;
+  /** HTTP status; 0 where no answer came. */
+  readonly status: number;
+  constructor(code: string, status: number, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+    this.status = status;
+  }
+}
+
+/** An object as a listing or a HEAD tells of it. */
+export interface S3Object {
+  key: string;
+  /** In bytes. */
+  size: number;
+  /** With the server's quotes taken off. */
+  etag: string;
+}
+
+export interface S3Answer {
+  status: number;
+  headers: Record<string, string | undefined>;
+}
+
+/** A part of a multipart upload as the server knows it. */
+export interface Part {
+  number: number;
+  size: number;
+  etag: string;
+  /** Base64, where the server keeps it. */
+  crc32?: string | undefined;
+}
+
+interface Call {
+  method: "GET" | "HEAD" | "PUT" | "POST" | "DELETE";
+  /** Undefined for a call on the bucket. */
+  key?: string;
+  query?: Record<string, string>;
+  headers?: Record<string, string | undefined>;
+  body?: Buffer;
+}
+
+/** Where requests go, and how they are signed. */
+interface Location {
+  origin: string;
+  host: string;
+  /** What stands before the key: `/bucket` or, with the bucket in the host, nothing. */
+  basePath: string;
+  signer: SignatureV4;
+}
+
+/** A bucket. Keys are exact: any text may be one. Call `close` at the end. */
+export class S3Bucket {
+  readonly name: string;
+  readonly patience: Patience;
+  /** Whether checksums are sent and asked for, as boto3 does by default. */
+  readonly checksums: boolean;
+  private readonly location: Location;
+  private readonly pool: Pool;
+
+  private constructor(settings: StorageSettings, location: Location, patience: Patience) {
+    this.name = settings.bucketName;
+    this.checksums = settings.checksums !== "when_required";
+    this.patience = patience;
+    this.location = location;
+    this.pool = new Pool(location.origin, {
+      connections: CONNECTIONS,
+      bodyTimeout: patience.silenceMs,
+      connect: { timeout: Math.min(patience.silenceMs, 10_000) },
+    });
+  }
+
+  /**
+   * The bucket of these settings. Without keys the AWS SDK's default credential chain signs, with the profile if one is named.
+   *
+   * @throws Error when the chain finds no credentials or, without an endpoint, no region
+   */
+  static async open(settings: StorageSettings, patience: Patience = PATIENCE): Promise<S3Bucket> {
+    return new S3Bucket(settings, await locate(settings), patience);
+  }
+
+  /** Where it is, for messages and as its identity: `https://s3.provider/authentik-media`. */
+  get url(): string {
+    return `${this.location.origin}${this.location.basePath}`;
+  }
+
+  async close(): Promise<void> {
+    await this.pool.destroy();
+  }
+
+  /** Objects below a prefix, in the order of their keys' UTF-8 bytes. The next page is asked for while one is read. */
+  async *list(prefix: string): AsyncGenerator<S3Object> {
+    let page: Promise<Listing> | undefined = this.listPage({ prefix });
+    while (page) {
+      const { objects, next }: Listing = await page;
+      page = next === undefined ? undefined : this.listPage({ prefix, "continuation-token": next });
+      // Its failure is thrown where it is awaited, not as an unhandled one.
+      page?.catch(() => undefined);
+      yield* objects;
+    }
+  }
+
+  /** The first parts of keys that end with a slash: `media/`, `public/`. */
+  async folders(): Promise<string[]> {
+    const found: string[] = [];
+    for (let next: string | undefined = ""; next !== undefined;) {
+      const page: Listing = await this.listPage({ delimiter: "/", ...(next === "" ? {} : { "continuation-token": next }) });
+      found.push(...page.folders);
+      ({ next } = page);
+    }
+    return found;
+  }
+
+  private async listPage(query: Record<string, string>): Promise<Listing> {
+    const answer = await this.send({ method: "GET", query: { "list-type": "2", "encoding-type": "url", ...query } });
+    return parseListing(answer.body.toString());
+  }
+
+  /** @param part the part whose size and checksum are wanted, where the object was uploaded in parts */
+  async head(key: string, part?: number): Promise<S3Answer> {
+    const query = part === undefined ? {} : { partNumber: String(part) };
+    return this.send({ method: "HEAD", key, query, headers: this.wantChecksum() });
+  }
+
+  /** Opens an object for reading, without a retry: only the reader knows how far it came. */
+  async get(key: string, etag: string, offset = 0): Promise<S3Answer & { body: AsyncIterable<Buffer> }> {
+    const range = offset > 0 ? `bytes=${offset}-` : undefined;
+    const ifMatch = etag === "" ? undefined : `"${etag}"`;
+    const response = await this.dispatch({ method: "GET", key, headers: { ...this.wantChecksum(), range, "if-match": ifMatch } });
+    if (response.statusCode >= 300) throw await failure(response);
+    return { ...answerOf(response), body: response.body };
+  }
+
+  private wantChecksum(): Record<string, string> {
+    return this.checksums ? { "x-amz-checksum-mode": "ENABLED" } : {};
+  }
+
+  /** Stores an object, private. The server checks the bytes by the SHA-256 that the request is signed with. Gives the ETag. */
+  async put(key: string, body: Buffer, type: string): Promise<string> {
+    const headers = { "content-type": type, "x-amz-acl": "private", ...this.checksumOf(body) };
+    return etagOf(await this.send({ method: "PUT", key, headers, body }));
+  }
+
+  private checksumOf(body: Buffer): Record<string, string> {
+    return this.checksums ? { "x-amz-checksum-crc32": crc32Base64(crc32(body)) } : {};
+  }
+
+  /** Copies within the bucket on the server's side, if the source is still the one with this ETag. */
+  async copy(source: S3Object, key: string, type: string): Promise<void> {
+    await this.send({
+      method: "PUT",
+      key,
+      headers: {
+        "content-type": type,
+        "x-amz-acl": "private",
+        "x-amz-metadata-directive": "REPLACE",
+        "x-amz-copy-source": encodePath(`/${this.name}/${source.key}`),
+        "x-amz-copy-source-if-match": `"${source.etag}"`,
+      },
+    });
+  }
+
+  async remove(key: string): Promise<void> {
+    await this.send({ method: "DELETE", key });
+  }
+
+  /** Begins a multipart upload and gives its id. */
+  async createUpload(key: string, type: string): Promise<string> {
+    const checksum = this.checksums ? { "x-amz-checksum-algorithm": "CRC32" } : {};
+    const answer = await this.send({
+      method: "POST",
+      key,
+      query: { uploads: "" },
+      headers: { "content-type": type, "x-amz-acl": "private", ...checksum },
+    });
+    return element(answer.body.toString(), "UploadId") ?? "";
+  }
+
+  async uploadPart(key: string, uploadId: string, number: number, body: Buffer): Promise<Part> {
+    const query = { partNumber: String(number), uploadId };
+    const headers = this.checksumOf(body);
+    const answer = await this.send({ method: "PUT", key, query, headers, body });
+    return { number, size: body.length, etag: etagOf(answer), crc32: headers["x-amz-checksum-crc32"] };
+  }
+
+  /** Copies a range of bytes of an object, ends included, as a part. */
+  async copyPart(key: string, uploadId: string, number: number, source: S3Object, range: [number, number]): Promise<Part> {
+    const answer = await this.send({
+      method: "PUT",
+      key,
+      query: { partNumber: String(number), uploadId },
+      headers: {
+        "x-amz-copy-source": encodePath(`/${this.name}/${source.key}`),
+        "x-amz-copy-source-if-match": `"${source.etag}"`,
+        "x-amz-copy-source-range": `bytes=${range[0]}-${range[1]}`,
+      },
+    });
+    const xml = answer.body.toString();
+    return { number, size: range[1] - range[0] + 1, etag: unquote(element(xml, "ETag") ?? ""), crc32: element(xml, "ChecksumCRC32") };
+  }
+
+  /** The parts that the server has of an upload; undefined when it does not know the upload. */
+  async listParts(key: string, uploadId: string): Promise<Part[] | undefined> {
+    const parts: Part[] = [];
+    try {
+      for (let marker = "0"; marker !== "";) {
+        const answer = await this.send({ method: "GET", key, query: { uploadId, "part-number-marker": marker } });
+        const xml = answer.body.toString();
+        parts.push(...elements(xml, "Part").map(partOf));
+        marker = element(xml, "IsTruncated") === "true" ? (element(xml, "NextPartNumberMarker") ?? "") : "";
+      }
+      return parts;
+    } catch (error) {
+      if (error instanceof S3Error && error.status === 404) return undefined;
+      throw error;
+    }
+  }
+
+  /** Joins the parts, in their order. Gives the ETag. */
+  async completeUpload(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
+    const body = Buffer.from(`<CompleteMultipartUpload>${parts.map(partXml).join("")}</CompleteMultipartUpload>`);
+    const answer = await this.send({ method: "POST", key, query: { uploadId }, headers: { "content-type": "application/xml" }, body });
+    return unquote(element(answer.body.toString(), "ETag") ?? "");
+  }
+
+  /** Ends an upload and frees its parts; one that the server does not know is no error. */
+  async abortUpload(key: string, uploadId: string): Promise<void> {
+    await this.send({ method: "DELETE", key, query: { uploadId } }).catch((error: unknown) => {
+      if (!(error instanceof S3Error && error.status === 404)) throw error;
+    });
+  }
+
+  private async send(call: Call): Promise<S3Answer & { body: Buffer }> {
+    return retrying(this.patience, async () => {
+      const response = await this.dispatch(call);
+      if (response.statusCode >= 300) throw await failure(response);
+      const body = Buffer.from(await response.body.arrayBuffer());
+      // CompleteMultipartUpload and CopyObject can fail after their 200 has gone out.
+      if (call.method !== "GET" && body.includes("<Error>")) throw errorOf(500, body.toString());
+      return { ...answerOf(response), body };
+    });
+  }
+
+  private async dispatch({ method, key, query = {}, headers = {}, body }: Call): Promise<Dispatcher.ResponseData> {
+    const { host, basePath, signer } = this.location;
+    const path = encodePath(key === undefined ? basePath || "/" : `${basePath}/${key}`);
+    const signed = await signer.sign({
+      method,
+      protocol: "https:",
+      hostname: host,
+      path,
+      query,
+      headers: { ...defined(headers), host, "x-amz-content-sha256": body ? hash("sha256", body) : EMPTY_SHA256 },
+    });
+    const search = Object.entries(query).map(([name, value]) => `${encode(name)}=${encode(value)}`).join("&");
+    const headersTimeout = this.patience.silenceMs + (body?.length ?? 0) / this.patience.slowestRate;
+    return this.pool.request({
+      method,
+      path: search === "" ? path : `${path}?${search}`,
+      headers: signed.headers,
+      headersTimeout,
+      body: body ?? null,
+    });
+  }
+}
+
+const EMPTY_SHA256 = hash("sha256", "");
+
+/** Runs a call again while its failure may pass: resets, timeouts, 5xx, SlowDown, bytes spoilt on the way. */
+export async function retrying<T>(patience: Patience, call: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await call();
+    } catch (error) {
+      const failed = connectionError(error);
+      if (attempt >= patience.attempts || !mayPass(failed)) throw failed;
+      await pause(patience, attempt);
+    }
+  }
+}
+
+/** Waits before the next attempt: twice as long each time, up to a limit, half of it random, so that many do not come back at once. */
+export async function pause({ pauseMs }: Patience, attempt: number): Promise<void> {
+  const longest = Math.min(MAX_PAUSE_MS, pauseMs * 2 ** (attempt - 1));
+  await sleep(longest * (0.5 + Math.random() / 2));
+}
+
+/** S3's own codes for what passes ("Error responses", AWS), beside every 5xx and 429. */
+const PASSING_CODES: ReadonlySet<string> = new Set([
+  "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "IncompleteBody", "OperationAborted", "SlowDown",
+]);
+
+/** Whether a failed call may succeed when it is made again. */
+export function mayPass(error: unknown): boolean {
+  if (!(error instanceof S3Error)) return false;
+  return error.status === 0 || error.status === 429 || (error.status >= 500 && error.status !== 501) || PASSING_CODES.has(error.code);
+}
+
+/** What undici and Node throw on a connection, as an S3Error; anything else as it is. */
+export function connectionError(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof S3Error || !("code" in error) || typeof error.code !== "string") return error;
+  const { code } = error;
+  const ofConnection = code.startsWith("UND_ERR_") || /^(?:ECONN|ETIMEDOUT|EPIPE|EAI_AGAIN|ENETUNREACH|EHOSTUNREACH|ENOTFOUND|HPE_)/.test(code);
+  return ofConnection ? new S3Error(code, 0, `no whole answer came (${code}: ${error.message})`, { cause: error }) : error;
+}
+
+async function failure(response: Dispatcher.ResponseData): Promise<S3Error> {
+  return errorOf(response.statusCode, await response.body.text());
+}
+
+function errorOf(status: number, xml: string): S3Error {
+  const code = element(xml, "Code") ?? `HTTP ${status}`;
+  return new S3Error(code, status, [`the server answers ${status} ${code}`, element(xml, "Message")].filter(Boolean).join(": "));
+}
+
+function answerOf(response: Dispatcher.ResponseData): S3Answer {
+  const headers: Record<string, string | undefined> = {};
+  for (const [name, value] of Object.entries(response.headers)) headers[name] = Array.isArray(value) ? value[0] : value;
+  return { status: response.statusCode, headers };
+}
+
+function etagOf({ headers }: S3Answer): string {
+  return unquote(headers.etag ?? "");
+}
+
+/** An ETag without its quotes. */
+export function unquote(etag: string): string {
+  return etag.replaceAll('"', "");
+}
+
+/** A CRC-32 in the form of S3's headers. */
+export function crc32Base64(value: number): string {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes.toString("base64");
+}
+
+function defined(headers: Record<string, string | undefined>): Record<string, string> {
+  const result: Record<string, string> = {};
+  for (const [name, value] of Object.entries(headers)) if (value !== undefined) result[name] = value;
+  return result;
+}
+
+/** S3's URI encoding: everything but the unreserved characters of RFC 3986. */
+function encode(text: string): string {
+  return encodeURIComponent(text).replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`);
+}
+
+function encodePath(path: string): string {
+  return path.split("/").map(encode).join("/");
+}
+
+interface Listing {
+  objects: S3Object[];
+  folders: string[];
+  /** Token for the next page. */
+  next: string | undefined;
+}
+
+/** Reads a ListObjectsV2 answer. Keys come URL-encoded (a space as `+`, as boto3 reads them) where the server says so. */
+function parseListing(xml: string): Listing {
+  const encoded = element(xml, "EncodingType") === "url";
+  const text = (key: string): string => (encoded ? decodeUrl(key) : key);
+  const objects = elements(xml, "Contents").map((content) => ({
+    key: text(element(content, "Key") ?? ""),
+    size: Number(element(content, "Size")),
+    etag: unquote(element(content, "ETag") ?? ""),
+  }));
+  const folders = elements(xml, "CommonPrefixes").map((prefix) => text(element(prefix, "Prefix") ?? ""));
+  const next = element(xml, "IsTruncated") === "true" ? element(xml, "NextContinuationToken") : undefined;
+  return { objects, folders, next };
+}
+
+function decodeUrl(key: string): string {
+  return decodeURIComponent(key.replaceAll("+", "%20"));
+}
+
+/** The contents of every element of this name. S3's answers have no attributes in what is read here, and nothing nested of the same name. */
+function elements(xml: string, name: string): string[] {
+  const found: string[] = [];
+  const open = `<${name}>`;
+  const close = `</${name}>`;
+  for (let at = xml.indexOf(open); at >= 0; at = xml.indexOf(open, at)) {
+    const end = xml.indexOf(close, at);
+    if (end < 0) break;
+    found.push(xml.slice(at + open.length, end));
+    at = end;
+  }
+  return found;
+}
+
+/** The text of the first element of this name. */
+function element(xml: string, name: string): string | undefined {
+  const start = xml.indexOf(`<${name}>`);
+  if (start < 0) return undefined;
+  const text = xml.slice(start + name.length + 2, xml.indexOf(`</${name}>`, start));
+  return text.includes("&") ? text.replace(/&(?:#x([0-9a-f]+)|#(\d+)|(\w+));/gi, unescapeXml) : text;
+}
+
+function unescapeXml(whole: string, hex: string | undefined, decimal: string | undefined, name: string | undefined): string {
+  if (hex !== undefined) return String.fromCodePoint(Number.parseInt(hex, 16));
+  if (decimal !== undefined) return String.fromCodePoint(Number(decimal));
+  return { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" }[name ?? ""] ?? whole;
+}
+
+function partOf(xml: string): Part {
+  return {
+    number: Number(element(xml, "PartNumber")),
+    size: Number(element(xml, "Size")),
+    etag: unquote(element(xml, "ETag") ?? ""),
+    crc32: element(xml, "ChecksumCRC32"),
+  };
+}
+
+function partXml({ number, etag, crc32 }: Part): string {
+  const checksum = crc32 === undefined ? "" : `<ChecksumCRC32>${crc32}</ChecksumCRC32>`;
+  return `<Part><ETag>&quot;${etag}&quot;</ETag>${checksum}<PartNumber>${number}</PartNumber></Part>`;
+}
+
+async function locate(settings: StorageSettings): Promise<Location> {
+  const { bucketName, addressingStyle, accessKey, secretKey, sessionToken, sessionProfile } = settings;
+  const keys = accessKey !== undefined && secretKey !== undefined && sessionProfile === undefined
+    ? { accessKeyId: accessKey, secretAccessKey: secretKey, ...(sessionToken === undefined ? {} : { sessionToken }) }
+    : undefined;
+  const aws = keys && settings.endpoint !== undefined ? undefined : await fromAwsConfig(settings);
+  const endpoint = new URL(settings.endpoint ?? aws?.endpoint ?? "");
+  const inHost = addressingStyle === "virtual";
+  const host = inHost ? `${bucketName}.${endpoint.host}` : endpoint.host;
+  const folder = endpoint.pathname.replace(/\/$/, "");
+  const credentials = keys ?? aws?.credentials;
+  if (!credentials) throw new Error("there are no credentials");
+  const signer = new SignatureV4({
+    service: "s3",
+    // boto3 signs for this region too when it knows none.
+    region: settings.region ?? aws?.region ?? "us-east-1",
+    credentials,
+    sha256: Sha256,
+    uriEscapePath: false,
+    applyChecksum: false,
+  });
+  return { origin: `${endpoint.protocol}//${host}`, host, basePath: inHost ? folder : `${folder}/${bucketName}`, signer };
+}
+
+/** What the AWS SDK finds in the environment, the shared config or the machine's role. It is loaded for this alone. */
+async function fromAwsConfig({ region, sessionProfile, useSsl, endpoint }: StorageSettings) {
+  const { S3Client } = await import("@aws-sdk/client-s3");
+  const { config } = new S3Client({
+    ...(region === undefined ? {} : { region }),
+    ...(sessionProfile === undefined ? {} : { profile: sessionProfile }),
+  });
+  const found = region ?? (await config.region().catch(() => undefined)) ?? "us-east-1";
+  const url = endpoint === undefined ? config.endpointProvider({ Region: found, UseFIPS: false }).url : undefined;
+  return {
+    region: found,
+    credentials: config.credentials,
+    ...(url ? { endpoint: `${useSsl === false ? "http" : "https"}://${url.host}` } : {}),
+  };
+}
+
+/** Node's own SHA-256 in the form that the signer wants. */
+class Sha256 {
+  private readonly hash: ReturnType<typeof createHash> | ReturnType<typeof createHmac>;
+  constructor(secret?: string | ArrayBuffer | ArrayBufferView) {
+    this.hash = secret === undefined ? createHash("sha256") : createHmac("sha256", bytesOf(secret));
+  }
+  update(data: Uint8Array): void {
+    this.hash.update(data);
+  }
+  digest(): Promise<Uint8Array> {
+    return Promise.resolve(this.hash.digest());
+  }
+  reset(): void {
+    throw new Error("a hash is used once");
+  }
+}
+
+function bytesOf(secret: string | ArrayBuffer | ArrayBufferView): string | Uint8Array {
+  if (typeof secret === "string") return secret;
+  return ArrayBuffer.isView(secret) ? new Uint8Array(secret.buffer, secret.byteOffset, secret.byteLength) : new Uint8Array(secret);
+}

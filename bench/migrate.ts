@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildEnv } from "../authentik/env.ts";
-import { findVersitygw, onPath, startVersitygw } from "../local/versitygw.ts";
+import { onPath } from "../local/programs.ts";
+import { findVersitygw, startVersitygw } from "../local/versitygw.ts";
 import { startListingServer } from "../test/support/listing-server.ts";
 
 const SMALL_FILES = 5000;
@@ -29,35 +30,38 @@ interface Figure {
   megabytes: number;
 }
 
-const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
-const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(work, "buckets"), iamDir: join(work, "iam"), root: KEYS });
-try {
-  const small = join(work, "small");
-  const large = join(work, "large");
-  await makeFiles(small, SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
-  await makeFiles(large, LARGE_FILES, () => LARGE_BYTES);
-  const rows: Record<string, Record<string, string>> = {};
-  for (const tool of await tools(server.endpoint)) {
-    const row: Record<string, string> = {};
-    for (const [name, folder] of [["small", small], ["large", large]] as const) {
-      const bucket = `${tool.name}-${name}`;
-      await mkdir(join(work, "buckets", bucket));
-      const copy = join(work, "copy", tool.name, name);
-      await mkdir(copy, { recursive: true });
-      row[`${name} up`] = text(await time(tool, folder, bucket, bucket));
-      row[`${name} up again`] = text(await time(tool, folder, bucket, bucket));
-      row[`${name} down`] = text(await time(tool, bucket, copy, bucket));
-      row[`${name} down again`] = text(await time(tool, bucket, copy, bucket));
-      await rm(copy, { recursive: true });
-      await rm(join(work, "buckets", bucket), { recursive: true });
+/** Times every tool that is on PATH in turn, in both directions, and prints a table; then a listing of a million keys. */
+export async function benchMigrate(): Promise<void> {
+  const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
+  const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(work, "buckets"), iamDir: join(work, "iam"), root: KEYS });
+  try {
+    const small = join(work, "small");
+    const large = join(work, "large");
+    await makeFiles(small, SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
+    await makeFiles(large, LARGE_FILES, () => LARGE_BYTES);
+    const rows: Record<string, Record<string, string>> = {};
+    for (const tool of await tools(work, server.endpoint)) {
+      const row: Record<string, string> = {};
+      for (const [name, folder] of [["small", small], ["large", large]] as const) {
+        const bucket = `${tool.name}-${name}`;
+        await mkdir(join(work, "buckets", bucket));
+        const copy = join(work, "copy", tool.name, name);
+        await mkdir(copy, { recursive: true });
+        row[`${name} up`] = text(await time(tool, folder, bucket, bucket));
+        row[`${name} up again`] = text(await time(tool, folder, bucket, bucket));
+        row[`${name} down`] = text(await time(tool, bucket, copy, bucket));
+        row[`${name} down again`] = text(await time(tool, bucket, copy, bucket));
+        await rm(copy, { recursive: true });
+        await rm(join(work, "buckets", bucket), { recursive: true });
+      }
+      rows[tool.name] = row;
     }
-    rows[tool.name] = row;
+    console.table(rows);
+    console.log(`listing of ${LISTED_KEYS} keys: ${text(await listMany(work))}`);
+  } finally {
+    await server.stop();
+    await rm(work, { recursive: true });
   }
-  console.table(rows);
-  console.log(`listing of ${LISTED_KEYS} keys: ${text(await listMany())}`);
-} finally {
-  await server.stop();
-  await rm(work, { recursive: true });
 }
 
 async function makeFiles(folder: string, count: number, size: (index: number) => number): Promise<void> {
@@ -68,7 +72,7 @@ async function makeFiles(folder: string, count: number, size: (index: number) =>
   }
 }
 
-async function envFile(endpoint: string, bucket: string): Promise<string> {
+async function envFile(work: string, endpoint: string, bucket: string): Promise<string> {
   const { env } = buildEnv({ bucketName: bucket, endpoint, region: "us-east-1", ...KEYS, secureUrls: false });
   const file = join(work, `${bucket}.env`);
   await writeFile(file, Object.entries(env).map(([name, value]) => `${name}=${value}\n`).join(""), { mode: 0o600 });
@@ -76,8 +80,8 @@ async function envFile(endpoint: string, bucket: string): Promise<string> {
 }
 
 /** `migrate`, and those of the others that are on PATH. */
-async function tools(endpoint: string): Promise<Tool[]> {
-  for (const name of ["small", "large"]) await envFile(endpoint, `migrate-${name}`);
+async function tools(work: string, endpoint: string): Promise<Tool[]> {
+  for (const name of ["small", "large"]) await envFile(work, endpoint, `migrate-${name}`);
   const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
   const found: Tool[] = [{
     name: "migrate",
@@ -117,13 +121,13 @@ async function time(tool: Tool, from: string, to: string, bucket: string): Promi
   return measure(tool.args(from, to, bucket), tool.env);
 }
 
-async function listMany(): Promise<Figure> {
+async function listMany(work: string): Promise<Figure> {
   const keyAt = (index: number): string => `media/public/set-${String(Math.floor(index / 1000)).padStart(6, "0")}/file-${String(index % 1000).padStart(6, "0")}.png`;
   const listing = await startListingServer({ count: LISTED_KEYS, keyAt });
   try {
     const empty = join(work, "empty");
     await mkdir(empty);
-    const from = await envFile(listing.endpoint, "listed");
+    const from = await envFile(work, listing.endpoint, "listed");
     return await measure([process.execPath, "--max-semi-space-size=2", "--import", "tsx", COMMAND, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
   } finally {
     await listing.stop();

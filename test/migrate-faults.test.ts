@@ -8,7 +8,7 @@ import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/faul
 import { IMPATIENT, readTree, run, startServer, temporaryFolder, writeTree, type RunOptions, type TestServer } from "./support/migration.ts";
 
 const MIB = 1024 * 1024;
-const FAULTS: readonly Fault[] = ["reset", "lost", "slow-down", "stall", "stall-body", "truncate", "corrupt", "corrupt-request"];
+const FAULTS: readonly Exclude<Fault, object>[] = ["reset", "lost", "slow-down", "stall", "stall-body", "truncate", "corrupt", "corrupt-request"];
 
 describe("migrate: faults", function () {
   this.timeout(30_000);

@@ -1,4 +1,5 @@
 /** `npm start`: a local S3 server, the stack `dev` on it, and a check that authentik can use what came out. */
+import { isatty } from "node:tty";
 import { Command } from "commander";
 import { formatEnv } from "../env/index.ts";
 import { withLocalStack } from "../local/start.ts";
@@ -22,7 +23,7 @@ try {
       progress.step("acting as authentik");
       const results = await verify(source, { signal });
       progress.stop();
-      console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}\n${renderResults(results, { color: process.stdout.isTTY })}`);
+      console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}\n${renderResults(results, { color: isatty(1) })}`);
       if (!isWell(results)) process.exitCode = 1;
     }),
   );

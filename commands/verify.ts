@@ -1,4 +1,5 @@
 /** `npm run verify`: tells whether authentik will work with a stack's storage, or with the variables in an env file. */
+import { isatty } from "node:tty";
 import { Command, InvalidArgumentError } from "commander";
 import { origin as wrongOrigin, authentikVersion as wrongRelease } from "../config/rules.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
@@ -58,7 +59,7 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   const results = await interruptible((signal) => verify(source, { timeoutMs: options.timeout * 1000, signal }));
   const isOk = isWell(results);
   if (options.json) console.log(JSON.stringify({ source: source.name, ok: isOk, results }, undefined, 2));
-  else console.log(renderResults(results, { color: process.stdout.isTTY }));
+  else console.log(renderResults(results, { color: isatty(1) }));
   process.exitCode = isOk ? 0 : 1;
   // What the AWS SDK may still wait for, such as a program that gives credentials, is not waited for.
   setTimeout(() => process.exit(), 200).unref();

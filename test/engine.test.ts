@@ -4,6 +4,7 @@ import { expect } from "chai";
 import { DeleteBucketCommand, DeleteObjectCommand, GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
 import type { RunningServer } from "../local/versitygw.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
+import { startFaultProxy } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
 const Bucket = "authentik-media";
@@ -39,6 +40,23 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     for (const key of ["endpoint", "origins[0]", "bucketname", "accessKey", "secretKey"]) expect(text).to.contain(`  ${key} `);
     expect(text).not.to.match(/\n\s+at /);
     await project.configure({ bucketname: undefined });
+  });
+
+  it("completes what was cut off between bucket and CORS policy", async () => {
+    let isCut = true;
+    const proxy = await startFaultProxy(server.endpoint, ({ path }) => (isCut && path.includes("?cors") ? "reset" : undefined));
+    const other = await EngineProject.create();
+    try {
+      const values = { provider: "s3", endpoint: proxy.endpoint, bucketName: "cut-off", secureUrls: false, origins: ["https://authentik.company"] };
+      await other.configure(values, SECRETS);
+      expect((await other.run("up", "--yes", "--skip-preview")).text).to.match(/could not put the CORS policy.*ECONNRESET/);
+      isCut = false;
+      await other.expectOk("up", "--yes", "--skip-preview");
+      expect((await s3.send(new GetBucketCorsCommand({ Bucket: "cut-off" }))).CORSRules).to.have.length(1);
+    } finally {
+      await other.remove();
+      await proxy.stop();
+    }
   });
 
   it("creates bucket, CORS policy and bucket policy, and exports authentik's values", async () => {

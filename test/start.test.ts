@@ -83,6 +83,12 @@ describe("npm start", function () {
     expect(await readdir(join(dir, "data"))).to.deep.equal([]);
   });
 
+  it("says what to install where there is nothing to get a server with", async () => {
+    const { code, text } = await start({ PATH: "" });
+    expect(code).to.equal(1);
+    expect(text).to.contain("needs versitygw, Go or Docker");
+  });
+
   it("explains itself", async () => {
     const child = spawn(process.execPath, ["--import", "tsx", "commands/start.ts", "--help"], { cwd: REPOSITORY });
     let text = "";

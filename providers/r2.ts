@@ -116,7 +116,12 @@ export function s3Keys(tokenId: string, tokenValue: string): { accessKey: string
   return { accessKey: tokenId, secretKey: createHash("sha256").update(tokenValue).digest("hex") };
 }
 
-function groupId(groups: readonly { id: string; name: string }[], name: string): string {
+/**
+ * The id of the permission group of this name.
+ *
+ * @throws Error that says what the account or the token of `pulumi up` lacks
+ */
+export function groupId(groups: readonly { id: string; name: string }[], name: string): string {
   const found = groups.find((group) => group.name === name);
   if (!found) throw new Error(`the Cloudflare account has no permission group "${name}"; enable R2 for it, and let pulumi up's token read account API tokens`);
   return found.id;

@@ -134,19 +134,16 @@ export const PERMISSION_GROUPS = [
   { id: "bf7481a1826f439697cb59a20b22293e", name: "Workers R2 Storage Write" },
 ] as const;
 
-function fakeCall({ token, inputs }: MockCallArgs, permissionGroups: readonly { id: string; name: string }[]): Record<string, unknown> {
+function fakeCall({ token, inputs }: MockCallArgs): Record<string, unknown> {
   if (token !== "cloudflare:index/getAccountApiTokenPermissionGroupsList:getAccountApiTokenPermissionGroupsList") {
     throw new Error(`the recorder knows no call "${token}"`);
   }
-  return { ...entriesOf(inputs), results: permissionGroups };
+  return { ...entriesOf(inputs), results: PERMISSION_GROUPS };
 }
 
 /** Provisions what these values of a stack describe. Every key with a secret's name counts as one. */
-export async function record(
-  values: Record<string, string>,
-  { permissionGroups = PERMISSION_GROUPS }: { permissionGroups?: readonly { id: string; name: string }[] } = {},
-): Promise<Recording> {
-  return recordConfig(configOf(values), { permissionGroups });
+export async function record(values: Record<string, string>): Promise<Recording> {
+  return recordConfig(configOf(values));
 }
 
 /** The typed config of these values. */
@@ -168,10 +165,7 @@ export function configProblems(values: Record<string, string | undefined>): stri
 }
 
 /** Provisions this config. */
-export async function recordConfig(
-  config: StorageConfig,
-  { permissionGroups = PERMISSION_GROUPS }: { permissionGroups?: readonly { id: string; name: string }[] } = {},
-): Promise<Recording> {
+export async function recordConfig(config: StorageConfig): Promise<Recording> {
   const calls: Recording["calls"] = [];
   const resources: Recorded[] = [];
   const known = fakes(() => (config.provider === "aws" ? config.region : ""));
@@ -191,7 +185,7 @@ export async function recordConfig(
       newResource: (args) => settled(() => answer(args, known)),
       call: (args) => settled(() => {
         calls.push({ token: args.token, inputs: entriesOf(args.inputs) });
-        return fakeCall(args, permissionGroups);
+        return fakeCall(args);
       }),
     },
     "authentik-storage",

@@ -6,7 +6,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { openLocalHome } from "../local/home.ts";
 import { onPath, run } from "../local/programs.ts";
@@ -16,7 +16,8 @@ import { withLocalStack } from "../local/start.ts";
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const RUNS = 3;
 
-const EMPTY = { runtime: "runtime: { name: nodejs, options: { typescript: false } }", file: "index.js", code: "" };
+/** `modules` is what the project has installed: the engine fetches the plugin of every cloud package that it finds there. */
+const EMPTY = { runtime: "runtime: { name: nodejs, options: { typescript: false } }", modules: "@pulumi/pulumi", file: "index.js", code: "" };
 const DYNAMIC = {
   ...EMPTY,
   code: `
@@ -27,6 +28,7 @@ const DYNAMIC = {
 };
 const NAIVE = {
   runtime: "runtime: nodejs",
+  modules: "",
   file: "index.ts",
   code: `
     import * as aws from "@pulumi/aws";
@@ -72,10 +74,12 @@ export async function benchPreview(): Promise<void> {
   }
 }
 
-async function project(workDir: string, { runtime, file, code }: typeof EMPTY): Promise<LocalProject> {
+async function project(workDir: string, { runtime, modules, file, code }: typeof EMPTY): Promise<LocalProject> {
   const state = join(workDir, "state");
   await mkdir(state, { recursive: true });
-  await symlink(join(REPOSITORY, "node_modules"), join(workDir, "node_modules"));
+  const link = join(workDir, "node_modules", modules);
+  await mkdir(dirname(link), { recursive: true });
+  await symlink(join(REPOSITORY, "node_modules", modules), link.replace(/\/$/, ""));
   await writeFile(join(workDir, "Pulumi.yaml"), `name: bench\n${runtime}\n`);
   await writeFile(join(workDir, "package.json"), JSON.stringify({ name: "bench", main: file }));
   await writeFile(join(workDir, file), code);

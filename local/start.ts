@@ -1,10 +1,13 @@
 /** From nothing to a bucket on this machine that authentik could use, and back to nothing running. */
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import type { Inputs } from "@pulumi/pulumi/output.js";
-import { openLocalHome } from "./home.ts";
+import { openLocalHome, type LocalHome } from "./home.ts";
 import { findPulumi, upInProcess, upWithEngine } from "./stack.ts";
-import { findVersitygw, startVersitygw } from "./versitygw.ts";
+import { findVersitygw, isFree, startVersitygw } from "./versitygw.ts";
 
 export interface LocalStart {
   /** Folder of the server's data, keys and state; `.local` in this repository by default. */
@@ -36,10 +39,12 @@ export async function withLocalStack<T>({ dir, progress, notice, signal }: Local
   const dataDir = pulumi ? home.dataDir : await throwawayDir(home.dataDir);
   try {
     progress("starting the S3 server");
+    await stopLeftover(home);
     const server = await startVersitygw({
       versitygw, dataDir, iamDir: home.iamDir, port: home.port, root: home.root, users: [home.authentik],
     });
     try {
+      await writeFile(pidFile(home), String(server.pid));
       signal.throwIfAborted();
       progress(pulumi ? "pulumi up" : "running the program");
       const outputs = await (pulumi ? upWithEngine(pulumi, home, server.endpoint, signal) : upInProcess(home, server.endpoint));
@@ -47,6 +52,7 @@ export async function withLocalStack<T>({ dir, progress, notice, signal }: Local
       return await use(outputs);
     } finally {
       await server.stop();
+      await rm(pidFile(home), { force: true });
     }
   } finally {
     if (dataDir !== home.dataDir) await rm(dataDir, { recursive: true, force: true });
@@ -56,4 +62,18 @@ export async function withLocalStack<T>({ dir, progress, notice, signal }: Local
 async function throwawayDir(dataDir: string): Promise<string> {
   await mkdir(dataDir, { recursive: true });
   return mkdtemp(join(dataDir, ".throwaway-"));
+}
+
+function pidFile({ dir }: LocalHome): string {
+  return join(dir, "server.pid");
+}
+
+/** Stops the server of a run that was killed, if its process is still the one that was started on this folder. */
+async function stopLeftover(home: LocalHome): Promise<void> {
+  const pid = Number(await readFile(pidFile(home), "utf8").catch(() => ""));
+  if (!Number.isInteger(pid) || pid <= 0) return;
+  const { stdout } = await promisify(execFile)("ps", ["-p", String(pid), "-o", "args="]).catch(() => ({ stdout: "" }));
+  if (!stdout.includes(home.iamDir)) return;
+  process.kill(pid, "SIGKILL");
+  for (let wait = 0; wait < 100 && !(await isFree(home.port)); wait += 1) await sleep(30);
 }

@@ -45,6 +45,7 @@ export interface ServerOptions {
 export interface RunningServer {
   /** E.g. `http://127.0.0.1:7070`. */
   endpoint: string;
+  pid?: number | undefined;
   stop(): Promise<void>;
 }
 
@@ -88,13 +89,22 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
+/** Whether nobody listens on this port of 127.0.0.1. */
+export async function isFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, "127.0.0.1");
+  const isFree = await once(server, "listening").then(() => true, () => false);
+  server.close();
+  return isFree;
+}
+
 /**
  * Starts versitygw and waits until it answers. It ends when `stop` is called or this process exits.
  *
- * @throws Error with the server's own words when it does not answer within ten seconds
+ * @throws Error when another program has the port, or with the server's own words when it does not answer within ten seconds
  */
 export async function startVersitygw(options: ServerOptions): Promise<RunningServer> {
   const port = options.port ?? (await freePort());
+  if (!(await isFree(port))) throw new Error(`port ${port} on 127.0.0.1, which was drawn for the local S3 server, is taken by another program; stop that`);
   await mkdir(options.dataDir, { recursive: true, mode: 0o700 });
   await mkdir(options.iamDir, { recursive: true, mode: 0o700 });
   await writeUsers(options.iamDir, options.users ?? []);
@@ -121,7 +131,7 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
     await stop();
     throw error;
   }
-  return { endpoint, stop };
+  return { endpoint, pid: child.pid, stop };
 }
 
 function commandLine({ versitygw, dataDir, iamDir, flags = [], backend }: ServerOptions, port: number): { command: string; args: string[] } {

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
-import { connect } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -81,6 +81,26 @@ describe("npm start", function () {
     const { text } = await start({ PATH: PATH_WITHOUT_PULUMI });
     expect(text.split("\n").filter((line) => line.includes("command line tool is not here"))).to.have.length(1);
     expect(await readdir(join(dir, "data"))).to.deep.equal([]);
+  });
+
+  it("stops what a killed run has left behind", async () => {
+    const { child, ended, said } = launch({ PATH: PATH_WITHOUT_PULUMI });
+    while (!said().includes("acting as authentik")) await sleep(5);
+    child.kill("SIGKILL");
+    await ended;
+    expect(await isServed()).to.equal(true);
+    expectWell(await start({ PATH: PATH_WITHOUT_PULUMI }));
+    expect(await isServed()).to.equal(false);
+  });
+
+  it("says that another program has its port", async () => {
+    const { port } = await openLocalHome(dir);
+    const other = createServer().listen(port, "127.0.0.1");
+    await once(other, "listening");
+    const { code, text } = await start({ PATH: PATH_WITHOUT_PULUMI });
+    other.close();
+    expect(code).to.equal(1);
+    expect(text).to.contain(`port ${port} on 127.0.0.1`);
   });
 
   it("says what to install where there is nothing to get a server with", async () => {

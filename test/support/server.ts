@@ -23,7 +23,7 @@ export async function startTestServer(options: Partial<ServerOptions> = {}): Pro
     ...options,
   });
   return {
-    endpoint: server.endpoint,
+    ...server,
     stop: async () => {
       await server.stop();
       await rm(dir, { recursive: true, force: true });

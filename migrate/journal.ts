@@ -100,7 +100,11 @@ function readPairs(file: string): BigUint64Array {
 function readUploads(folder: string): Map<string, Upload> {
   const uploads = new Map<string, Upload>();
   for (const name of readdirSync(folder)) {
-    if (!name.endsWith(".json")) continue;
+    if (!name.endsWith(".json")) {
+      // Not yet in its place when the run was killed, and perhaps half written; nothing of its upload was sent yet.
+      rmSync(join(folder, name));
+      continue;
+    }
     const upload = v.safeParse(Upload, JSON.parse(readFileSync(join(folder, name), "utf8")));
     if (upload.success) uploads.set(upload.output.key, upload.output);
   }

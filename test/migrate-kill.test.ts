@@ -14,8 +14,12 @@ const MIB = 1024 * 1024;
 describe("migrate: killed at any moment", function () {
   this.timeout(120_000);
   let server: TestServer;
+  let spare: Promise<ChildProcess>;
   before(async () => { server = await startServer(); });
-  after(() => server.stop());
+  after(async () => {
+    (await spare).kill("SIGKILL");
+    await server.stop();
+  });
 
   it(`is complete after a rerun, ${KILLS} times`, async () => {
     const folder = temporaryFolder();
@@ -28,7 +32,7 @@ describe("migrate: killed at any moment", function () {
     const full = server.bucket("full");
     await run(source, full, { state: join(folder, "state") });
     const longest = { up: 0, down: 0 };
-    let spare = startChild();
+    spare = startChild();
     const moments: string[] = [];
     for (let kill = 0; kill < KILLS; kill++) {
       const child = await spare;
@@ -66,7 +70,6 @@ describe("migrate: killed at any moment", function () {
       rmSync(join(folder, name), { recursive: true });
       if (direction === "up") rmSync(join(server.buckets, name), { recursive: true });
     }
-    (await spare).kill("SIGKILL");
     // The kills came at different moments: before, amid and after the transfers.
     expect(new Set(moments).size).to.be.greaterThan(5);
   });

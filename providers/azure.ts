@@ -15,7 +15,7 @@ import type { AzureConfig } from "../config/azure.ts";
 import { usersFile, type Keys } from "../local/versitygw.ts";
 import type { AuthentikStorage, Credentials, Provision } from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
-import { S3BucketCors, S3BucketPolicy } from "./s3/resources.ts";
+import { authentikCorsRules, S3BucketCors, S3BucketPolicy } from "./s3/resources.ts";
 
 /** Arguments of `AzureStorage`; the config of a stack is one. */
 export type AzureStorageArgs = Pick<
@@ -252,18 +252,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     const connection = { endpoint: gateway.endpoint, credentials: gateway.admin, patienceSeconds: PATIENCE_SECONDS };
     const cors = new S3BucketCors(
       `${name}-cors`,
-      {
-        ...connection,
-        bucket: args.bucketName,
-        rules: [
-          {
-            allowedOrigins: args.origins,
-            allowedHeaders: args.corsAllowedHeaders,
-            allowedMethods: ["GET"],
-            maxAgeSeconds: args.corsMaxAgeSeconds,
-          },
-        ],
-      },
+      { ...connection, bucket: args.bucketName, rules: authentikCorsRules(args) },
       ofBucket,
     );
     const rights = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, gateway.users);

@@ -5,7 +5,7 @@ import type { AddressingStyle } from "../../authentik/env.ts";
 import { authentikPolicy } from "../../authentik/permissions.ts";
 import type { S3Config } from "../../config/s3.ts";
 import type { AuthentikStorage, Credentials, Provision } from "../contract.ts";
-import { S3Bucket, S3BucketCors, S3BucketPolicy, type ConnectionArgs } from "./resources.ts";
+import { authentikCorsRules, S3Bucket, S3BucketCors, S3BucketPolicy, type ConnectionArgs } from "./resources.ts";
 
 /** Arguments of `S3Storage`; the config of a stack is one. */
 export interface S3StorageArgs extends Credentials {
@@ -61,18 +61,7 @@ export class S3Storage extends ComponentResource implements AuthentikStorage {
     const ofBucket = { parent: this, dependsOn: bucket, deletedWith: bucket };
     const cors = new S3BucketCors(
       `${name}-cors`,
-      {
-        ...connection,
-        bucket: args.bucketName,
-        rules: [
-          {
-            allowedOrigins: args.origins,
-            allowedHeaders: args.corsAllowedHeaders ?? ["Authorization"],
-            allowedMethods: ["GET"],
-            maxAgeSeconds: args.corsMaxAgeSeconds ?? 3000,
-          },
-        ],
-      },
+      { ...connection, bucket: args.bucketName, rules: authentikCorsRules(args) },
       ofBucket,
     );
     const settings: CustomResource[] = [cors];

@@ -217,16 +217,26 @@ async function inParallel<T>(items: T[], work: (item: T) => Promise<void>): Prom
   await Promise.all(Array.from({ length: PARALLEL_DELETES }, worker));
 }
 
-class CorsOperations extends Operations<CorsInputs> {
-  async create(inputs: CorsInputs): Promise<dynamic.CreateResult<CorsInputs>> {
-    await this.call(inputs, (call) => putCors(inputs, call));
-    return { id: `${inputs.bucket}/cors`, outs: inputs };
+/** A setting that is put as a whole, whether it was there before or not. */
+abstract class SettingOperations<Inputs extends Connection> extends Operations<Inputs> {
+  /** What it is called in the resource's id. */
+  protected abstract readonly kind: string;
+  protected abstract readonly put: (inputs: Inputs, call: Call) => Promise<void>;
+
+  async create(inputs: Inputs): Promise<dynamic.CreateResult<Inputs>> {
+    await this.call(inputs, (call) => this.put(inputs, call));
+    return { id: `${inputs.bucket}/${this.kind}`, outs: inputs };
   }
 
-  async update(_id: string, _olds: CorsInputs, news: CorsInputs): Promise<dynamic.UpdateResult<CorsInputs>> {
-    await this.call(news, (call) => putCors(news, call));
+  async update(_id: string, _olds: Inputs, news: Inputs): Promise<dynamic.UpdateResult<Inputs>> {
+    await this.call(news, (call) => this.put(news, call));
     return { outs: news };
   }
+}
+
+class CorsOperations extends SettingOperations<CorsInputs> {
+  protected readonly kind = "cors";
+  protected readonly put = putCors;
 
   protected async readState(props: CorsInputs, call: Call): Promise<CorsInputs | undefined> {
     const { GetBucketCorsCommand } = await import("@aws-sdk/client-s3");
@@ -295,16 +305,9 @@ function fromServer(rule: CORSRule): CorsRule {
   };
 }
 
-class PolicyOperations extends Operations<PolicyInputs> {
-  async create(inputs: PolicyInputs): Promise<dynamic.CreateResult<PolicyInputs>> {
-    await this.call(inputs, (call) => putPolicy(inputs, call));
-    return { id: `${inputs.bucket}/policy`, outs: inputs };
-  }
-
-  async update(_id: string, _olds: PolicyInputs, news: PolicyInputs): Promise<dynamic.UpdateResult<PolicyInputs>> {
-    await this.call(news, (call) => putPolicy(news, call));
-    return { outs: news };
-  }
+class PolicyOperations extends SettingOperations<PolicyInputs> {
+  protected readonly kind = "policy";
+  protected readonly put = putPolicy;
 
   protected async readState(props: PolicyInputs, call: Call): Promise<PolicyInputs | undefined> {
     const { GetBucketPolicyCommand } = await import("@aws-sdk/client-s3");

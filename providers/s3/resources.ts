@@ -47,6 +47,22 @@ export interface S3BucketPolicyArgs extends ConnectionArgs {
   policy: Input<PolicyDocument>;
 }
 
+/** The CORS rules that authentik's browsers need, with the setup page's values where there are no others. */
+export function authentikCorsRules(args: {
+  origins: string[];
+  corsAllowedHeaders?: string[];
+  corsMaxAgeSeconds?: number;
+}): CorsRule[] {
+  return [
+    {
+      allowedOrigins: args.origins,
+      allowedHeaders: args.corsAllowedHeaders ?? ["Authorization"],
+      allowedMethods: ["GET"],
+      maxAgeSeconds: args.corsMaxAgeSeconds ?? 3000,
+    },
+  ];
+}
+
 /** A private bucket. It is never deleted while it holds anything, unless `forceDestroy` is set. */
 export class S3Bucket extends CustomResource {
   constructor(name: string, args: S3BucketArgs, options?: CustomResourceOptions) {

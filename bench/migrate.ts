@@ -85,7 +85,7 @@ async function tools(work: string, endpoint: string): Promise<Tool[]> {
   const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
   const found: Tool[] = [{
     name: "migrate",
-    args: (from, to, bucket) => [process.execPath, "--max-semi-space-size=2", "--import", "tsx", COMMAND, place(from, bucket), place(to, bucket), "--yes", "--state", join(work, "state")],
+    args: (from, to, bucket) => [process.execPath, "--max-semi-space-size=1", "--import", "tsx", COMMAND, place(from, bucket), place(to, bucket), "--yes", "--state", join(work, "state")],
     env: {},
   }];
   const aws = await onPath("aws");
@@ -128,7 +128,7 @@ async function listMany(work: string): Promise<Figure> {
     const empty = join(work, "empty");
     await mkdir(empty);
     const from = await envFile(work, listing.endpoint, "listed");
-    return await measure([process.execPath, "--max-semi-space-size=2", "--import", "tsx", COMMAND, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
+    return await measure([process.execPath, "--max-semi-space-size=1", "--import", "tsx", COMMAND, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
   } finally {
     await listing.stop();
   }

@@ -14,6 +14,8 @@ const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW;
 const STATS_AT_A_TIME = 64;
 const READ_BYTES = 1024 * 1024;
 const WRITE_BYTES = 256 * 1024;
+/** After so many the disk is told to begin, while the next ones come: at the end it would be waited for. */
+const SYNC_BYTES = 32 * 1024 * 1024;
 
 /** A folder with authentik's files, which may not be there yet. */
 export class Disk implements Place {
@@ -229,12 +231,14 @@ function expectVersion(file: number, version: string): void {
 
 async function writeFileFrom(path: string, content: Content): Promise<void> {
   const file = await openFile(path, "wx", 0o644);
+  let syncing = Promise.resolve();
   try {
     let held: Buffer[] = [];
-    let length = 0;
+    let [length, unsynced] = [0, 0];
     const flush = async () => {
       const { bytesWritten } = length > 0 ? await writeBuffers(file, held) : { bytesWritten: 0 };
       if (bytesWritten !== length) throw new Error(`the disk took ${bytesWritten} of ${length} bytes; it may be full`);
+      unsynced += length;
       held = [];
       length = 0;
     };
@@ -242,10 +246,19 @@ async function writeFileFrom(path: string, content: Content): Promise<void> {
       held.push(chunk);
       length += chunk.length;
       if (length >= WRITE_BYTES) await flush();
+      if (unsynced >= SYNC_BYTES) {
+        await syncing;
+        syncing = flushToDisk(file);
+        // Its failure is thrown where it is awaited.
+        syncing.catch(() => undefined);
+        unsynced = 0;
+      }
     }
     await flush();
+    await syncing;
     await flushToDisk(file);
   } finally {
+    await Promise.allSettled([syncing]);
     closeSync(file);
   }
 }

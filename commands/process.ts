@@ -3,6 +3,7 @@ import { CommanderError, type Command } from "commander";
 import { EnvReadError, EnvValueError } from "../authentik/env.ts";
 import { DotenvError } from "../env/dotenv.ts";
 import { FormatError } from "../env/index.ts";
+import { StateError } from "../state/home.ts";
 import { SourceError } from "./source.ts";
 
 /** A command line that cannot be carried out. The message says what to do. */
@@ -11,7 +12,7 @@ export class UsageError extends Error {
 }
 
 /** What the user can mend. */
-const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError, FormatError] as const;
+const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError, FormatError, StateError] as const;
 
 /** Runs a command line. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack. */
 export async function runCommand(command: Command): Promise<void> {

@@ -66,6 +66,7 @@ export function adviceOn(said: string, { kind, url }: Home): string {
   if (is(/PermanentRedirect|AuthorizationHeaderMalformed|StatusCode: 301|HTTP 301/)) return "The bucket is in another region. Add ?region=<its region> to the URL.";
   if (is(/unknown query parameter/)) return "Pulumi does not know a name behind the ? of the URL. docs/state.md has the ones that are needed.";
   if (is(/connection refused|no such host|i\/o timeout|no answer within/)) return "Nobody answers there. Correct the endpoint in the URL, or start its server.";
+  if (is(/currently locked/)) return `Its lock could not be deleted. The right to delete is missing${kind === "s3" ? ": s3:DeleteObject" : ""}.`;
   if (is(/AccessDenied|code=PermissionDenied|AuthorizationPermissionMismatch|AuthorizationFailure|Forbidden|permission denied/)) return rightOn(said, kind);
   return "docs/state.md says what each home needs.";
 }

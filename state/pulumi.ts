@@ -15,6 +15,7 @@ export interface ToolOptions {
 }
 
 const TIMEOUT_MS = 180_000;
+const MAX_WORDS = 4000;
 const MAX_STATE_BYTES = 256 * 1024 * 1024;
 const Failure = v.object({ code: v.unknown(), stdout: v.optional(v.string(), ""), stderr: v.optional(v.string(), "") });
 
@@ -34,8 +35,8 @@ export async function pulumi(args: readonly string[], { cwd, home, env, signal }
     if (signal?.aborted === true) throw new StateError("stopped; run it again to go on", { cause: signal.reason });
     const { code, stdout, stderr } = v.parse(Failure, error);
     if (code === "ENOENT") throw new StateError("pulumi is not on PATH; install it: https://www.pulumi.com/docs/install", { cause: error });
-    const said = stderr.trim() || stdout.trim().slice(-2000) || `no answer within ${TIMEOUT_MS / 1000} s`;
-    throw new StateError(said.replaceAll(/^error: /gm, ""));
+    const said = `${stdout}\n${stderr}`.replaceAll(/^error: /gm, "").trim().slice(-MAX_WORDS);
+    throw new StateError(said || `no answer within ${TIMEOUT_MS / 1000} s`);
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import { execFile, execFileSync, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,14 +15,13 @@ import { parse } from "yaml";
 import { parseConfig } from "../config/index.ts";
 import type { RunningServer } from "../local/versitygw.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
-import { ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
 /** Programs that the tests never start: they need an account, a cluster or an engine, and what they did would be real. What stands before them in a pipe is run. */
 const NEVER_STARTED: Readonly<Record<string, string>> = {
   aws: "needs an AWS account",
   az: "needs an Azure subscription",
   docker: "needs a container engine and authentik's own compose file",
-  gh: "needs a repository on GitHub",
   helm: "needs a cluster",
   kubectl: "needs a cluster",
 };
@@ -34,32 +33,46 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   "npm start": "by test/start.test.ts, in every way",
 };
 
-/** What stands for something else in the docs, and what it is here. The first that fits is taken. */
+/** What stands for something else in the docs, and what it is here. */
 const PLACEHOLDERS: readonly [written: RegExp, here: (world: World) => string][] = [
-  [/'s3:\/\/company-pulumi-state\?region=eu-central-1'/g, ({ server }) => `'s3://company-pulumi-state?endpoint=${server.endpoint}&s3ForcePathStyle=true&region=us-east-1'`],
+  [/(s3:\/\/[\w-]+)\?region=eu-central-1/g, ({ server }) => `$1?endpoint=${server.endpoint}&s3ForcePathStyle=true&region=us-east-1`],
   // The server here speaks http, and the program wants to be told.
-  [/^(pulumi config set endpoint) https:\/\/s3\.provider(.*)$/g, ({ server }) => `$1 ${server.endpoint}$2 && pulumi config set secureUrls false$2`],
+  [/^(pulumi config set endpoint) https:\/\/s3\.(?:provider|elsewhere)(.*)$/g, ({ server }) => `$1 ${server.endpoint}$2 && pulumi config set secureUrls false$2`],
   [/https:\/\/s3\.provider/g, ({ server }) => server.endpoint],
   [/(?<= )(\/data|\/media)(?= |$)/g, ({ dir }) => `${dir}/authentik$1`],
   [/file:\/\/\/srv\/pulumi-state/g, ({ dir }) => `file://${dir}/state`],
+  // The server here names principals by their access keys.
+  [/arn:aws:iam:::user\/authentik/g, () => AUTHENTIK.accessKey],
   // It asks, and there is no terminal here.
   [/^(npm run migrate -- .*)$/g, () => "$1 --yes"],
 ];
+
+const COMMAND_TIMEOUT_MS = 120_000;
+const PASSPHRASE = "test";
 
 /** What a command that asks is told. */
 const ANSWERS: readonly [command: RegExp, answer: string][] = [
   [/config set --secret (?:admin)?[aA]ccessKey/, ROOT.accessKey],
   [/config set --secret (?:admin)?[sS]ecretKey/, ROOT.secretKey],
+  [/config set --secret cloudflare:apiToken/, "a-token"],
+  [/change-secrets-provider passphrase/, PASSPHRASE],
 ];
 
 /** What a page takes for granted beside the stack `prod` of the README, as commands. */
-const GIVEN: Readonly<Record<string, readonly string[]>> = {};
+const GIVEN: Readonly<Record<string, readonly string[]>> = {
+  "docs/adopt.md": ["npm run state -- create 's3://company-media?region=eu-central-1'"],
+  "docs/migrate.md": ["pulumi stack init next --copy-config-from prod", "pulumi config set bucketName company-media", "pulumi up"],
+};
 
-const COMMAND_TIMEOUT_MS = 120_000;
+/** Pages whose sections are alternatives: each begins anew. */
+const ALTERNATIVES: readonly string[] = ["docs/undo.md"];
+
 
 interface Command {
   page: string;
   line: number;
+  /** Line of the heading above it. */
+  section: number;
   /** One command line of the shell, continued lines joined, without its comment. */
   text: string;
 }
@@ -68,15 +81,17 @@ interface Command {
 function commandsOf(page: string, markdown: string): Command[] {
   const commands: Command[] = [];
   let inBlock = false;
+  let section = 0;
   let begun: Command | undefined;
   for (const [index, line] of markdown.split("\n").entries()) {
     if (/^\s*```/.test(line)) {
       inBlock = !inBlock && /^\s*```(?:sh|bash|shell|console)\s*$/.test(line);
       continue;
     }
+    if (!inBlock && line.startsWith("#")) section = index + 1;
     const text = line.replace(/(?:^|\s+)#(?=\s|$).*$/, "").trim();
     if (!inBlock || text === "") continue;
-    begun = begun ? { ...begun, text: `${begun.text} ${text}` } : { page, line: index + 1, text };
+    begun = begun ? { ...begun, text: `${begun.text} ${text}` } : { page, line: index + 1, section, text };
     if (text.endsWith("\\")) begun = { ...begun, text: begun.text.slice(0, -1).trimEnd() };
     else {
       commands.push(begun);
@@ -109,7 +124,7 @@ describe("docs: the commands", () => {
 
   it("are found", () => {
     expect(commandsOf("x", "```sh\nnpm ci # why\n# all\na \\\n  b\n```\n```json\nno\n```\n")).to.deep.equal([
-      { page: "x", line: 2, text: "npm ci" }, { page: "x", line: 4, text: "a b" },
+      { page: "x", line: 2, section: 0, text: "npm ci" }, { page: "x", line: 4, section: 0, text: "a b" },
     ]);
     expect(all.length).to.be.greaterThan(30);
     expect(PAGES.flatMap(({ page, markdown }) => /^\s*```\s*$(?=\n(?:npm|pulumi) )/m.test(markdown) ? [page] : []), "blocks without a language").to.deep.equal([]);
@@ -125,7 +140,7 @@ describe("docs: the commands", () => {
     const programs = new Set(all.flatMap(({ text }) => programsOf(text)));
     expect(Object.keys(NEVER_STARTED).filter((program) => !programs.has(program)), "programs that are not in the docs").to.deep.equal([]);
     expect(Object.keys(NOT_RUN).filter((text) => !all.some((command) => command.text === text)), "commands that are not in the docs").to.deep.equal([]);
-    expect(Object.keys(GIVEN).filter((page) => !PAGES.some((known) => known.page === page)), "pages that are not there").to.deep.equal([]);
+    expect([...Object.keys(GIVEN), ...ALTERNATIVES].filter((page) => !PAGES.some((known) => known.page === page)), "pages that are not there").to.deep.equal([]);
   });
 });
 
@@ -183,7 +198,8 @@ interface World {
   before(async () => {
     const dir = await mkdtemp(join(tmpdir(), "authentik-storage-docs-"));
     await copyRepository(join(dir, "clone"));
-    for (const folder of ["state", "home", "authentik"]) await mkdir(join(dir, folder));
+    for (const folder of ["state", "home", "authentik/data/media/public"]) await mkdir(join(dir, folder), { recursive: true });
+    await writeFile(join(dir, "authentik/data/media/public/icon.svg"), "<svg/>");
     world = { dir, server: await startTestServer({ dataDir: join(dir, "data"), iamDir: join(dir, "iam") }) };
     await keep("empty");
   });
@@ -214,13 +230,18 @@ interface World {
       const exported: string[] = [];
       const makesProd = commands.some(({ text }) => /stack init prod$|state -- start prod /.test(text));
 
+      const begin = () => restore(makesProd ? "empty" : "prod");
+      let section = runnable[0]?.section;
+
       before(async () => {
-        await restore(makesProd ? "empty" : "prod");
+        await begin();
         for (const text of GIVEN[page] ?? []) await run(world, text, exported);
       });
 
       for (const command of runnable) {
         it(command.text, async () => {
+          if (ALTERNATIVES.includes(page) && command.section !== section) await begin();
+          section = command.section;
           await run(world, runnablePart(command), exported);
         });
       }
@@ -272,7 +293,7 @@ function environment({ dir }: World): NodeJS.ProcessEnv {
     HOME: join(dir, "home"),
     PULUMI_HOME: join(dir, "home", ".pulumi"),
     PULUMI_BACKEND_URL: `file://${join(dir, "state")}`,
-    PULUMI_CONFIG_PASSPHRASE: "test",
+    PULUMI_CONFIG_PASSPHRASE: PASSPHRASE,
     PULUMI_SKIP_UPDATE_CHECK: "true",
     PULUMI_SKIP_CONFIRMATIONS: "true",
     AWS_ACCESS_KEY_ID: ROOT.accessKey,

@@ -91,7 +91,7 @@ async function move(stack: string, { from, to, json, ...flags }: MoveFlags): Pro
     console.log(`${wasThere ? "was there already" : "moved"}: ${stack}, ${resources} resources, the same at both homes`);
     console.log(preview === undefined ? "a preview there shows no changes" : `a preview there does not say "no changes":\n${preview}`);
     console.log(oldDeleted ? "the old home has forgotten it" : `the old home still has it: ${from}`);
-    console.log(`from now on, here and in CI:\n  export PULUMI_BACKEND_URL='${to}'`);
+    console.log(`from now on, here and in CI:\n  export PULUMI_BACKEND_URL='${to}'\n  pulumi stack select ${stack}`);
   }
   if (preview !== undefined) process.exitCode = 1;
 }

@@ -29,7 +29,6 @@ const NEVER_STARTED: Readonly<Record<string, string>> = {
 /** Commands that are not run here, and where they are, or why they cannot be. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   "npm ci": "by .ci/run, before all tests",
-  "npm test": "this is it",
   "npm start": "by test/start.test.ts, in every way",
 };
 
@@ -50,8 +49,11 @@ const PLACEHOLDERS: readonly [written: RegExp, here: (world: World) => string][]
 const COMMAND_TIMEOUT_MS = 120_000;
 const PASSPHRASE = "test";
 
-/** What a command that asks is told. */
+/** What a command that asks is told; the page stands before it. */
 const ANSWERS: readonly [command: RegExp, answer: string][] = [
+  // The page gives authentik a user of its own.
+  [/^docs\/s3\.md: .* --secret accessKey/, AUTHENTIK.accessKey],
+  [/^docs\/s3\.md: .* --secret secretKey/, AUTHENTIK.secretKey],
   [/config set --secret (?:admin)?[aA]ccessKey/, ROOT.accessKey],
   [/config set --secret (?:admin)?[sS]ecretKey/, ROOT.secretKey],
   [/config set --secret cloudflare:apiToken/, "a-token"],
@@ -235,14 +237,14 @@ interface World {
 
       before(async () => {
         await begin();
-        for (const text of GIVEN[page] ?? []) await run(world, text, exported);
+        for (const text of GIVEN[page] ?? []) await run(world, page, text, exported);
       });
 
       for (const command of runnable) {
         it(command.text, async () => {
           if (ALTERNATIVES.includes(page) && command.section !== section) await begin();
           section = command.section;
-          await run(world, runnablePart(command), exported);
+          await run(world, page, runnablePart(command), exported);
         });
       }
 
@@ -270,9 +272,9 @@ async function copyRepository(to: string): Promise<void> {
 }
 
 /** Runs a command line in the copy, as a shell of the page's reader would, after the variables that it has exported before. */
-async function run(world: World, text: string, exported: string[]): Promise<void> {
+async function run(world: World, page: string, text: string, exported: string[]): Promise<void> {
   const line = PLACEHOLDERS.reduce((before, [written, here]) => before.replace(written, here(world)), text);
-  const answer = ANSWERS.find(([command]) => command.test(text))?.[1] ?? "";
+  const answer = ANSWERS.find(([command]) => command.test(`${page}: ${text}`))?.[1] ?? "";
   const shell = spawn("bash", ["--norc", "-euo", "pipefail", "-c", [...exported, line].join("\n")], {
     cwd: join(world.dir, "clone"), env: environment(world), detached: true, stdio: ["pipe", "pipe", "pipe"],
   });
@@ -296,6 +298,8 @@ function environment({ dir }: World): NodeJS.ProcessEnv {
     PULUMI_CONFIG_PASSPHRASE: PASSPHRASE,
     PULUMI_SKIP_UPDATE_CHECK: "true",
     PULUMI_SKIP_CONFIRMATIONS: "true",
+    // Half of the time of each up; the pages that want a preview have one.
+    PULUMI_OPTION_SKIP_PREVIEW: "true",
     AWS_ACCESS_KEY_ID: ROOT.accessKey,
     AWS_SECRET_ACCESS_KEY: ROOT.secretKey,
     AWS_EC2_METADATA_DISABLED: "true",

@@ -2,7 +2,7 @@
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { parseHome } from "../state/home.ts";
+import { parseHome, StateError } from "../state/home.ts";
 import { interruptible, runCommand } from "./process.ts";
 import { createProgress } from "./progress.ts";
 
@@ -96,4 +96,4 @@ async function move(stack: string, { from, to, json, ...flags }: MoveFlags): Pro
   if (preview !== undefined) process.exitCode = 1;
 }
 
-await runCommand(command);
+await runCommand(command, [StateError]);

@@ -133,7 +133,7 @@ describe("docs: the commands", () => {
   });
 
   it("are of programs that are run here, or that are listed as never started", () => {
-    const known = ["npm", "npx", "pulumi", "export", "cp", "mkdir", "cat", "echo", "node", ...Object.keys(NEVER_STARTED)];
+    const known = ["npm", "npx", "pulumi", "git", "export", "cd", "cp", "mkdir", "cat", "echo", "node", ...Object.keys(NEVER_STARTED)];
     const others = all.filter(({ text }) => programsOf(text).some((program) => !known.includes(program)));
     expect(others.map(({ page, line, text }) => `${page}:${line}: ${text}`), "neither run nor listed").to.deep.equal([]);
   });
@@ -271,7 +271,7 @@ async function copyRepository(to: string): Promise<void> {
   await symlink(join(REPOSITORY, "node_modules"), join(to, "node_modules"));
 }
 
-/** Runs a command line in the copy, as a shell of the page's reader would, after the variables that it has exported before. */
+/** Runs a command line in the copy, as the shell of the page's reader would: with the variables and in the folder that lines before have set. */
 async function run(world: World, page: string, text: string, exported: string[]): Promise<void> {
   const line = PLACEHOLDERS.reduce((before, [written, here]) => before.replace(written, here(world)), text);
   const answer = ANSWERS.find(([command]) => command.test(`${page}: ${text}`))?.[1] ?? "";
@@ -285,7 +285,7 @@ async function run(world: World, page: string, text: string, exported: string[])
   const code = await Promise.race([ended, sleep(COMMAND_TIMEOUT_MS, undefined, { ref: false })]);
   if (code === undefined && shell.pid !== undefined) process.kill(-shell.pid, "SIGKILL");
   expect(code, `${line}\n${words}`).to.equal(0);
-  if (text.startsWith("export ")) exported.push(line);
+  if (/^(?:export|cd) /.test(text)) exported.push(line);
 }
 
 /** A user's environment: the state in a folder, the passphrase, the keys of the server; and nothing of this machine's accounts. */

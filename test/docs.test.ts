@@ -160,7 +160,8 @@ describe("docs: what the commands name is there", function () {
   }
   async function ask(script: string, words: readonly string[]): Promise<string> {
     const key = [script, ...words].join(" ");
-    const known = helps.get(key) ?? promisify(execFile)("npm", ["run", "-s", script, "--", ...words, "--help"], { cwd: REPOSITORY }).then(({ stdout }) => stdout);
+    // As npm would, without npm, which takes as long as the script.
+    const known = helps.get(key) ?? promisify(execFile)("bash", ["-c", [scripts[script], ...words, "--help"].join(" ")], { cwd: REPOSITORY }).then(({ stdout }) => stdout);
     helps.set(key, known);
     return known;
   }

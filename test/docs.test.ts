@@ -40,6 +40,7 @@ const PLACEHOLDERS: readonly [written: RegExp, here: (world: World) => string][]
   [/https:\/\/s3\.provider/g, ({ server }) => server.endpoint],
   [/(?<= )(\/data|\/media)(?= |$)/g, ({ dir }) => `${dir}/authentik$1`],
   [/file:\/\/\/srv\/pulumi-state/g, ({ dir }) => `file://${dir}/state`],
+  [/(?<=< )([\w-]+)\.txt/g, ({ dir }) => `${dir}/authentik/$1.txt`],
   // The server here names principals by their access keys.
   [/arn:aws:iam:::user\/authentik/g, () => AUTHENTIK.accessKey],
   // It asks, and there is no terminal here.
@@ -59,6 +60,11 @@ const ANSWERS: readonly [command: RegExp, answer: string][] = [
   [/config set --secret cloudflare:apiToken/, "a-token"],
   [/change-secrets-provider passphrase/, PASSPHRASE],
 ];
+
+/** Files that the docs read keys from. */
+const KEY_FILES: Readonly<Record<string, string>> = {
+  "access-key.txt": AUTHENTIK.accessKey, "secret-key.txt": AUTHENTIK.secretKey, "admin-access-key.txt": ROOT.accessKey, "admin-secret-key.txt": ROOT.secretKey,
+};
 
 /** What a page takes for granted beside the stack `prod` of the README, as commands. */
 const GIVEN: Readonly<Record<string, readonly string[]>> = {
@@ -203,6 +209,7 @@ interface World {
     await copyRepository(join(dir, "clone"));
     for (const folder of ["state", "home", "authentik/data/media/public"]) await mkdir(join(dir, folder), { recursive: true });
     await writeFile(join(dir, "authentik/data/media/public/icon.svg"), "<svg/>");
+    for (const [name, key] of Object.entries(KEY_FILES)) await writeFile(join(dir, "authentik", name), key);
     world = { dir, server: await startTestServer({ dataDir: join(dir, "data"), iamDir: join(dir, "iam") }) };
     await keep("empty");
   });
@@ -305,6 +312,7 @@ function environment({ dir }: World): NodeJS.ProcessEnv {
     AWS_SECRET_ACCESS_KEY: ROOT.secretKey,
     AWS_EC2_METADATA_DISABLED: "true",
     npm_config_update_notifier: "false",
+    GIT_AUTHOR_NAME: "docs", GIT_AUTHOR_EMAIL: "docs@authentik.company", GIT_COMMITTER_NAME: "docs", GIT_COMMITTER_EMAIL: "docs@authentik.company",
   };
 }
 

@@ -1,11 +1,8 @@
-import { spawn, type ChildProcess } from "node:child_process";
-import { createHmac } from "node:crypto";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import {
   AbortMultipartUploadCommand, CreateBucketCommand, CreateMultipartUploadCommand, CompleteMultipartUploadCommand, DeleteBucketCommand,
@@ -17,6 +14,7 @@ import { expect } from "chai";
 import * as v from "valibot";
 import { findVersitygw, freePort, VERSITYGW_VERSION, type Keys, type RunningServer } from "../local/versitygw.ts";
 import { cors, policy, type CorsInputs, type PolicyInputs } from "../providers/s3/operations.ts";
+import { ACCOUNT, createContainer, startAzurite, untilAnswered, type Azurite } from "./support/azurite.ts";
 import { configProblems, record, SUBSCRIPTION, type Recording } from "./support/recorder.ts";
 
 const sound = { provider: "azure", location: "westeurope", resourceGroupName: "authentik", origins: "https://authentik.company" };
@@ -212,15 +210,12 @@ const Cors = v.object({
 });
 const Policy = v.object({ ...CONNECTION, policy: v.looseObject({}) });
 
-/** Azurite's well-known account. */
-const ACCOUNT = { name: "devstoreaccount1", key: "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==" };
-
 describe("Azure: the recorded gateway, started in front of Azurite", function () {
   this.timeout(60_000);
   const Bucket = "authentik-media";
   let dir: string;
   let blobs: string;
-  let azurite: ChildProcess;
+  let azurite: Azurite;
   let gateway: RunningServer;
   let recording: Recording;
   let root: S3Client;
@@ -228,9 +223,8 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
 
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "authentik-storage-azure-"));
-    const blobPort = await freePort();
-    azurite = startAzurite(dir, blobPort);
-    blobs = `http://127.0.0.1:${blobPort}/${ACCOUNT.name}`;
+    azurite = await startAzurite();
+    blobs = azurite.blobs;
     await createContainer(blobs, Bucket);
     recording = await record(sound);
     gateway = await startRecorded(recording, dir, blobs);
@@ -243,8 +237,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     root.destroy();
     authentik.destroy();
     await gateway.stop();
-    azurite.kill();
-    await once(azurite, "exit");
+    await azurite.stop();
     await rm(dir, { recursive: true, force: true });
   });
 
@@ -358,25 +351,6 @@ async function statusOf(work: Promise<unknown>): Promise<number | undefined> {
   }
 }
 
-function startAzurite(dir: string, port: number): ChildProcess {
-  const program = createRequire(import.meta.url).resolve("azurite/dist/src/blob/main.js");
-  const args = ["--blobHost", "127.0.0.1", "--blobPort", String(port), "--location", dir, "--silent", "--skipApiVersionCheck", "--disableTelemetry"];
-  return spawn(process.execPath, [program, ...args], { stdio: "ignore" });
-}
-
-/** The container as Azure Resource Manager would make it: without the gateway, so without any of its metadata. */
-async function createContainer(blobs: string, container: string): Promise<void> {
-  const headers = { "x-ms-date": new Date().toUTCString(), "x-ms-version": "2021-12-02" };
-  const resource = `/${ACCOUNT.name}/${ACCOUNT.name}/${container}\nrestype:container`;
-  const toSign = `PUT${"\n".repeat(12)}x-ms-date:${headers["x-ms-date"]}\nx-ms-version:${headers["x-ms-version"]}\n${resource}`;
-  const signature = createHmac("sha256", Buffer.from(ACCOUNT.key, "base64")).update(toSign).digest("base64");
-  const request = () => fetch(`${blobs}/${container}?restype=container`, {
-    method: "PUT", headers: { ...headers, Authorization: `SharedKey ${ACCOUNT.name}:${signature}` },
-  });
-  const answer = await untilAnswered(request);
-  expect(answer.status, await answer.text()).to.equal(201);
-}
-
 /**
  * The container's command with its environment and its files. Only what this machine lacks is put in another place: port,
  * folder of the users, and Azurite's account and key instead of Azure's and the identity.
@@ -405,15 +379,4 @@ async function startRecorded(recording: Recording, dir: string, blobs: string): 
     if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
   };
   return { endpoint, stop };
-}
-
-async function untilAnswered(request: () => Promise<Response>): Promise<Response> {
-  const deadline = Date.now() + 20_000;
-  for (;;) {
-    const answer = await request().catch((error: unknown) => {
-      if (Date.now() > deadline) throw error;
-    });
-    if (answer) return answer;
-    await sleep(100);
-  }
 }

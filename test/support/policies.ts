@@ -36,9 +36,10 @@ export async function judge(resources: readonly Recorded[]): Promise<Judgement> 
       unknown.push({ policy, message: error.message });
     }
   };
+  const planned = resources.map((resource) => policyResource(resource, resource.inputs));
   const stack = stackOf(resources);
   for (const { name: policy, validateResource, validateStack } of policies) {
-    for (const resource of stack) {
+    for (const resource of planned) {
       for (const validate of validateResource) await attempt(policy, (report) => validate({ ...resource, ...COMMON, asType: () => undefined }, report));
     }
     if (validateStack) await attempt(policy, (report) => validateStack({ resources: stack, ...COMMON }, report));
@@ -53,14 +54,15 @@ const COMMON = {
 };
 
 function stackOf(resources: readonly Recorded[]): PolicyResource[] {
-  const all = resources.map(policyResource);
+  // Without what a test has changed among the inputs they would not be what the cloud answers.
+  const all = resources.map((resource) => policyResource(resource, { ...resource.outputs, ...resource.inputs }));
   for (const [index, { options }] of resources.entries()) {
     all[index]?.dependencies.push(...all.filter(({ name }) => options.dependsOn?.includes(name)));
   }
   return all;
 }
 
-function policyResource({ type, name, inputs, options }: Recorded): PolicyResource {
+function policyResource({ type, name, options }: Recorded, props: Record<string, unknown>): PolicyResource {
   const opts: PolicyResourceOptions = {
     protect: options.protect ?? false,
     ignoreChanges: [],
@@ -71,7 +73,7 @@ function policyResource({ type, name, inputs, options }: Recorded): PolicyResour
   return {
     type, name, opts,
     urn: `urn:pulumi:test::authentik-storage::${type}::${name}`,
-    props: unknownCheckingProxy(inputs),
+    props: unknownCheckingProxy(props),
     dependencies: [],
     propertyDependencies: {},
     isType: () => false,

@@ -29,8 +29,7 @@ export type Document = v.InferOutput<typeof Document>;
 /** Everyone, in each way of writing it. A condition does not count: it can be met by strangers, and judging it is IAM's work. */
 export function opensToEveryone({ Statement }: Document): boolean {
   return allowing(Statement).some(({ Principal, NotPrincipal }) => {
-    const names = Principal === undefined || Principal === "*" ? [Principal ?? ""] : Object.values(Principal).flat();
-    return NotPrincipal !== undefined || names.some((name) => name.includes("*"));
+    return NotPrincipal !== undefined || principals(Principal).some((name) => name.includes("*"));
   });
 }
 
@@ -65,23 +64,33 @@ export function excessRights({ Statement }: Document): string[] {
 
 /** The names of the buckets on which a document gives rights. */
 export function namedBuckets({ Statement }: Document): string[] {
-  return [...new Set(allowing(Statement).flatMap(({ Resource }) => Resource.filter(isOneBucket).map((arn) => arn.split(":::")[1]?.split("/")[0] ?? "")))];
+  const arns = allowing(Statement).flatMap(({ Resource }) => Resource.filter(isOneBucket));
+  return [...new Set(arns.map((arn) => arn.split(":::")[1]?.split("/")[0] ?? ""))];
 }
 
 /** What a role's trust gives beyond the service accounts that it names. */
 export function excessTrust({ Statement }: Document): string[] {
   const taking = ["sts:AssumeRole", "sts:AssumeRoleWithWebIdentity", "sts:TagSession"];
   return allowing(Statement).flatMap(({ Principal, NotPrincipal, Action, NotAction, Condition }) => {
-    const names = Principal === undefined || Principal === "*" ? ["*"] : Object.values(Principal).flat();
+    const names = principals(Principal);
     const values = Object.values(Condition).flatMap((keys) => Object.values(keys)).flat();
     return [
-      ...(NotPrincipal !== undefined || names.some((name) => name.includes("*")) ? ["assumeRolePolicy lets anyone take the role; name the principal"] : []),
-      ...(NotAction !== undefined || Action.some((action) => !taking.includes(action)) ? [`assumeRolePolicy gives more than ${taking.join(", ")}; write those it needs`] : []),
+      ...(NotPrincipal !== undefined || names.length === 0 || names.some((name) => name.includes("*"))
+        ? ["assumeRolePolicy lets anyone take the role; name the principal"]
+        : []),
+      ...(NotAction !== undefined || Action.some((action) => !taking.includes(action))
+        ? [`assumeRolePolicy gives more than ${taking.join(", ")}; write those it needs`]
+        : []),
       ...(values.length === 0 || values.some((value) => /[*?]/.test(value))
         ? ["assumeRolePolicy is not limited to authentik's service accounts; add a condition StringEquals that names each"]
         : []),
     ];
   });
+}
+
+/** Whom a statement names; nobody in a policy of an identity, which has no principal. */
+function principals(principal: Statement["Principal"] = {}): string[] {
+  return principal === "*" ? ["*"] : Object.values(principal).flat();
 }
 
 function allowing(statements: readonly Statement[]): Statement[] {

@@ -12,7 +12,9 @@ export const gatewayImage: StoragePolicy = {
   validateResource: [
     rule(TYPES.azureGateway, Gateway, ({ template }) => [...template.containers, ...template.initContainers].flatMap(({ image }) => {
       const wrong = unpinnedImage(image);
-      return wrong === undefined ? [] : [`template.containers.image = "${image}" ${wrong} (gatewayImage in the stack's config); a replica that starts anew could run another one`];
+      return wrong === undefined ? [] : [
+        `template.containers.image = "${image}" ${wrong} (gatewayImage in the stack's config); a replica that starts anew could run another one`,
+      ];
     })),
   ],
 };

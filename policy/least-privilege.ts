@@ -29,10 +29,15 @@ const BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
 
 /** Types that give rights. Those which the program does not use cannot be judged here. */
 const GRANTING = /^(?:aws:iam\/|azure-native:authorization:|cloudflare:index\/(?:apiToken|accountToken):)/;
-const JUDGED: readonly string[] = [TYPES.awsRole, TYPES.awsRolePolicy, TYPES.awsUserPolicy, TYPES.r2Token, TYPES.azureRole, "aws:iam/user:User", "aws:iam/accessKey:AccessKey"];
+const JUDGED: readonly string[] = [
+  TYPES.awsRole, TYPES.awsRolePolicy, TYPES.awsUserPolicy, TYPES.r2Token, TYPES.azureRole,
+  // They give nothing by themselves.
+  "aws:iam/user:User", "aws:iam/accessKey:AccessKey",
+];
 
 const unknownGrant: ResourceValidation = ({ type, urn }, report) => {
-  if (GRANTING.test(type) && !JUDGED.includes(type)) report(`${type} gives rights that this policy cannot judge; declare it in a stack of its own (${urn})`);
+  if (!GRANTING.test(type) || JUDGED.includes(type)) return;
+  report(`${type} gives rights that this policy cannot judge; declare it in a stack of its own (${urn})`);
 };
 
 export const leastPrivilege: StoragePolicy = {
@@ -50,14 +55,17 @@ export const leastPrivilege: StoragePolicy = {
       ...permissionGroups.filter(({ id }) => !R2_GROUPS.includes(id)).map(({ id }) =>
         `policies.permissionGroups has "${id}"; write the groups "Workers R2 Storage Bucket Item Read" and "... Write" alone`),
       ...(bucketsOf(resources).length === 1 && Object.keys(resources).length === 1 ? [] : [
-        `policies.resources = ${JSON.stringify(Object.keys(resources))}; write the one bucket: com.cloudflare.edge.r2.bucket.<account>_<jurisdiction>_<bucket>`,
+        `policies.resources = ${JSON.stringify(Object.keys(resources))}; ` +
+        "write the one bucket: com.cloudflare.edge.r2.bucket.<account>_<jurisdiction>_<bucket>",
       ]),
     ])),
     rule(TYPES.azureRole, RoleAssignment, ({ scope, roleDefinitionId }) => [
       ...(roleDefinitionId.endsWith(`/${BLOB_DATA_CONTRIBUTOR}`) ? [] : [
         `roleDefinitionId = "${roleDefinitionId}" is another role than "Storage Blob Data Contributor" (${BLOB_DATA_CONTRIBUTOR}); write that`,
       ]),
-      ...(/\/providers\/Microsoft\.Storage\/storageAccounts\/[a-z0-9]+(?:\/|$)/.test(scope) ? [] : [`scope = "${scope}" is wider than the storage account; write the account's id`]),
+      ...(/\/providers\/Microsoft\.Storage\/storageAccounts\/[a-z0-9]+(?:\/|$)/.test(scope) ? [] : [
+        `scope = "${scope}" is wider than the storage account; write the account's id`,
+      ]),
     ]),
     rule(TYPES.azureAccount, Account, ({ allowSharedKeyAccess, isLocalUserEnabled }) => [
       ...(allowSharedKeyAccess === false ? [] : ["allowSharedKeyAccess is not false, so the account's keys open everything in it; write false"]),
@@ -79,10 +87,12 @@ function foreignScopes(resources: readonly PolicyResource[]): Finding[] {
 
 /** Rights on buckets that are not this stack's. */
 function foreignBuckets(resources: readonly PolicyResource[]): Finding[] {
-  const own = Object.entries(BUCKET_NAMES).flatMap(([type, keys]) => ofType(resources, type).flatMap(({ props }) => keys.flatMap((key) => textsAt(props, key))));
+  const own = Object.entries(BUCKET_NAMES).flatMap(([type, keys]) =>
+    ofType(resources, type).flatMap(({ props }) => keys.flatMap((key) => textsAt(props, key))));
+  const foreign = (named: string[]) => named.filter((name) => !own.includes(name)).map((name) =>
+    `gives rights on the bucket "${name}", which is not this stack's (${own.join(", ")}); write this stack's alone`);
   return GRANTS.flatMap(({ type, buckets }) => ofType(resources, type).flatMap(({ props, urn }) =>
-    judged(buckets, props, (named) => named.filter((name) => !own.includes(name)).map((name) =>
-      `gives rights on the bucket "${name}", which is not this stack's (${own.join(", ")}); write this stack's alone`)).map((finding) => ({ finding, urn }))));
+    judged(buckets, props, foreign).map((finding) => ({ finding, urn }))));
 }
 
 /** Where the outputs of a bucket have its name. Behind a gateway the container is the bucket. */
@@ -97,7 +107,10 @@ const BUCKET_NAMES = {
 /** What gives rights on buckets, and which of its outputs names them. */
 const GRANTS = [
   ...POLICY_HOLDERS.map((type) => ({ type, buckets: v.pipe(WithPolicy, v.transform(({ policy }) => namedBuckets(policy))) })),
-  { type: TYPES.r2Token, buckets: v.pipe(Token, v.transform(({ policies }) => policies.flatMap(({ resources }) => bucketsOf(resources)))) },
+  {
+    type: TYPES.r2Token,
+    buckets: v.pipe(Token, v.transform(({ policies }) => policies.flatMap(({ resources }) => bucketsOf(resources)))),
+  },
 ];
 
 function textsAt(props: Record<string, unknown>, key: string): string[] {
@@ -107,5 +120,6 @@ function textsAt(props: Record<string, unknown>, key: string): string[] {
 
 /** The buckets among the resources of a Cloudflare token: `com.cloudflare.edge.r2.bucket.<account>_<jurisdiction>_<bucket>`. */
 function bucketsOf(resources: Record<string, unknown>): string[] {
-  return Object.keys(resources).flatMap((resource) => /^com\.cloudflare\.edge\.r2\.bucket\.[0-9a-f]{32}_[a-z]+_([a-z0-9-]+)$/.exec(resource)?.[1] ?? []);
+  const bucket = /^com\.cloudflare\.edge\.r2\.bucket\.[0-9a-f]{32}_[a-z]+_([a-z0-9-]+)$/;
+  return Object.keys(resources).flatMap((resource) => bucket.exec(resource)?.[1] ?? []);
 }

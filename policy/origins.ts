@@ -3,34 +3,57 @@ import * as v from "valibot";
 import { rule, TYPES, type StoragePolicy } from "./rule.ts";
 
 const Origins = v.array(v.string());
-const Allowed = v.object({ allowedOrigins: Origins });
+const Rules = v.array(v.object({ allowedOrigins: Origins }));
+const inRules = (rules: v.InferOutput<typeof Rules>) => rules.flatMap(({ allowedOrigins }) => allowedOrigins);
 
-/** A resource with origins: its type, its inputs, and where in them the origins are. */
+/** A resource with origins: its type, where in its inputs they are, and a schema that gives them. */
 export interface OriginPlace {
   type: string;
-  schema: v.GenericSchema<unknown, string[]>;
   key: string;
+  schema: v.GenericSchema<unknown, string[]>;
 }
-
-const place = <Inputs>(type: string, key: string, schema: v.GenericSchema<unknown, Inputs>, origins: (inputs: Inputs) => string[]): OriginPlace =>
-  ({ type, key, schema: v.pipe(schema, v.transform(origins)) });
 
 /** Every place of the clouds' resources that has origins, whether the program uses it or not. */
 export const ORIGIN_PLACES: readonly OriginPlace[] = [
-  place(TYPES.awsCors, "corsRules.allowedOrigins", v.object({ corsRules: v.array(Allowed) }), ({ corsRules }) => corsRules.flatMap(({ allowedOrigins }) => allowedOrigins)),
-  place(TYPES.awsBucket, "corsRules.allowedOrigins", v.object({ corsRules: v.optional(v.array(Allowed), []) }), ({ corsRules }) => corsRules.flatMap(({ allowedOrigins }) => allowedOrigins)),
-  place(TYPES.r2Cors, "rules.allowed.origins", v.object({ rules: v.array(v.object({ allowed: v.object({ origins: Origins }) })) }), ({ rules }) => rules.flatMap(({ allowed }) => allowed.origins)),
-  place(TYPES.s3Cors, "rules.allowedOrigins", v.object({ rules: v.array(Allowed) }), ({ rules }) => rules.flatMap(({ allowedOrigins }) => allowedOrigins)),
-  place(
-    TYPES.azureBlobs, "cors.corsRules.allowedOrigins",
-    v.object({ cors: v.optional(v.object({ corsRules: v.optional(v.array(Allowed), []) })) }),
-    ({ cors }) => (cors?.corsRules ?? []).flatMap(({ allowedOrigins }) => allowedOrigins),
-  ),
-  place(
-    TYPES.azureGateway, "configuration.ingress.corsPolicy.allowedOrigins",
-    v.object({ configuration: v.object({ ingress: v.object({ corsPolicy: v.optional(Allowed) }) }) }),
-    ({ configuration }) => configuration.ingress.corsPolicy?.allowedOrigins ?? [],
-  ),
+  {
+    type: TYPES.awsCors,
+    key: "corsRules.allowedOrigins",
+    schema: v.pipe(v.object({ corsRules: Rules }), v.transform(({ corsRules }) => inRules(corsRules))),
+  },
+  {
+    type: TYPES.awsBucket,
+    key: "corsRules.allowedOrigins",
+    schema: v.pipe(v.object({ corsRules: v.optional(Rules, []) }), v.transform(({ corsRules }) => inRules(corsRules))),
+  },
+  {
+    type: TYPES.r2Cors,
+    key: "rules.allowed.origins",
+    schema: v.pipe(
+      v.object({ rules: v.array(v.object({ allowed: v.object({ origins: Origins }) })) }),
+      v.transform(({ rules }) => rules.flatMap(({ allowed }) => allowed.origins)),
+    ),
+  },
+  {
+    type: TYPES.s3Cors,
+    key: "rules.allowedOrigins",
+    schema: v.pipe(v.object({ rules: Rules }), v.transform(({ rules }) => inRules(rules))),
+  },
+  {
+    type: TYPES.azureBlobs,
+    key: "cors.corsRules.allowedOrigins",
+    schema: v.pipe(
+      v.object({ cors: v.optional(v.object({ corsRules: v.optional(Rules, []) })) }),
+      v.transform(({ cors }) => inRules(cors?.corsRules ?? [])),
+    ),
+  },
+  {
+    type: TYPES.azureGateway,
+    key: "configuration.ingress.corsPolicy.allowedOrigins",
+    schema: v.pipe(
+      v.object({ configuration: v.object({ ingress: v.object({ corsPolicy: v.optional(v.object({ allowedOrigins: Origins })) }) }) }),
+      v.transform(({ configuration }) => configuration.ingress.corsPolicy?.allowedOrigins ?? []),
+    ),
+  },
 ];
 
 export const origins: StoragePolicy = {

@@ -13,7 +13,8 @@ export const protection: StoragePolicy = {
   validateResource: HOLDERS.map((type) => rule(type, Holder, ({ endpoint }, { protect }) =>
     // What is on this machine is for trying things out.
     protect || (endpoint !== undefined && isLoopback(endpoint)) ? [] : [
-      "protect is false, so the next pulumi up may delete or replace it with all files; remove protect from the stack's config (true is the default). " +
+      "protect is false, so the next pulumi up may delete or replace it with all files; " +
+      "remove protect from the stack's config (true is the default). " +
       "To delete it on purpose, relax this policy: --policy-pack-config policy/allow-bucket-deletion.json",
     ])),
 };

@@ -9,7 +9,11 @@ const PublicAccess = v.object({
   blockPublicPolicy: v.optional(v.boolean(), false),
   restrictPublicBuckets: v.optional(v.boolean(), false),
 });
-const Bucket = v.object({ acl: v.optional(v.string(), "private"), grants: v.optional(v.array(v.looseObject({ uri: v.optional(v.string()) })), []), policy: v.optional(Document) });
+const Bucket = v.object({
+  acl: v.optional(v.string(), "private"),
+  grants: v.optional(v.array(v.object({ uri: v.optional(v.string()) })), []),
+  policy: v.optional(Document),
+});
 const BucketAcl = v.object({ acl: v.optional(v.string(), "private"), accessControlPolicy: v.optional(v.unknown()) });
 const BucketPolicy = v.object({ policy: Document });
 const Account = v.object({ allowBlobPublicAccess: v.optional(v.boolean()) });
@@ -33,9 +37,14 @@ export const publicBucket: StoragePolicy = {
       ...publicAcl(acl),
       ...(accessControlPolicy === undefined ? [] : ['accessControlPolicy can make the bucket public; write acl: "private" instead']),
     ]),
-    ...[TYPES.awsBucketPolicy, TYPES.s3BucketPolicy].map((type) => rule(type, BucketPolicy, ({ policy }) => opensToEveryone(policy) ? [NO_STRANGERS] : [])),
-    rule(TYPES.r2ManagedDomain, Domain, ({ enabled }) => enabled === false ? [] : ["enabled is not false, so everyone can read the files at r2.dev; write false"]),
-    rule(TYPES.r2CustomDomain, Domain, ({ enabled }) => enabled === false ? [] : ["a custom domain of R2 shows the files to everyone; remove it: authentik's URLs use the S3 API's host"]),
+    ...[TYPES.awsBucketPolicy, TYPES.s3BucketPolicy].map((type) =>
+      rule(type, BucketPolicy, ({ policy }) => opensToEveryone(policy) ? [NO_STRANGERS] : [])),
+    rule(TYPES.r2ManagedDomain, Domain, ({ enabled }) => enabled === false ? [] : [
+      "enabled is not false, so everyone can read the files at r2.dev; write false",
+    ]),
+    rule(TYPES.r2CustomDomain, Domain, ({ enabled }) => enabled === false ? [] : [
+      "a custom domain of R2 shows the files to everyone; remove it: authentik's URLs use the S3 API's host",
+    ]),
     rule(TYPES.azureAccount, Account, ({ allowBlobPublicAccess }) => allowBlobPublicAccess === false ? [] : [
       "allowBlobPublicAccess is not false, so a container can be made public; write false",
     ]),
@@ -45,8 +54,14 @@ export const publicBucket: StoragePolicy = {
   ],
   validateStack: ({ resources }, report) => {
     reportAll([
-      ...lonely(resources, TYPES.awsBucket, TYPES.awsPublicAccess, "has no BucketPublicAccessBlock, so an ACL or a policy can make it public; add one with all four blocks"),
-      ...lonely(resources, TYPES.r2Bucket, TYPES.r2ManagedDomain, "has no R2ManagedDomain that turns its r2.dev address off, which an adopted bucket may have on; add one with enabled: false"),
+      ...lonely(
+        resources, TYPES.awsBucket, TYPES.awsPublicAccess,
+        "has no BucketPublicAccessBlock, so an ACL or a policy can make it public; add one with all four blocks",
+      ),
+      ...lonely(
+        resources, TYPES.r2Bucket, TYPES.r2ManagedDomain,
+        "has no R2ManagedDomain that turns its r2.dev address off, which an adopted bucket may have on; add one with enabled: false",
+      ),
     ], report);
   },
 };

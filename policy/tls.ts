@@ -15,7 +15,8 @@ export const tls: StoragePolicy = {
   description: "The storage is reached over TLS alone, but on this machine.",
   validateResource: [
     rule(TYPES.awsBucketPolicy, BucketPolicy, ({ policy }) => deniesPlainHttp(policy) ? [] : [
-      'policy does not deny plain http; add the statement that denies "s3:*" on the bucket and its objects to everyone where "aws:SecureTransport" is "false"',
+      'policy does not deny plain http; add the statement that denies "s3:*" on the bucket and its objects to everyone ' +
+      'where "aws:SecureTransport" is "false"',
     ]),
     rule(TYPES.azureAccount, Account, ({ enableHttpsTrafficOnly, minimumTlsVersion = "none" }) => [
       ...(enableHttpsTrafficOnly === true ? [] : ["enableHttpsTrafficOnly is not true, so the account answers plain http; write true"]),
@@ -25,20 +26,29 @@ export const tls: StoragePolicy = {
       "configuration.ingress.allowInsecure is not false, so the gateway answers plain http; write false",
     ]),
     ...[TYPES.s3Bucket, TYPES.s3Cors, TYPES.s3BucketPolicy].map((type) => rule(type, Endpoint, ({ endpoint }) => isSecure(endpoint) ? [] : [
-      `endpoint = "${endpoint}" sends files and signatures in clear; write "${endpoint.replace(/^http:/, "https:")}", and give the server a certificate`,
+      `endpoint = "${endpoint}" sends files and signatures in clear; ` +
+      `write "${endpoint.replace(/^http:/, "https:")}", and give the server a certificate`,
     ])),
     ...ORIGIN_PLACES.map(({ type, schema, key }) => rule(type, schema, (origins) => origins.filter((origin) => !isSecure(origin)).map((origin) =>
-      `${key} has "${origin}", whose pages anyone on the way can change into ones that read the files; serve authentik over https, and write its https origin`))),
+      `${key} has "${origin}", whose pages anyone on the way can change into ones that read the files; ` +
+      "serve authentik over https, and write its https origin"))),
   ],
   validateStack: ({ resources }, report) => {
-    reportAll(lonely(resources, TYPES.awsBucket, TYPES.awsBucketPolicy, "has no bucket policy, so it answers plain http; add a BucketPolicy that denies it"), report);
-    reportAll(ofType(resources, "pulumi:pulumi:Stack").flatMap(({ props, urn }) => judged(Outputs, props, plainUrls).map((finding) => ({ finding, urn }))), report);
+    const stacks = ofType(resources, "pulumi:pulumi:Stack");
+    reportAll([
+      ...lonely(
+        resources, TYPES.awsBucket, TYPES.awsBucketPolicy,
+        "has no bucket policy, so it answers plain http; add a BucketPolicy that denies it",
+      ),
+      ...stacks.flatMap(({ props, urn }) => judged(Outputs, props, plainUrls).map((finding) => ({ finding, urn }))),
+    ], report);
   },
 };
 
 function plainUrls({ secureUrls, customDomain = "" }: v.InferOutput<typeof Outputs>): string[] {
   return secureUrls !== false || isLoopback(`http://${customDomain}`) ? [] : [
-    `secureUrls is false, so browsers load files from http://${customDomain} in clear; remove secureUrls from the stack's config (true is the default)`,
+    `secureUrls is false, so browsers load files from http://${customDomain} in clear; ` +
+    "remove secureUrls from the stack's config (true is the default)",
   ];
 }
 

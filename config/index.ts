@@ -37,6 +37,8 @@ export interface RawConfig {
   values: Readonly<Record<string, string>>;
   /** The keys whose values are Pulumi secrets. */
   secrets: ReadonlySet<string>;
+  /** Keys that stand under the name of another project, each with the key to write instead. */
+  misplaced?: readonly { key: string; instead: string }[];
 }
 
 /** One problem of the config. */
@@ -77,6 +79,7 @@ export function parseConfig(raw: RawConfig): StorageConfig {
   const provider = PROVIDERS.find((name) => name === raw.values.provider);
   reportUnknownKeys(raw, provider, report);
   reportClearSecrets(raw, report);
+  for (const { key, instead } of raw.misplaced ?? []) report(key, `is under the name of another project, where nothing reads it; write ${instead}`);
   const parse = provider && parsers[provider];
   if (!parse) reportProvider(raw.values.provider, report);
   const config = (parse ?? parseCommonKeys)(raw.values, report);

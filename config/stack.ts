@@ -8,6 +8,9 @@ declare module "@pulumi/pulumi/runtime/config.js" {
   function isConfigSecret(key: string): boolean;
 }
 
+/** The project's name in this repository, and so in its examples. `pulumi new` gives another one. */
+const ORIGINAL = "authentik-storage:";
+
 /**
  * The typed config of the stack that this program runs for.
  *
@@ -16,8 +19,10 @@ declare module "@pulumi/pulumi/runtime/config.js" {
 export function readStackConfig(): StorageConfig {
   const namespace = `${getProject()}:`;
   const own = Object.entries(allConfig()).filter(([key]) => key.startsWith(namespace));
+  const copied = namespace === ORIGINAL ? [] : Object.keys(allConfig()).filter((key) => key.startsWith(ORIGINAL));
   return parseConfig({
     values: Object.fromEntries(own.map(([key, value]) => [key.slice(namespace.length), value])),
     secrets: new Set(own.filter(([key]) => isConfigSecret(key)).map(([key]) => key.slice(namespace.length))),
+    misplaced: copied.map((key) => ({ key, instead: `${namespace}${key.slice(ORIGINAL.length)}` })),
   });
 }

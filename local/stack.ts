@@ -13,8 +13,9 @@ import { runInProcess } from "./monitor.ts";
 import { run } from "./programs.ts";
 
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
-const PROJECT = "authentik-storage";
 const STACK = "dev";
+/** Before each key of the tracked file. Under the project's name a real stack that somebody calls `dev` would get them. */
+const NAMESPACE = "local:";
 const INSTALL_TIMEOUT_MS = 300_000;
 
 /**
@@ -38,27 +39,33 @@ export async function findPulumi(
   return Promise.race([PulumiCommand.install({ root }).catch(() => undefined), timeout]);
 }
 
-/** The stack's values: those of its tracked file, and the local server's. */
+/** The stack's values: those of its tracked file, and the local server's. Each key is without a namespace. */
 interface StackValues {
-  /** As in a stack's file, each key with the project's name. */
   plain: Record<string, unknown>;
   secrets: Record<string, string>;
 }
 
+const Project = v.looseObject({ name: v.string(), main: v.string() });
 const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
 
 async function stackValues(home: LocalHome, endpoint: string): Promise<StackValues> {
   const { config } = await readStackFile(join(REPOSITORY, `Pulumi.${STACK}.yaml`));
+  const own = Object.entries(config).filter(([key]) => key.startsWith(NAMESPACE));
   return {
-    plain: { ...config, [`${PROJECT}:endpoint`]: endpoint },
+    plain: { ...Object.fromEntries(own.map(([key, value]) => [key.slice(NAMESPACE.length), value])), endpoint },
     secrets: {
-      [`${PROJECT}:accessKey`]: home.authentik.accessKey,
-      [`${PROJECT}:secretKey`]: home.authentik.secretKey,
-      [`${PROJECT}:adminAccessKey`]: home.root.accessKey,
-      [`${PROJECT}:adminSecretKey`]: home.root.secretKey,
-      [`${PROJECT}:policyPrincipal`]: home.authentik.accessKey,
+      accessKey: home.authentik.accessKey,
+      secretKey: home.authentik.secretKey,
+      adminAccessKey: home.root.accessKey,
+      adminSecretKey: home.root.secretKey,
+      policyPrincipal: home.authentik.accessKey,
     },
   };
+}
+
+/** The project whose program runs: this repository, or what `pulumi new` has made of it under another name. */
+async function readProject(): Promise<v.InferOutput<typeof Project>> {
+  return v.parse(Project, parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")));
 }
 
 async function readStackFile(file: string): Promise<v.InferOutput<typeof StackFile>> {
@@ -95,9 +102,10 @@ export async function upWithEngine(pulumiCommand: PulumiCommand, home: LocalHome
   const { LocalWorkspace } = await import("@pulumi/pulumi/automation/localWorkspace.js");
   const { workDir, envVars } = localProject(home);
   await mkdir(join(home.dir, "state"), { recursive: true, mode: 0o700 });
-  await writeProject(workDir);
+  const project = await readProject();
+  await writeProject(workDir, project);
   const stack = await LocalWorkspace.createOrSelectStack({ stackName: STACK, workDir }, { pulumiCommand, envVars });
-  await writeStackFile(pulumiCommand, { workDir, envVars }, await stackValues(home, endpoint), signal);
+  await writeStackFile(pulumiCommand, { workDir, envVars }, project.name, await stackValues(home, endpoint), signal);
   // Only one process has the server's port, so a lock is what an interrupted run has left behind.
   const up = () => stack.up({ signal, color: "never" });
   const { outputs } = await up().catch(async (error: unknown) => {
@@ -108,20 +116,26 @@ export async function upWithEngine(pulumiCommand: PulumiCommand, home: LocalHome
   return Object.fromEntries(Object.entries(outputs).map(([name, { value }]): [string, unknown] => [name, value]));
 }
 
-async function writeProject(workDir: string): Promise<void> {
+async function writeProject(workDir: string, project: v.InferOutput<typeof Project>): Promise<void> {
   await mkdir(workDir, { recursive: true, mode: 0o700 });
-  const project = v.parse(v.looseObject({ main: v.string() }), parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")));
   const main = `${relative(workDir, join(REPOSITORY, project.main)).split(sep).join("/")}/`;
   await writeFileAtomic(join(workDir, "Pulumi.yaml"), stringify({ ...project, main }));
 }
 
-async function writeStackFile(tool: PulumiCommand, { workDir, envVars }: LocalProject, { plain, secrets }: StackValues, signal: AbortSignal): Promise<void> {
+async function writeStackFile(
+  tool: PulumiCommand,
+  { workDir, envVars }: LocalProject,
+  project: string,
+  { plain, secrets }: StackValues,
+  signal: AbortSignal,
+): Promise<void> {
   const file = join(workDir, `Pulumi.${STACK}.yaml`);
   const { config: before, ...encryption } = await readStackFile(file);
-  const kept = Object.fromEntries(Object.entries(before).filter(([key]) => key in secrets));
-  await writeFileAtomic(file, stringify({ ...encryption, config: { ...plain, ...kept } }), { mode: 0o600 });
+  const qualified = (values: Record<string, unknown>) => Object.fromEntries(Object.entries(values).map(([key, value]) => [`${project}:${key}`, value]));
+  const kept = Object.fromEntries(Object.entries(before).filter(([key]) => key in qualified(secrets)));
+  await writeFileAtomic(file, stringify({ ...encryption, config: { ...qualified(plain), ...kept } }), { mode: 0o600 });
   for (const [key, value] of Object.entries(secrets)) {
-    if (!(key in kept)) await setSecret(tool, { workDir, envVars }, key, value, signal);
+    if (!(`${project}:${key}` in kept)) await setSecret(tool, { workDir, envVars }, key, value, signal);
   }
 }
 
@@ -134,15 +148,12 @@ async function setSecret(tool: PulumiCommand, { workDir, envVars }: LocalProject
 /** The same program and the same resource code in this process. It keeps no state: the server's data should be thrown away. */
 export async function upInProcess(home: LocalHome, endpoint: string): Promise<Inputs> {
   const { plain, secrets } = await stackValues(home, endpoint);
-  const config = Object.entries({ ...plain, ...secrets }).map(([key, value]) => [
-    key.slice(PROJECT.length + 1),
-    typeof value === "string" ? value : JSON.stringify(value),
-  ] as const);
+  const config = Object.entries({ ...plain, ...secrets }).map(([key, value]) => [key, typeof value === "string" ? value : JSON.stringify(value)] as const);
   return runInProcess({
-    project: PROJECT,
+    project: (await readProject()).name,
     stack: STACK,
     config: Object.fromEntries(config),
-    secrets: Object.keys(secrets).map((key) => key.slice(PROJECT.length + 1)),
+    secrets: Object.keys(secrets),
     program: async () => (await import("../index.ts")).default,
   });
 }

@@ -14,6 +14,8 @@ export interface Recorded {
   /** Name of the parent. */
   parent: string;
   inputs: Record<string, unknown>;
+  /** What the cloud answers, the inputs among it. */
+  outputs: Record<string, unknown>;
   /** Paths of the inputs that are secret, e.g. `configuration.secrets.0.value`. */
   secretInputs: string[];
   options: RecordedOptions;
@@ -182,7 +184,12 @@ export async function recordConfig(config: StorageConfig): Promise<Recording> {
   };
   await setMocks(
     {
-      newResource: (args) => settled(() => answer(args, known)),
+      newResource: (args) => settled(() => {
+        const result = answer(args, known);
+        const registered = resources.find(({ type, name }) => type === args.type && name === args.name);
+        if (registered) registered.outputs = entriesOf(result.state);
+        return result;
+      }),
       call: (args) => settled(() => {
         calls.push({ token: args.token, inputs: entriesOf(args.inputs) });
         return fakeCall(args);
@@ -270,6 +277,7 @@ function recordedOf(request: RegisterResourceRequest): Recorded {
     name: request.getName(),
     parent: nameOf(request.getParent()),
     inputs,
+    outputs: {},
     secretInputs,
     options: {
       ...(request.getProtect() ? { protect: true } : {}),

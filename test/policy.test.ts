@@ -1,0 +1,337 @@
+/** The policies on what the providers really register: as it is they pass, and each change below is found by exactly one of them. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect } from "chai";
+import * as v from "valibot";
+import { parse } from "yaml";
+import { PROVIDERS, type ProviderName } from "../config/index.ts";
+import { policies } from "../policy/policies.ts";
+import { TYPES } from "../policy/rule.ts";
+import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
+import { exampleValues } from "./support/examples.ts";
+import { judge, UNKNOWN } from "./support/policies.ts";
+import { configOf, record, recordConfig, type Recorded } from "./support/recorder.ts";
+import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+
+/** Values of a stack beside those of its provider's example. */
+type Values = Record<string, string>;
+type Change = (resources: Recorded[]) => Recorded[];
+
+/** Sets the input at a path, e.g. `rules.0.allowedOrigins`. What is on the way has to be there: a fixture must not invent a shape. */
+function set(type: string, path: string, value: unknown): Change {
+  return (resources) => resources.map((resource) => (resource.type === type ? { ...resource, inputs: { ...resource.inputs, ...changed(resource.inputs, path.split("."), value) } } : resource));
+}
+
+function changed(inputs: object, [key = "", ...rest]: string[], value: unknown): object {
+  const before: unknown = Reflect.get(inputs, key);
+  if (rest.length > 0 && (typeof before !== "object" || before === null)) throw new Error(`there is no "${key}" among ${Object.keys(inputs).join(", ")}`);
+  const after = typeof before === "object" && before !== null && rest.length > 0 ? changed(before, rest, value) : value;
+  return Array.isArray(inputs) ? inputs.map((item: unknown, index) => (String(index) === key ? after : item)) : { ...inputs, [key]: after };
+}
+
+/** Edits a document that is an input as JSON text. */
+function edit(type: string, input: string, change: (text: string) => string): Change {
+  return (resources) => resources.map((resource) => {
+    if (resource.type !== type) return resource;
+    const before = String(resource.inputs[input]);
+    const after = change(before);
+    if (after === before) throw new Error(`"${before}" stays the same`);
+    return { ...resource, inputs: { ...resource.inputs, [input]: after } };
+  });
+}
+
+const replace = (type: string, input: string, from: string, to: string) => edit(type, input, (text) => text.replaceAll(from, to));
+const without = (type: string): Change => (resources) => resources.filter((resource) => resource.type !== type);
+const unprotected = (type: string): Change => (resources) =>
+  resources.map((resource) => (resource.type === type ? { ...resource, options: {} } : resource));
+/** A resource of a kind that the program does not make. */
+const added = (type: string, inputs: Record<string, unknown> = {}): Change => (resources) =>
+  [...resources, { type, name: "added", parent: "authentik", inputs, outputs: {}, secretInputs: [], options: {} }];
+/** Adds a statement to a policy document. */
+const statement = (type: string, more: object): Change => edit(type, "policy", (text) => text.replace(/\]\}$/, `,${JSON.stringify(more)}]}`));
+
+const open = { Effect: "Allow", Principal: "*", Action: "s3:GetObject", Resource: "arn:aws:s3:::authentik-media-1a2b3c4/*" };
+const role: Values = { credentials: "role", roleTrust: "irsa", serviceAccounts: "authentik/authentik", oidcProviderArn: "arn:aws:iam::123456789012:oidc-provider/oidc.eks.company/id/1" };
+const kms: Values = { kmsKeyArn: "arn:aws:kms:eu-central-1:123456789012:key/0123-4567" };
+const withPolicy: Values = { policyPrincipal: "arn:aws:iam:::user/authentik" };
+const public_ = { Version: "2012-10-17", Statement: [{ ...open, Resource: "arn:aws:s3:::authentik-media/*" }] };
+
+type Fixture = [what: string, change: Change, expected: RegExp, values?: Values];
+
+const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
+  "no-public-bucket": {
+    aws: [
+      ["a block that is off", set(TYPES.awsPublicAccess, "restrictPublicBuckets", false), /restrictPublicBuckets is not true.*write true/],
+      ["no blocks", without(TYPES.awsPublicAccess), /has no BucketPublicAccessBlock.*add one/],
+      ["a public ACL", set(TYPES.awsBucket, "acl", "public-read"), /acl = "public-read".*write "private"/],
+      ["an ACL of its own resource", added(TYPES.awsBucketAcl, { acl: "authenticated-read" }), /acl = "authenticated-read"/],
+      ["a grant to a group", set(TYPES.awsBucket, "grants", [{ uri: "http://acs.amazonaws.com/groups/global/AllUsers", type: "Group", permissions: ["READ"] }]), /grants.*AllUsers.*remove it/],
+      ["a statement for everyone", statement(TYPES.awsBucketPolicy, open), /Principal "\*"/],
+      ["one in another spelling", statement(TYPES.awsBucketPolicy, { ...open, Principal: { AWS: ["*"] } }), /Principal "\*"/],
+      ["one for everyone but", statement(TYPES.awsBucketPolicy, { ...open, Principal: undefined, NotPrincipal: { AWS: "arn:aws:iam::123456789012:root" } }), /Principal "\*"/],
+    ],
+    r2: [
+      ["r2.dev", set(TYPES.r2ManagedDomain, "enabled", true), /enabled is not false.*r2\.dev/],
+      ["r2.dev left as it is", without(TYPES.r2ManagedDomain), /has no R2ManagedDomain/],
+      ["a custom domain", added(TYPES.r2CustomDomain, { enabled: true }), /shows the files to everyone/],
+    ],
+    azure: [
+      ["a public container", set(TYPES.azureContainer, "publicAccess", "Blob"), /publicAccess = "Blob".*write "None"/],
+      ["an account that allows one", set(TYPES.azureAccount, "allowBlobPublicAccess", true), /allowBlobPublicAccess is not false/],
+      ["a statement for everyone", set(TYPES.s3BucketPolicy, "policy", public_), /Principal "\*"/],
+    ],
+    s3: [["a statement for everyone", set(TYPES.s3BucketPolicy, "policy", public_), /Principal "\*"/, withPolicy]],
+  },
+  "no-wildcard-origin": {
+    aws: [
+      ["every site", set(TYPES.awsCors, "corsRules.0.allowedOrigins", ["*"]), /corsRules\.allowedOrigins has "\*".*write each origin/],
+      ["every subdomain", set(TYPES.awsCors, "corsRules.0.allowedOrigins", ["https://*.company"]), /"https:\/\/\*\.company"/],
+      ["CORS of the bucket itself", set(TYPES.awsBucket, "corsRules", [{ allowedOrigins: ["*"], allowedMethods: ["GET"] }]), /"\*"/],
+    ],
+    r2: [["every site", set(TYPES.r2Cors, "rules.0.allowed.origins", ["*"]), /rules\.allowed\.origins has "\*"/]],
+    azure: [
+      ["every site", set(TYPES.s3Cors, "rules.0.allowedOrigins", ["*"]), /rules\.allowedOrigins has "\*"/],
+      ["every site, on the gateway", set(TYPES.azureGateway, "configuration.ingress.corsPolicy", { allowedOrigins: ["*"] }), /corsPolicy\.allowedOrigins has "\*"/],
+      ["every site, on the account", set(TYPES.azureBlobs, "cors", { corsRules: [{ allowedOrigins: ["*"] }] }), /cors\.corsRules\.allowedOrigins has "\*"/],
+    ],
+    s3: [
+      ["every site", set(TYPES.s3Cors, "rules.0.allowedOrigins", ["https://authentik.company", "*"]), /rules\.allowedOrigins has "\*"/],
+      ["sandboxed pages", set(TYPES.s3Cors, "rules.0.allowedOrigins", ["null"]), /any sandboxed page/],
+    ],
+  },
+  "tls-only": {
+    aws: [
+      ["no policy", without(TYPES.awsBucketPolicy), /has no bucket policy.*add a BucketPolicy/],
+      ["a policy for the objects alone", edit(TYPES.awsBucketPolicy, "policy", (text) => text.replace(/"Resource":\["[^"]+",/, '"Resource":[')), /does not deny plain http/],
+      ["a policy under another condition too", replace(TYPES.awsBucketPolicy, "policy", '"Condition":{', '"Condition":{"IpAddress":{"aws:SourceIp":"192.0.2.0/24"},'), /does not deny plain http/],
+      ["a policy for some", replace(TYPES.awsBucketPolicy, "policy", '"Principal":"*"', '"Principal":{"AWS":"arn:aws:iam::123456789012:root"}'), /does not deny plain http/],
+      ["an origin on http", set(TYPES.awsCors, "corsRules.0.allowedOrigins", ["http://authentik.company"]), /"http:\/\/authentik\.company".*write its https origin/],
+    ],
+    r2: [["an origin on http", set(TYPES.r2Cors, "rules.0.allowed.origins", ["http://authentik.company"]), /"http:\/\/authentik\.company"/]],
+    azure: [
+      ["an account on http", set(TYPES.azureAccount, "enableHttpsTrafficOnly", false), /enableHttpsTrafficOnly is not true/],
+      ["TLS 1.0", set(TYPES.azureAccount, "minimumTlsVersion", "TLS1_0"), /minimumTlsVersion = "TLS1_0".*write "TLS1_2"/],
+      ["a gateway on http", set(TYPES.azureGateway, "configuration.ingress.allowInsecure", true), /allowInsecure is not false/],
+    ],
+    s3: [
+      ["an endpoint on http", set(TYPES.s3Bucket, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider".*write "https:\/\/s3\.provider"/],
+      ["CORS over http", set(TYPES.s3Cors, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider"/],
+      ["a policy over http", set(TYPES.s3BucketPolicy, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider"/, withPolicy],
+    ],
+  },
+  "least-privilege": {
+    aws: [
+      ["every action", replace(TYPES.awsUserPolicy, "policy", '"s3:ListBucket"', '"s3:*"'), /gives "s3:\*".*authentik\/permissions\.ts/],
+      ["an action too many", replace(TYPES.awsUserPolicy, "policy", '"s3:ListBucket"', '"s3:ListBucket","s3:DeleteBucket"'), /gives "s3:DeleteBucket"/],
+      ["all actions but", replace(TYPES.awsUserPolicy, "policy", '"Action":["s3:ListBucket"]', '"NotAction":["s3:DeleteBucket"]'), /NotAction/],
+      ["every resource", replace(TYPES.awsUserPolicy, "policy", "arn:aws:s3:::authentik-media-1a2b3c4/*", "*"), /rights on "\*"/],
+      ["all resources but", replace(TYPES.awsUserPolicy, "policy", '"Resource":"arn:aws:s3:::authentik-media-1a2b3c4/*"', '"NotResource":"arn:aws:s3:::other"'), /NotResource/],
+      ["every bucket of a name", replace(TYPES.awsUserPolicy, "policy", "authentik-media-1a2b3c4", "authentik-*"), /rights on "arn:aws:s3:::authentik-\*(?:\/\*)?"/],
+      ["another's bucket", replace(TYPES.awsUserPolicy, "policy", "authentik-media-1a2b3c4", "salaries"), /the bucket "salaries", which is not this stack's \(authentik-media-1a2b3c4\)/],
+      ["a bucket policy for others", statement(TYPES.awsBucketPolicy, { ...open, Principal: { AWS: "arn:aws:iam::123456789012:root" }, Action: "s3:PutBucketPolicy" }), /gives "s3:PutBucketPolicy"/],
+      ["a key for anything", replace(TYPES.awsUserPolicy, "policy", "kms:ViaService", "kms:CallerAccount"), /KMS key be used for anything/, kms],
+      ["every key", replace(TYPES.awsUserPolicy, "policy", "key/0123-4567", "key/*"), /rights on "arn:aws:kms:eu-central-1:123456789012:key\/\*"/, kms],
+      ["a role with every action", replace(TYPES.awsRolePolicy, "policy", '"s3:ListBucket"', '"*"'), /gives "\*"/, role],
+      ["a role for everyone", edit(TYPES.awsRole, "assumeRolePolicy", (text) => text.replace(/"Principal":\{[^}]+\}/, '"Principal":"*"')), /lets anyone take the role/, role],
+      ["a role for every pod", replace(TYPES.awsRole, "assumeRolePolicy", "authentik:authentik", "*"), /not limited to authentik's service accounts/, role],
+      ["a role without conditions", edit(TYPES.awsRole, "assumeRolePolicy", (text) => text.replace(/,"Condition":\{.*\}\}(?=\}\]\}$)/, "")), /not limited to authentik's service accounts/, role],
+      ["a role with more actions", replace(TYPES.awsRole, "assumeRolePolicy", "sts:AssumeRoleWithWebIdentity", "sts:*"), /gives more than/, role],
+      ["a role with AWS's policies", set(TYPES.awsRole, "managedPolicyArns", ["arn:aws:iam::aws:policy/AdministratorAccess"]), /AdministratorAccess.*remove it/, role],
+      ["a role with inline policies", set(TYPES.awsRole, "inlinePolicies", [{ name: "all" }]), /inlinePolicies.*RolePolicy/, role],
+      ["another kind of grant", added("aws:iam/userPolicyAttachment:UserPolicyAttachment"), /cannot judge/],
+    ],
+    r2: [
+      ["another permission group", set(TYPES.r2Token, "policies.0.permissionGroups.0.id", "bf7481a1826f439697cb59a20b22293e"), /permissionGroups has "bf74/],
+      ["every bucket", set(TYPES.r2Token, "policies.0.resources", '{"com.cloudflare.api.account.0123456789abcdef0123456789abcdef":"*"}'), /policies\.resources.*write the one bucket/],
+      ["another's bucket", replaceIn(TYPES.r2Token, "policies.0.resources", "authentik-media", "salaries"), /the bucket "salaries", which is not this stack's/],
+      ["a user's token", added("cloudflare:index/apiToken:ApiToken"), /cannot judge/],
+    ],
+    azure: [
+      ["another role", set(TYPES.azureRole, "roleDefinitionId", "/subscriptions/1/providers/Microsoft.Authorization/roleDefinitions/b24988ac-6180-42a0-ab88-20f7382dd24c"), /another role than "Storage Blob Data Contributor"/],
+      ["the resource group", set(TYPES.azureRole, "scope", "/subscriptions/1/resourceGroups/authentik"), /wider than the storage account/],
+      ["another's account", (resources) => resources.map((resource) => (resource.type === TYPES.azureRole ? { ...resource, options: {} } : resource)), /not the storage account of this stack/],
+      ["the account's keys", set(TYPES.azureAccount, "allowSharedKeyAccess", true), /allowSharedKeyAccess is not false/],
+      ["SFTP users", set(TYPES.azureAccount, "isLocalUserEnabled", true), /isLocalUserEnabled is true/],
+      ["every action on the gateway", set(TYPES.s3BucketPolicy, "policy.Statement.0.Action", "s3:*"), /gives "s3:\*"/],
+      ["another's container", set(TYPES.s3BucketPolicy, "policy.Statement.0.Resource", "arn:aws:s3:::salaries"), /the bucket "salaries", which is not this stack's/],
+    ],
+    s3: [
+      ["every action", set(TYPES.s3BucketPolicy, "policy.Statement.0.Action", ["s3:ListBucket", "s3:PutBucketPolicy"]), /gives "s3:PutBucketPolicy"/, withPolicy],
+      ["another's bucket", set(TYPES.s3BucketPolicy, "policy.Statement.1.Resource", "arn:aws:s3:::salaries/*"), /the bucket "salaries", which is not this stack's/, withPolicy],
+    ],
+  },
+  "protected-bucket": {
+    aws: [["a bucket without protection", unprotected(TYPES.awsBucket), /protect is false.*allow-bucket-deletion\.json/]],
+    r2: [["a bucket without protection", unprotected(TYPES.r2Bucket), /protect is false/]],
+    azure: [
+      ["an account without protection", unprotected(TYPES.azureAccount), /protect is false/],
+      ["a container without protection", unprotected(TYPES.azureContainer), /protect is false/],
+    ],
+    s3: [["a bucket without protection", unprotected(TYPES.s3Bucket), /protect is false/]],
+  },
+  "pinned-gateway-image": {
+    azure: [
+      ["latest", set(TYPES.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:latest"), /"docker\.io\/versity\/versitygw:latest" is not a pinned image/],
+      ["no tag", set(TYPES.azureGateway, "template.containers.0.image", "registry.company:5000/versitygw"), /is not a pinned image/],
+      ["an image beside it", set(TYPES.azureGateway, "template.initContainers", [{ image: "busybox" }]), /"busybox" is not a pinned image/],
+    ],
+  },
+};
+
+/** Edits a text further down among the inputs. */
+function replaceIn(type: string, path: string, from: string, to: string): Change {
+  return (resources) => resources.map((resource) => {
+    if (resource.type !== type) return resource;
+    const before = path.split(".").reduce<unknown>((value, key) => (typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined), resource.inputs);
+    const [after] = set(type, path, String(before).replaceAll(from, to))([resource]);
+    return after ?? resource;
+  });
+}
+
+/** What is registered and holds nothing that a policy could want otherwise. */
+const HARMLESS = [
+  "pulumi:providers:aws", "aws:s3/bucketVersioning:BucketVersioning", "aws:s3/bucketOwnershipControls:BucketOwnershipControls",
+  "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration", "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration",
+  "aws:iam/user:User", "aws:iam/accessKey:AccessKey", "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle", "azure-native:storage:ManagementPolicy",
+  "azure-native:managedidentity:UserAssignedIdentity", "azure-native:app:ManagedEnvironment", "random:index/randomPassword:RandomPassword",
+];
+
+describe("policy pack", function () {
+  this.timeout(60_000);
+  const recordings = new Map<string, Promise<Recorded[]>>();
+  const registered = (provider: ProviderName, values: Values = {}): Promise<Recorded[]> => {
+    const key = JSON.stringify([provider, values]);
+    const recording = recordings.get(key) ?? exampleValues(provider).then((example) => record({ ...example, ...values })).then(({ resources }) => resources);
+    recordings.set(key, recording);
+    return recording;
+  };
+
+  it("has a violating fixture of each policy, for each provider that it concerns", () => {
+    expect(policies.map(({ name }) => name)).to.have.members(Object.keys(fixtures));
+    for (const { name } of policies) {
+      expect(Object.keys(fixtures[name] ?? {}), name).to.have.members(name === "pinned-gateway-image" ? ["azure"] : PROVIDERS);
+    }
+  });
+
+  it("judges every type that the providers register, or knows it to be harmless", async () => {
+    const judged: readonly string[] = [...Object.values(TYPES), ...HARMLESS];
+    for (const provider of PROVIDERS) {
+      const types = (await registered(provider)).map(({ type }) => type).filter((type) => !type.startsWith("authentik-storage:"));
+      expect(types.filter((type) => !judged.includes(type)), provider).to.deep.equal([]);
+    }
+  });
+
+  const ways: [provider: ProviderName, what: string, values: Values][] = [
+    ...PROVIDERS.map((provider): [ProviderName, string, Values] => [provider, "its example stack", {}]),
+    ["aws", "a role and a KMS key", { ...role, ...kms }],
+    ["aws", "pod identity", { credentials: "role", roleTrust: "podIdentity", serviceAccounts: "authentik/authentik", clusterName: "company" }],
+    ["aws", "an adopted bucket, two keys", { bucketName: "company-media", adopt: "true", keyGeneration: "2" }],
+    ["azure", "an image with a digest", { gatewayImage: `docker.io/versity/versitygw@sha256:${"0".repeat(64)}` }],
+    ["azure", "an external gateway", { gateway: "external", endpoint: "https://gateway.company", accessKey: "a", secretKey: "s", adminAccessKey: "aa", adminSecretKey: "as" }],
+    ["s3", "a bucket policy", withPolicy],
+    ["s3", "the local server, without protection", { endpoint: "http://127.0.0.1:7070", secureUrls: "false", protect: "false", origins: "http://localhost:9000,https://localhost:9443" }],
+  ];
+  for (const [provider, what, values] of ways) {
+    it(`passes ${provider}: ${what}`, async () => {
+      expect(await judge(await registered(provider, values))).to.deep.equal({ violations: [], unknown: [] });
+    });
+  }
+
+  for (const [policy, byProvider] of Object.entries(fixtures)) {
+    describe(policy, () => {
+      for (const provider of PROVIDERS) {
+        for (const [what, change, expected, values] of byProvider[provider] ?? []) {
+          it(`finds on ${provider}: ${what}`, async () => {
+            const { violations } = await judge(change(await registered(provider, values)));
+            expect(violations).not.to.have.length(0);
+            for (const violation of violations) {
+              expect(violation.policy).to.equal(policy);
+              expect(violation.message).to.match(expected).and.to.match(/\(urn:pulumi:test::authentik-storage::\S+\)$/);
+            }
+          });
+        }
+      }
+    });
+  }
+
+  it("finds that browsers are sent to http, unless it is this machine's", async () => {
+    const outputs = (customDomain: string) => judge([{ type: "pulumi:pulumi:Stack", name: "test", parent: "", inputs: { secureUrls: false, customDomain }, outputs: {}, secretInputs: [], options: {} }]);
+    const { customDomain = "" } = await recordConfig(configOf({ ...(await exampleValues("s3")), secureUrls: "false", customDomain: "media.company/authentik-media" }));
+    expect((await outputs(customDomain)).violations.map(({ message }) => message).join()).to.contain("http://media.company/authentik-media in clear");
+    expect((await outputs("localhost:7070/authentik-media")).violations).to.deep.equal([]);
+  });
+
+  it("knows this machine by its names", async () => {
+    for (const [endpoint, count] of [["http://localhost:1", 0], ["http://127.1.2.3", 0], ["http://[::1]:1", 0], ["http://s3.localhost", 0], ["http://localhost.company", 2], ["http://192.168.1.2", 2]] as const) {
+      const changes = [set(TYPES.s3Bucket, "endpoint", endpoint), unprotected(TYPES.s3Bucket)];
+      const { violations } = await judge(changes.reduce((resources, change) => change(resources), await registered("s3")));
+      expect(violations, endpoint).to.have.length(count);
+    }
+  });
+
+  it("says of a value that is not known yet which policy cannot judge it, and judges the rest", async () => {
+    const resources = set(TYPES.awsUserPolicy, "policy", UNKNOWN)(set(TYPES.awsPublicAccess, "blockPublicAcls", false)(await registered("aws")));
+    const { violations, unknown } = await judge(unprotected(TYPES.awsBucket)(resources));
+    expect(violations.map(({ policy }) => policy)).to.deep.equal(["no-public-bucket", "protected-bucket"]);
+    expect([...new Set(unknown.map(({ policy, message }) => `${policy}: ${message}`))]).to.deep.equal(["least-privilege: string value at .policy can't be known during preview"]);
+  });
+
+  it("finds a property in a form that it does not know, and shows no value of it", async () => {
+    const { violations } = await judge(set(TYPES.s3Cors, "rules", "top secret")(await registered("s3")));
+    expect(violations.map(({ policy }) => policy)).to.deep.equal(["no-wildcard-origin", "tls-only"]);
+    for (const { message } of violations) expect(message).to.match(/^rules is not in a form that this policy can judge/).and.not.to.contain("top secret");
+    const document = await judge(set(TYPES.awsUserPolicy, "policy", "not JSON")(await registered("aws")));
+    expect(document.violations.map(({ policy }) => policy)).to.deep.equal(["least-privilege", "least-privilege"]);
+  });
+});
+
+(pulumi ? describe : describe.skip)("policy pack on the real Pulumi engine", function () {
+  this.timeout(60_000);
+  this.slow(20_000);
+  let project: EngineProject;
+  before(async () => {
+    project = await EngineProject.create();
+    await project.configure({ provider: "s3", endpoint: "https://s3.provider", origins: ["https://authentik.company"] }, { accessKey: "access", secretKey: "secret" });
+  });
+  after(() => project.remove());
+
+  const pack = ["--policy-pack", join(REPOSITORY, "policy")];
+  const relaxed = [...pack, "--policy-pack-config", join(REPOSITORY, "policy/allow-bucket-deletion.json")];
+
+  it("stops the preview of a bucket without protection, and says what, where, why and what to do", async () => {
+    await project.configure({ protect: false });
+    const { ok, text } = await project.run("preview", ...pack);
+    expect(ok).to.equal(false);
+    expect(text).to.match(/\[mandatory\] +protected-bucket/);
+    expect(text).to.match(/protect is false, so .*; remove protect .*\(urn:pulumi:test::authentik-storage::\S+::authentik-bucket\)/);
+    expect(text).not.to.match(/tls-only|least-privilege/);
+  });
+
+  it("makes nothing in an update that has no preview", async () => {
+    const { ok, text } = await project.run("up", "--yes", "--skip-preview", ...pack);
+    expect(ok).to.equal(false);
+    expect(text).to.match(/protected-bucket/).and.not.to.match(/could not/);
+  });
+
+  it("lets it pass when that policy alone is relaxed, and still says so", async () => {
+    expect(await project.expectOk("preview", ...relaxed)).to.match(/\[advisory\] +protected-bucket/);
+    await project.configure({ endpoint: "http://s3.provider", secureUrls: false });
+    const { ok, text } = await project.run("preview", ...relaxed);
+    expect(ok).to.equal(false);
+    expect(text).to.match(/\[mandatory\] +tls-only/).and.to.match(/endpoint = "http:\/\/s3.provider"/).and.to.match(/secureUrls is false/);
+  });
+
+  it("lets the stack on the local server pass, previewed and brought up", async () => {
+    const server = await startTestServer();
+    try {
+      const { config } = v.parse(v.object({ config: v.record(v.string(), v.unknown()) }), parse(await readFile(join(REPOSITORY, "Pulumi.dev.yaml"), "utf8")));
+      const values = Object.entries(config).filter(([key]) => key.startsWith("local:")).map(([key, value]) => [key.slice("local:".length), value] as const);
+      const keys = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
+      await project.configure({ ...Object.fromEntries(values), endpoint: server.endpoint }, { ...keys, policyPrincipal: AUTHENTIK.accessKey });
+      expect(await project.expectOk("up", "--yes", ...pack)).to.match(/✅ authentik-storage@v\d/);
+      expect(project.written).not.to.contain(ROOT.secretKey);
+    } finally {
+      await server.stop();
+    }
+  });
+});

@@ -19,7 +19,9 @@ const ORIGINAL = "authentik-storage:";
 export function readStackConfig(): StorageConfig {
   const namespace = `${getProject()}:`;
   const own = Object.entries(allConfig()).filter(([key]) => key.startsWith(namespace));
-  const copied = namespace === ORIGINAL ? [] : Object.keys(allConfig()).filter((key) => key.startsWith(ORIGINAL));
+  const named = new Set(own.map(([key]) => key.slice(namespace.length)));
+  // Those of the tracked `Pulumi.dev.yaml` are answered by `pulumi new` under the new name.
+  const copied = Object.keys(allConfig()).filter((key) => key.startsWith(ORIGINAL) && !named.has(key.slice(ORIGINAL.length)));
   return parseConfig({
     values: Object.fromEntries(own.map(([key, value]) => [key.slice(namespace.length), value])),
     secrets: new Set(own.filter(([key]) => isConfigSecret(key)).map(([key]) => key.slice(namespace.length))),

@@ -14,8 +14,6 @@ import { run } from "./programs.ts";
 
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const STACK = "dev";
-/** Before each key of the tracked file. Under the project's name a real stack that somebody calls `dev` would get them. */
-const NAMESPACE = "local:";
 const INSTALL_TIMEOUT_MS = 300_000;
 
 /**
@@ -50,9 +48,10 @@ const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unkn
 
 async function stackValues(home: LocalHome, endpoint: string): Promise<StackValues> {
   const { config } = await readStackFile(join(REPOSITORY, `Pulumi.${STACK}.yaml`));
-  const own = Object.entries(config).filter(([key]) => key.startsWith(NAMESPACE));
+  // Whatever stands before the colon: the project may have got another name, and `local:` is for this alone.
+  const plain = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value] as const);
   return {
-    plain: { ...Object.fromEntries(own.map(([key, value]) => [key.slice(NAMESPACE.length), value])), endpoint },
+    plain: { ...Object.fromEntries(plain), endpoint },
     secrets: {
       accessKey: home.authentik.accessKey,
       secretKey: home.authentik.secretKey,

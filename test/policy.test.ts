@@ -325,7 +325,7 @@ describe("policy pack", function () {
     const server = await startTestServer();
     try {
       const { config } = v.parse(v.object({ config: v.record(v.string(), v.unknown()) }), parse(await readFile(join(REPOSITORY, "Pulumi.dev.yaml"), "utf8")));
-      const values = Object.entries(config).filter(([key]) => key.startsWith("local:")).map(([key, value]) => [key.slice("local:".length), value] as const);
+      const values = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value] as const);
       const keys = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
       await project.configure({ ...Object.fromEntries(values), endpoint: server.endpoint }, { ...keys, policyPrincipal: AUTHENTIK.accessKey });
       expect(await project.expectOk("up", "--yes", ...pack)).to.match(/✅ authentik-storage@v\d/);

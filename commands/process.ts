@@ -1,5 +1,5 @@
 /** What every command does with its process: errors, exit status, interruption. */
-import { CommanderError, type Command } from "commander";
+import { CommanderError, InvalidArgumentError, type Command } from "commander";
 import { EnvReadError, EnvValueError } from "../authentik/env.ts";
 import { DotenvError } from "../env/dotenv.ts";
 import { FormatError } from "../env/index.ts";
@@ -10,21 +10,36 @@ export class UsageError extends Error {
   override name = "UsageError";
 }
 
-/** What the user can mend. */
+/** What the user can mend, in every command. */
 const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError, FormatError] as const;
 
-/** Runs a command line. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack. */
-export async function runCommand(command: Command): Promise<void> {
+/**
+ * Runs a command line. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack.
+ *
+ * @param mendable the errors of this command's own that the user can mend
+ */
+export async function runCommand(command: Command, mendable: readonly (new (message: string) => Error)[] = []): Promise<void> {
   try {
     await command.exitOverride().parseAsync();
   } catch (error) {
     // commander has said what is wrong, or printed the help, which is no error.
     if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
-    else if (error instanceof Error && MENDABLE.some((type) => error instanceof type)) {
+    else if (error instanceof Error && [...MENDABLE, ...mendable].some((type) => error instanceof type)) {
       console.error(`error: ${error.message}`);
       process.exitCode = 2;
     } else throw error;
   }
+}
+
+/** Reads an option that is a number of seconds within these limits. */
+export function secondsFrom(minimum: number, maximum: number): (value: string) => number {
+  return (value) => {
+    const seconds = Number(value);
+    if (!Number.isInteger(seconds) || seconds < minimum || seconds > maximum) {
+      throw new InvalidArgumentError(`Write whole seconds from ${minimum} to ${maximum}.`);
+    }
+    return seconds;
+  };
 }
 
 /** Runs work that Ctrl-C, SIGTERM or a closed terminal end in order. A second one ends the process at once. */

@@ -34,7 +34,7 @@ export async function checkDrift(stack: string, options: EngineOptions): Promise
     const run = await runEngine("preview", stack, ["--refresh", "--expect-no-changes"], options);
     // The tool fails a plan that has changes, and all else that fails too.
     const plan = planOf(run.events);
-    const report = reportOn(stack, plan.succeeded ? plan : wholePlan(run), { deletionAllowed: true });
+    const report = reportOn(stack, plan.succeeded ? plan : wholePlan(run), { deletionAllowed: false });
     if (!plan.succeeded) return { kind: "error", report };
     if (plan.steps.length > 0 || plan.gone.length > 0) return { kind: "drift", report };
     if (run.code === 0) return { kind: "none" };

@@ -48,7 +48,7 @@ function tail({ groups, unchanged, failure }: Report): string {
 function alarms({ endangered, deletionAllowed, unprotected }: Report): string[] {
   const leave = deletionAllowed
     ? `The label ${code(DELETION_LABEL)} allows it.`
-    : `**This check fails until someone who may set labels puts the label ${code(DELETION_LABEL)} on the pull request.**`;
+    : `**This is refused until someone who may set labels puts the label ${code(DELETION_LABEL)} on the pull request.**`;
   return [
     ...alert("CAUTION", endangered.length === 0 ? [] : [...endangered.map((resource) => `**${md(alarm(resource))}**`), leave]),
     ...alert("WARNING", unprotected.map((name) => md(lossOf(name)))),

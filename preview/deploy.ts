@@ -30,7 +30,7 @@ export async function deploy(stack: string, options: DeployOptions): Promise<Dep
   const plan = await preview(stack, options);
   if (!plan.ok) return { plan, update: undefined };
   progress(`pulumi up of ${stack}`);
-  const args = ["--yes", "--skip-preview", ...(await policyArgs(workDir))];
+  const args = ["--yes", "--skip-preview", ...(await policyArgs(workDir, { deletionAllowed }))];
   const run = await runEngine("up", stack, args, { ...options, onEvent: (event) => { announce(event, progress); } });
   return { plan, update: reportOn(stack, wholePlan(run), { deletionAllowed }) };
 }

@@ -35,6 +35,8 @@ export class EngineError extends Error {
 
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const POLICY_PACK = "policy";
+/** Config of the pack that lets the protection of a bucket be given up. */
+const DELETION_CONFIG = "allow-bucket-deletion.json";
 /** How long the tool may take to stop in order: `up` ends what it has begun on the server. */
 const GRACE_MS = { preview: 10_000, up: 120_000 } as const;
 
@@ -76,10 +78,12 @@ export async function runEngine(command: "preview" | "up", stack: string, args: 
   }
 }
 
-/** `--policy-pack policy` where the project has one. */
-export async function policyArgs(workDir = REPOSITORY): Promise<string[]> {
-  const folder = join(workDir, POLICY_PACK);
-  return access(folder).then(() => ["--policy-pack", folder], () => []);
+/** `--policy-pack policy` where the project has one, and its config for those who may delete buckets. */
+export async function policyArgs(workDir = REPOSITORY, { deletionAllowed }: { deletionAllowed: boolean }): Promise<string[]> {
+  const pack = join(workDir, POLICY_PACK);
+  const config = join(pack, DELETION_CONFIG);
+  const [hasPack, hasConfig] = await Promise.all([pack, config].map((path) => access(path).then(() => true, () => false)));
+  return [...(hasPack ? ["--policy-pack", pack] : []), ...(hasConfig && deletionAllowed ? ["--policy-pack-config", config] : [])];
 }
 
 /** Ends the tool when its time is over or the signal says so: in order, or, when that takes too long, at once with all that it has started. */

@@ -16,7 +16,7 @@ export interface PreviewOptions extends EngineOptions {
 export async function preview(stack: string, options: PreviewOptions): Promise<Report> {
   const { workDir, refresh, deletionAllowed, commit } = options;
   try {
-    const args = [...(await policyArgs(workDir)), ...(refresh === true ? ["--refresh"] : [])];
+    const args = [...(await policyArgs(workDir, { deletionAllowed })), ...(refresh === true ? ["--refresh"] : [])];
     const plan = wholePlan(await runEngine("preview", stack, args, options));
     return reportOn(stack, plan, { deletionAllowed, commit });
   } catch (error) {

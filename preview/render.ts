@@ -10,6 +10,8 @@ const MAX_BODY_BYTES = 64_000;
 /** Lines of one block of a comment; a block is never cut otherwise, so that its fence stays closed. */
 const MAX_BLOCK_LINES = 300;
 
+const MAX_FAILURE_LENGTH = 2000;
+
 /** The comment of a pull request, without what it is found by. */
 export function renderMarkdown(report: Report): string {
   const blocks = [
@@ -39,7 +41,7 @@ function summary({ groups, failure, violations }: Report): string {
 }
 
 function tail({ groups, unchanged, failure }: Report): string {
-  if (failure !== undefined) return failure;
+  if (failure !== undefined) return failure.slice(0, MAX_FAILURE_LENGTH);
   const same = unchanged === 0 ? "" : `${unchanged} ${unchanged === 1 ? "resource stays as it is" : "resources stay as they are"}.`;
   // The engine hides what is secret, so a new key looks like the old one.
   return groups.length > 0 ? same : `${same} Whether a secret has another value is not compared.`.trim();

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { onPath } from "../local/programs.ts";
-import { parseEvent, type EngineEvent } from "./plan.ts";
+import { parseEvent, PlanError, type EngineEvent } from "./plan.ts";
 
 /** Where a stack's project is, and how long it may take. */
 export interface EngineOptions {
@@ -55,27 +55,55 @@ export async function runEngine(command: "preview" | "up", stack: string, args: 
   // A group of its own: Ctrl-C reaches it once, from here. A second time it would end at once, with work half done.
   const child = spawn(program, all, { cwd: workDir, env, stdio: ["ignore", "pipe", "pipe"], detached: true });
   const redact = redactor(env);
-  const run: EngineRun = { events: [], code: 1, words: "" };
-  const addWords = (text: string) => (run.words = `${run.words}${text}`.slice(-4000));
-  child.stderr.on("data", (chunk: Buffer) => addWords(chunk.toString()));
-  const limit = limitTo(child, options, GRACE_MS[command]);
+  const words = new Words();
+  child.stderr.on("data", (chunk: Buffer) => { words.add(chunk.toString()); });
+  const limit = limitTo(command, child, options);
   try {
     const ended = new Promise<number>((resolve, reject) => child.once("close", (code) => { resolve(code ?? 1); }).once("error", reject));
-    const [code] = await Promise.all([ended, (async () => {
-      for await (const line of createInterface({ input: child.stdout })) {
-        if (!line.startsWith("{")) addWords(`${line}\n`);
-        else {
-          const event = parseEvent(redact(line));
-          run.events.push(event);
-          onEvent?.(event);
-        }
-      }
-    })()]);
+    const [code, events] = await Promise.all([ended, readEvents(createInterface({ input: child.stdout }), { redact, words, onEvent })]);
     limit.throwIfOver();
-    return { ...run, code, words: redact(run.words.trim()) };
+    if (events instanceof Error) throw events;
+    return { events, code, words: redact(words.text.trim()) };
   } finally {
     limit.end();
   }
+}
+
+/** The end of what a program writes. */
+class Words {
+  text = "";
+
+  add(text: string): void {
+    this.text = `${this.text}${text}`.slice(-4000);
+  }
+}
+
+interface Reading {
+  redact: (text: string) => string;
+  /** Where lines go that are no events. */
+  words: Words;
+  onEvent: EngineOptions["onEvent"] | undefined;
+}
+
+/** The events, or the first error of reading one. It reads to the end whatever comes: an update that is not understood must not be cut off. */
+async function readEvents(lines: AsyncIterable<string>, { redact, words, onEvent }: Reading): Promise<EngineEvent[] | PlanError> {
+  const events: EngineEvent[] = [];
+  let misunderstood: PlanError | undefined;
+  for await (const line of lines) {
+    if (!line.startsWith("{")) {
+      words.add(`${line}\n`);
+      continue;
+    }
+    try {
+      const event = parseEvent(redact(line));
+      events.push(event);
+      onEvent?.(event);
+    } catch (error) {
+      if (!(error instanceof PlanError)) throw error;
+      misunderstood ??= error;
+    }
+  }
+  return misunderstood ?? events;
 }
 
 /** `--policy-pack policy` where the project has one, and its config for those who may delete buckets. */
@@ -87,18 +115,22 @@ export async function policyArgs(workDir = REPOSITORY, { deletionAllowed }: { de
 }
 
 /** Ends the tool when its time is over or the signal says so: in order, or, when that takes too long, at once with all that it has started. */
-function limitTo(child: ChildProcess, { timeoutMs, signal }: EngineOptions, graceMs: number): { throwIfOver: () => void; end: () => void } {
+function limitTo(command: "preview" | "up", child: ChildProcess, { timeoutMs, signal }: EngineOptions): { throwIfOver: () => void; end: () => void } {
   let reason: string | undefined;
   let forced: NodeJS.Timeout | undefined;
   const stop = (why: string) => {
     if (reason !== undefined) return;
     reason = why;
     killGroup(child, "SIGINT");
-    forced = setTimeout(() => { killGroup(child, "SIGKILL"); }, graceMs);
+    forced = setTimeout(() => { killGroup(child, "SIGKILL"); }, GRACE_MS[command]);
   };
   const timer = setTimeout(() => { stop(`pulumi did not end within ${Math.round(timeoutMs / 1000)} s; run it again, or give it more time with --timeout`); }, timeoutMs);
   const onAbort = () => { stop("stopped; what pulumi had begun it was told to end in order"); };
-  const onExit = () => { killGroup(child, "SIGKILL"); };
+  const onExit = () => {
+    // An update ends in order by itself, once it is told to.
+    if (command === "preview") killGroup(child, "SIGKILL");
+    else if (reason === undefined) killGroup(child, "SIGINT");
+  };
   signal?.addEventListener("abort", onAbort);
   process.once("exit", onExit);
   if (signal?.aborted === true) onAbort();
@@ -111,8 +143,6 @@ function limitTo(child: ChildProcess, { timeoutMs, signal }: EngineOptions, grac
       clearTimeout(forced);
       signal?.removeEventListener("abort", onAbort);
       process.off("exit", onExit);
-      // What is not understood ends the reading before the tool.
-      if (child.exitCode === null && child.signalCode === null) killGroup(child, "SIGKILL");
     },
   };
 }

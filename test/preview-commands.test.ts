@@ -15,7 +15,7 @@ const SHA = "d".repeat(40);
 const LABEL = { name: "allow-bucket-deletion" };
 
 describe("the steps of the workflows", function () {
-  this.timeout(120_000);
+  this.timeout(240_000);
   this.slow(15_000);
   let gitHub: GitHubServer;
   let checkout: Checkout;

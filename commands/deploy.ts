@@ -16,6 +16,7 @@ import { readStack } from "./source.ts";
 const HELP = `
 Examples:
   npm run deploy -- prod
+  npm run deploy -- prod --refresh
   npm run deploy -- prod --allow-bucket-deletion
   npm run deploy -- prod --commit "$GITHUB_SHA"
 
@@ -26,6 +27,7 @@ Exit status: 0 when the stack is up and verified, 1 when the plan is refused, th
 interface Options {
   commit?: string;
   allowBucketDeletion?: true;
+  refresh?: true;
   timeout: number;
 }
 
@@ -35,16 +37,17 @@ const command = new Command("deploy")
   .argument("<stack>", "the stack")
   .option("--commit <sha>", "the commit that is deployed")
   .option("--allow-bucket-deletion", "let buckets be deleted or replaced")
+  .option("--refresh", "look first at what is on the server, and put right what has drifted")
   .option("--timeout <seconds>", "limit for each of Pulumi's runs", secondsFrom(10, 7200), 3600)
   .addHelpText("after", HELP)
   .action(run);
 
-async function run(name: string, { commit, allowBucketDeletion, timeout }: Options): Promise<void> {
+async function run(name: string, { commit, allowBucketDeletion, refresh, timeout }: Options): Promise<void> {
   const stack = checkStackName(name);
   const progress = createProgress();
   await interruptible(async (signal) => {
     const deletionAllowed = allowBucketDeletion === true || (commit !== undefined && (await isLabelled(commit, signal)));
-    const options = { deletionAllowed, commit, signal, timeoutMs: timeout * 1000, progress: progress.step };
+    const options = { deletionAllowed, commit, refresh, signal, timeoutMs: timeout * 1000, progress: progress.step };
     const { plan, update } = await deploy(stack, options).finally(progress.stop);
     console.log(renderText(plan, { color: isatty(1) }));
     await addToSummary(process.env, renderMarkdown(plan));

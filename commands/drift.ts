@@ -57,7 +57,10 @@ function bodyOf(stack: string, drift: Drift): string {
     case "none":
       return `There is no drift in \`${stack}\` any more.`;
     case "drift":
-      return `What is on the server of \`${stack}\` is not what the last \`pulumi up\` left there. This is what the next one would do about it; run \`npm run deploy -- ${stack}\`, or change the program.\n\n${renderMarkdown(drift.report)}`;
+      return [
+        `What is on the server of \`${stack}\` is not what the last \`pulumi up\` left there.`,
+        `Put it right with \`npm run deploy -- ${stack} --refresh\`, or change the program. What that would do:\n\n${renderMarkdown(drift.report)}`,
+      ].join(" ");
     case "error":
       return `**The drift check of \`${stack}\` could not run: whether there is drift is not known.**\n\n${renderMarkdown(drift.report)}`;
   }

@@ -1,13 +1,11 @@
 /** From a stack's config to its server: the guard on a fresh plan, `pulumi up`, and a look at what came of it. */
-import { policyArgs, runEngine, type EngineOptions } from "./engine.ts";
-import type { EngineEvent } from "./plan.ts";
-import { preview, wholePlan } from "./preview.ts";
+import { runEngine } from "./engine.ts";
+import { nameOf, type EngineEvent } from "./plan.ts";
+import { planArgs, preview, wholePlan, type PreviewOptions } from "./preview.ts";
 import { purposeOf } from "./purposes.ts";
 import { reportOn, type Report } from "./report.ts";
-import { nameOf } from "./plan.ts";
 
-export interface DeployOptions extends EngineOptions {
-  deletionAllowed: boolean;
+export interface DeployOptions extends PreviewOptions {
   progress: (step: string) => void;
 }
 
@@ -25,12 +23,12 @@ export interface Deployment {
  * @throws EngineError when `up` was ended before its end; what is done stays done
  */
 export async function deploy(stack: string, options: DeployOptions): Promise<Deployment> {
-  const { progress, deletionAllowed, workDir } = options;
+  const { progress, deletionAllowed } = options;
   progress(`pulumi preview of ${stack}`);
   const plan = await preview(stack, options);
   if (!plan.ok) return { plan, update: undefined };
   progress(`pulumi up of ${stack}`);
-  const args = ["--yes", "--skip-preview", ...(await policyArgs(workDir, { deletionAllowed }))];
+  const args = ["--yes", "--skip-preview", ...(await planArgs(options))];
   const run = await runEngine("up", stack, args, { ...options, onEvent: (event) => { announce(event, progress); } });
   return { plan, update: reportOn(stack, wholePlan(run), { deletionAllowed }) };
 }

@@ -24,7 +24,7 @@ export interface EngineRun {
   events: EngineEvent[];
   /** Exit status. */
   code: number;
-  /** What it wrote beside the events; at most the last 4,000 characters. */
+  /** The end of what it wrote beside the events. */
   words: string;
 }
 
@@ -69,12 +69,15 @@ export async function runEngine(command: "preview" | "up", stack: string, args: 
   }
 }
 
-/** The end of what a program writes. */
+const MAX_WORDS_LENGTH = 4000;
+
+/** The end of what a program writes, by whole lines: the rest of a secret that is cut would not be known for one. */
 class Words {
   text = "";
 
   add(text: string): void {
-    this.text = `${this.text}${text}`.slice(-4000);
+    const all = this.text + text;
+    this.text = all.length <= MAX_WORDS_LENGTH ? all : all.slice(-MAX_WORDS_LENGTH).replace(/^.*\n/, "");
   }
 }
 

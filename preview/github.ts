@@ -176,7 +176,10 @@ export class GitHub {
   }
 
   /** The first of a paged list that fits. */
-  private async find<Item>(fetchPage: (page: number) => Promise<{ data: Item[]; headers: { link?: string | undefined } }>, fits: (item: Item) => boolean): Promise<Item | undefined> {
+  private async find<Item>(
+    fetchPage: (page: number) => Promise<{ data: Item[]; headers: { link?: string | undefined } }>,
+    fits: (item: Item) => boolean,
+  ): Promise<Item | undefined> {
     for (let page = 1; ; page += 1) {
       const { data, headers } = await fetchPage(page);
       const found = data.find(fits);
@@ -226,8 +229,9 @@ function failure(purpose: string, error: RequestError): GitHubError {
     403: "The token may not do this: give the job the permission (pull-requests: write, or issues: write), or wait for the rate limit.",
     404: "There is no such thing, or the token may not see it: check GITHUB_REPOSITORY and the job's permissions.",
   };
-  const said = `HTTP ${error.status}, ${error.message}`;
-  return new GitHubError(`could not ${purpose}: ${said}. ${advice[error.status] ?? (error.status >= 500 ? "GitHub does not answer; run the job again." : "")}`.trimEnd(), { cause: error });
+  const otherAdvice = error.status >= 500 ? "GitHub does not answer; run the job again." : "";
+  const message = `could not ${purpose}: HTTP ${error.status}, ${error.message}. ${advice[error.status] ?? otherAdvice}`;
+  return new GitHubError(message.trimEnd(), { cause: error });
 }
 
 /** `fetch` with a limit, body included: the library takes one that breaks off for a whole one. */

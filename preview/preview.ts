@@ -14,15 +14,19 @@ export interface PreviewOptions extends EngineOptions {
 
 /** Previews a stack with the policy pack. It does not throw for what fails: that is in the report. */
 export async function preview(stack: string, options: PreviewOptions): Promise<Report> {
-  const { workDir, refresh, deletionAllowed, commit } = options;
+  const { deletionAllowed, commit } = options;
   try {
-    const args = [...(await policyArgs(workDir, { deletionAllowed })), ...(refresh === true ? ["--refresh"] : [])];
-    const plan = wholePlan(await runEngine("preview", stack, args, options));
+    const plan = wholePlan(await runEngine("preview", stack, await planArgs(options), options));
     return reportOn(stack, plan, { deletionAllowed, commit });
   } catch (error) {
     if (error instanceof EngineError || error instanceof PlanError) return failedReport(stack, error.message, commit);
     throw error;
   }
+}
+
+/** The arguments that `up` has to have as well, for the same plan. */
+export async function planArgs({ workDir, refresh, deletionAllowed }: PreviewOptions): Promise<string[]> {
+  return [...(await policyArgs(workDir, { deletionAllowed })), ...(refresh === true ? ["--refresh"] : [])];
 }
 
 /** The outcome of a drift check: whether the server is as the last update left it. */

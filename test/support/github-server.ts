@@ -129,7 +129,7 @@ export class GitHubServer {
 
   private answer(request: IncomingMessage, url: URL, body: string): Answer {
     if (request.headers.authorization !== `Bearer ${TOKEN}`) return message(401, "Bad credentials");
-    if (request.headers["user-agent"] === undefined) return message(403, "Request forbidden by administrative rules. Please make sure your request has a User-Agent header");
+    if (request.headers["user-agent"] === undefined) return message(403, "Request forbidden by administrative rules");
     const [, path = ""] = /^\/repos\/company\/authentik-storage(\/.*)$/.exec(url.pathname) ?? [];
     const parts = path.split("/").slice(1);
     const route = `${request.method} /${parts.map((part) => (/^(?:\d+|[0-9a-f]{40})$/.test(part) ? "*" : part)).join("/")}`;
@@ -143,7 +143,8 @@ export class GitHubServer {
       case "GET /commits/*/pulls":
         return this.page(this.pulls.filter(({ merge_commit_sha, commits }) => [merge_commit_sha, ...commits].includes(id)), url);
       case "GET /issues/*/comments":
-        return this.pulls.some(({ number }) => String(number) === id) ? this.page(this.comments.filter(({ issue }) => String(issue) === id), url) : message(404, "Not Found");
+        if (!this.pulls.some(({ number }) => String(number) === id)) return message(404, "Not Found");
+        return this.page(this.comments.filter(({ issue }) => String(issue) === id), url);
       case "POST /issues/*/comments":
         return this.write("pull-requests: write", NewComment, body, (comment) => ({ status: 201, body: this.addComment(Number(id), comment.body, this.user ?? BOT) }));
       case "PATCH /issues/comments/*":

@@ -3,7 +3,7 @@ import { isatty } from "node:tty";
 import { Command, InvalidArgumentError } from "commander";
 import { origin as wrongOrigin, authentikVersion as wrongRelease } from "../config/rules.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
-import { UsageError, interruptible, runCommand } from "./process.ts";
+import { UsageError, interruptible, runCommand, secondsFrom } from "./process.ts";
 import { readEnvFile, readStack, type Source } from "./source.ts";
 
 const EXAMPLES = `
@@ -29,7 +29,7 @@ const command = new Command("verify")
   .option("--env-file <path>", "verify the variables in this file instead of a stack's")
   .option("--origin <origin>", "an origin of authentik, beside the stack's; may be repeated", collectOrigin)
   .option("--release <release>", "the authentik release that reads an env file's variables", parseReleaseOption)
-  .option("--timeout <seconds>", "limit for the whole run", parseSeconds, 30)
+  .option("--timeout <seconds>", "limit for the whole run", secondsFrom(10, 600), 30)
   .option("--json", "print the results as JSON")
   .addHelpText("after", EXAMPLES)
   .action(run);
@@ -44,12 +44,6 @@ function parseReleaseOption(value: string): Release | undefined {
   const wrong = wrongRelease(value);
   if (wrong !== undefined) throw new InvalidArgumentError(`It ${wrong}.`);
   return parseRelease(value);
-}
-
-function parseSeconds(value: string): number {
-  const seconds = Number(value);
-  if (!Number.isInteger(seconds) || seconds < 10 || seconds > 600) throw new InvalidArgumentError("Write whole seconds from 10 to 600.");
-  return seconds;
 }
 
 async function run(stack: string | undefined, options: Options): Promise<void> {

@@ -1,8 +1,8 @@
 /** Other programs: where they are, and how they are run to their end. */
 import { spawn } from "node:child_process";
 import { constants } from "node:fs";
-import { access } from "node:fs/promises";
-import { delimiter, join } from "node:path";
+import { access, mkdir } from "node:fs/promises";
+import { delimiter, join, resolve } from "node:path";
 
 /** Path of a program on PATH; undefined where it is not there. */
 export async function onPath(program: string): Promise<string | undefined> {
@@ -40,4 +40,14 @@ export async function run(program: string, args: readonly string[], { cwd, env, 
   child.stdin.on("error", () => undefined).end(input);
   const code = await new Promise<number | null>((resolve, reject) => child.once("close", resolve).once("error", reject));
   if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${words.trim()}`);
+}
+
+/**
+ * Builds a Go program, e.g. `example.com/cmd/tool@v1.0.0`, into this folder.
+ *
+ * @throws Error with Go's own words
+ */
+export async function installWithGo(target: string, binDir: string, signal?: AbortSignal): Promise<void> {
+  await mkdir(binDir, { recursive: true });
+  await run("go", ["install", target], { env: { GOBIN: resolve(binDir), GOFLAGS: "" }, signal });
 }

@@ -3,9 +3,9 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { executable, onPath, run } from "./programs.ts";
+import { executable, installWithGo, onPath, run } from "./programs.ts";
 
 /** The pinned version. The Azure gateway runs the same. */
 export const VERSITYGW_VERSION = "v1.8.0";
@@ -64,9 +64,7 @@ export async function findVersitygw(
   if (binary) return { kind: "binary", target: binary };
   if (await onPath("go")) {
     progress(`installing versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`);
-    await mkdir(binDir, { recursive: true });
-    const target = `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`;
-    await run("go", ["install", target], { env: { GOBIN: resolve(binDir), GOFLAGS: "" }, signal });
+    await installWithGo(`github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`, binDir, signal);
     return { kind: "binary", target: join(binDir, "versitygw") };
   }
   if (await onPath("docker")) {

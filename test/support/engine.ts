@@ -29,7 +29,8 @@ export class EngineProject {
   readonly dir: string;
   /** Everything that the tool has written so far. */
   written = "";
-  private readonly env: Record<string, string>;
+  /** What the tool needs: backend and passphrase. */
+  readonly env: Record<string, string>;
 
   private readonly name: string;
 

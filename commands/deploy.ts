@@ -1,0 +1,73 @@
+/** `npm run deploy -- <stack>`: brings a stack up, if its plan is one that may be carried out, and verifies what came of it. */
+import { isatty } from "node:tty";
+import { Command } from "commander";
+import { deploy } from "../preview/deploy.ts";
+import { EngineError } from "../preview/engine.ts";
+import { DELETION_LABEL } from "../preview/guard.ts";
+import { addToSummary, GitHub, GitHubError, gitHubSettings } from "../preview/github.ts";
+import { PlanError } from "../preview/plan.ts";
+import { renderMarkdown, renderText } from "../preview/render.ts";
+import { checkStackName, StackError } from "../preview/stacks.ts";
+import { isWell, renderResults, verify } from "../verify/index.ts";
+import { interruptible, runCommand, secondsFrom } from "./process.ts";
+import { createProgress } from "./progress.ts";
+import { readStack } from "./source.ts";
+
+const HELP = `
+Examples:
+  npm run deploy -- prod
+  npm run deploy -- prod --refresh
+  npm run deploy -- prod --allow-bucket-deletion
+  npm run deploy -- prod --commit "$GITHUB_SHA"
+
+--commit is for workflows: it needs GITHUB_TOKEN, and the label ${DELETION_LABEL} on the pull request that was merged as this commit then allows
+what --allow-bucket-deletion does. It is looked up at every run: set it and run the job again.
+Exit status: 0 when the stack is up and verified, 1 when the plan is refused, the update failed or a check of the bucket did, 2 when it cannot be tried or told.`;
+
+interface Options {
+  commit?: string;
+  allowBucketDeletion?: true;
+  refresh?: true;
+  timeout: number;
+}
+
+const command = new Command("deploy")
+  .usage("<stack> [options]")
+  .description("Previews a stack, refuses a bucket's deletion or replacement, brings the stack up with the policy pack, and verifies its bucket.")
+  .argument("<stack>", "the stack")
+  .option("--commit <sha>", "the commit that is deployed")
+  .option("--allow-bucket-deletion", "let buckets be deleted or replaced")
+  .option("--refresh", "look first at what is on the server, and put right what has drifted")
+  .option("--timeout <seconds>", "limit for each of Pulumi's runs", secondsFrom(10, 7200), 3600)
+  .addHelpText("after", HELP)
+  .action(run);
+
+async function run(name: string, { commit, allowBucketDeletion, refresh, timeout }: Options): Promise<void> {
+  const stack = checkStackName(name);
+  const progress = createProgress();
+  await interruptible(async (signal) => {
+    const deletionAllowed = allowBucketDeletion === true || (commit !== undefined && (await isLabelled(commit, signal)));
+    const options = { deletionAllowed, commit, refresh, signal, timeoutMs: timeout * 1000, progress: progress.step };
+    const { plan, update } = await deploy(stack, options).finally(progress.stop);
+    console.log(renderText(plan, { color: isatty(1) }));
+    await addToSummary(process.env, renderMarkdown(plan));
+    if (update?.ok !== true) {
+      if (update) console.log(`pulumi up failed; what is done stays done.\n${renderText(update, { color: isatty(1) })}`);
+      process.exitCode = 1;
+      return;
+    }
+    progress.step("acting as authentik");
+    const results = await verify(await readStack(stack), { signal }).finally(progress.stop);
+    console.log(renderResults(results, { color: isatty(1) }));
+    process.exitCode = isWell(results) ? 0 : 1;
+  });
+  // As in verify: what the AWS SDK may still wait for is not waited for.
+  setTimeout(() => process.exit(), 200).unref();
+}
+
+async function isLabelled(commit: string, signal: AbortSignal): Promise<boolean> {
+  const merged = await new GitHub(gitHubSettings(process.env), { signal }).mergedAs(commit);
+  return merged?.labels.includes(DELETION_LABEL) === true;
+}
+
+await runCommand(command, [EngineError, PlanError, GitHubError, StackError]);

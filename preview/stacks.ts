@@ -1,0 +1,65 @@
+/** The stacks of a project, found from their files. */
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import * as v from "valibot";
+import { parse } from "yaml";
+import { PROVIDERS, type ProviderName } from "../config/index.ts";
+
+/** One entry of a workflow's matrix. */
+export interface StackEntry {
+  stack: string;
+  provider: ProviderName;
+}
+
+/** A stack's file, or name, that cannot be used. The message says what to do. */
+export class StackError extends Error {
+  override name = "StackError";
+}
+
+/** The stack of `npm start`. */
+const LOCAL_STACK = "dev";
+const PROVIDER_KEY = "authentik-storage:provider";
+/** Pulumi's own rule for names of stacks (`sdk/go/common/tokens/stack.go`), at most with its organization and project. */
+const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
+
+/**
+ * Every stack with a file `Pulumi.<stack>.yaml` in this folder, but for `dev`, in the order of their names.
+ *
+ * @throws StackError when a file names no provider
+ */
+export async function findStacks(folder: string): Promise<StackEntry[]> {
+  const files = await readdir(folder);
+  const names = files.flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? []).filter((name) => name !== LOCAL_STACK);
+  return Promise.all(names.sort().map(async (name) => ({ stack: checkStackName(name), provider: await providerOf(join(folder, `Pulumi.${name}.yaml`)) })));
+}
+
+/**
+ * The name itself, if a stack can have it. It gets into command lines and comments.
+ *
+ * @throws StackError
+ */
+export function checkStackName(name: string): string {
+  // Neither may be taken for an option.
+  if (NAME.test(name) && !name.startsWith("-")) return name;
+  throw new StackError(`${JSON.stringify(name)} is no name of a stack; use letters, digits, "-", "_" and "."`);
+}
+
+async function providerOf(file: string): Promise<ProviderName> {
+  const content = v.safeParse(v.object({ config: v.record(v.string(), v.unknown()) }), await readYaml(file));
+  const value = content.success ? content.output.config[PROVIDER_KEY] : undefined;
+  const provider = PROVIDERS.find((name) => name === value);
+  if (provider === undefined) {
+    const what = value === undefined ? "missing" : JSON.stringify(value);
+    throw new StackError(`"${file}": ${PROVIDER_KEY} is ${what}; write one of ${PROVIDERS.join(", ")}`);
+  }
+  return provider;
+}
+
+async function readYaml(file: string): Promise<unknown> {
+  try {
+    const content: unknown = parse(await readFile(file, "utf8"));
+    return content;
+  } catch (error) {
+    throw new StackError(`"${file}" is no YAML`, { cause: error });
+  }
+}

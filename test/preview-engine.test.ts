@@ -1,0 +1,200 @@
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { DeleteBucketCommand, PutBucketCorsCommand, S3Client } from "@aws-sdk/client-s3";
+import { expect } from "chai";
+import type { RunningServer } from "../local/versitygw.ts";
+import { runEngine } from "../preview/engine.ts";
+import { checkDrift, preview, wholePlan, type Drift } from "../preview/preview.ts";
+import { renderMarkdown, renderText } from "../preview/render.ts";
+import { reportOn, type Report } from "../preview/report.ts";
+import { EngineProject, pulumi, REPOSITORY, STACK } from "./support/engine.ts";
+import { EXPECTED, PLAN_NAMES, recordPlan, type PlanName } from "./support/plans.ts";
+import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+
+const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
+const NEW_SECRET = "another-secret-0123456789";
+const TIMEOUT_MS = 60_000;
+const PROGRAMS = {
+  empty: "export {};",
+  other: `
+    import { readStackConfig } from ${JSON.stringify(join(REPOSITORY, "config/stack.ts"))};
+    import { provision } from ${JSON.stringify(join(REPOSITORY, "providers/index.ts"))};
+    await provision("other", readStackConfig());`,
+} as const;
+const PACK = `
+  const { PolicyPack } = require("@pulumi/policy");
+  const validateResource = ({ type, props }, report) => { if (type.endsWith("BucketCors")) report("@everyone: " + props.rules[0].allowedOrigins[0]); };
+  new PolicyPack("test", { policies: [{ name: "no-such-origin", description: "No origin is allowed.", enforcementLevel: "mandatory", validateResource }] });`;
+
+/** A stack, its changes, and what the engine plans for each. */
+class Scenes {
+  readonly reports = new Map<PlanName, Report>();
+  private readonly server: RunningServer;
+  readonly project: EngineProject;
+  private readonly yaml: string;
+
+  private constructor(server: RunningServer, project: EngineProject, yaml: string) {
+    this.server = server;
+    this.project = project;
+    this.yaml = yaml;
+  }
+
+  static async create(server: RunningServer, config: Record<string, unknown>): Promise<Scenes> {
+    const project = await EngineProject.create();
+    await project.configure({ provider: "s3", endpoint: server.endpoint, secureUrls: false, origins: ["https://authentik.company"], ...config }, SECRETS);
+    return new Scenes(server, project, await readFile(join(project.dir, "Pulumi.yaml"), "utf8"));
+  }
+
+  get options(): { workDir: string; envVars: Record<string, string>; timeoutMs: number } {
+    return { workDir: this.project.dir, envVars: this.project.env, timeoutMs: TIMEOUT_MS };
+  }
+
+  /** The plan with these values changed, which are then put back. */
+  async changed(name: PlanName, values: Record<string, unknown>, back: Record<string, unknown>): Promise<void> {
+    await this.project.configure(values);
+    await this.plan(name);
+    await this.project.configure(back);
+  }
+
+  async plan(name: PlanName, ...args: string[]): Promise<void> {
+    const run = await runEngine("preview", STACK, args, this.options);
+    this.reports.set(name, reportOn(STACK, wholePlan(run), { deletionAllowed: false }));
+    await this.record(name, ...args);
+  }
+
+  /** The plan of the same stack by another program. */
+  async program(name: PlanName, program: keyof typeof PROGRAMS): Promise<void> {
+    const main = join(this.project.dir, program);
+    await mkdir(main, { recursive: true });
+    await symlink(join(REPOSITORY, "node_modules"), join(main, "node_modules"));
+    await writeFile(join(main, "package.json"), JSON.stringify({ name: program, type: "module", main: "index.ts" }));
+    await writeFile(join(main, "index.ts"), PROGRAMS[program]);
+    await writeFile(join(this.project.dir, "Pulumi.yaml"), this.yaml.replace(/^main: .*$/m, `main: ${program}/`));
+    await this.plan(name);
+    await writeFile(join(this.project.dir, "Pulumi.yaml"), this.yaml);
+  }
+
+  async drift(name: PlanName): Promise<Drift> {
+    const drift = await checkDrift(STACK, this.options);
+    if (drift.kind !== "none") this.reports.set(name, drift.report);
+    await this.record(name, "--refresh", "--expect-no-changes");
+    return drift;
+  }
+
+  private async record(name: PlanName, ...args: string[]): Promise<void> {
+    if (!process.env.UPDATE_PLANS) return;
+    process.env.PULUMI_ENABLE_STREAMING_JSON_PREVIEW = "true";
+    await recordPlan(name, await this.project.run("preview", "--json", "--color", "never", ...args), this.server.endpoint);
+  }
+}
+
+(pulumi ? describe : describe.skip)("plans of the real Pulumi engine", function () {
+  this.timeout(240_000);
+  this.slow(20_000);
+  let server: RunningServer;
+  let s3: S3Client;
+  let kept: Scenes;
+  let open: Scenes;
+  const drifts: Drift[] = [];
+  let unreachable: Drift;
+  let previewed: Report;
+
+  before(async () => {
+    server = await startTestServer();
+    s3 = new S3Client({
+      endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
+      credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
+    });
+    [kept, open] = await Promise.all([Scenes.create(server, {}), Scenes.create(server, { bucketName: "open-media", protect: false })]);
+    await Promise.all([planProtected(), planOpen()]);
+  });
+  after(async () => {
+    s3.destroy();
+    await server.stop();
+    await Promise.all([kept.project.remove(), open.project.remove()]);
+  });
+
+  async function planProtected(): Promise<void> {
+    const { project } = kept;
+    await kept.plan("created");
+    await project.expectOk("up", "--yes", "--skip-preview");
+    const origins = ["https://authentik.company"];
+    await kept.changed("origin", { origins: ["https://new.company", "https://auth.company"] }, { origins });
+    await kept.changed("bad config", { origins: ["https://a.company/"] }, { origins });
+    await kept.changed("protected, renamed", { bucketName: "other-media" }, { bucketName: undefined });
+    await kept.changed("protection off", { protect: false }, { protect: undefined });
+    await kept.program("protected, removed", "empty");
+    const pack = join(project.dir, "policy");
+    await mkdir(pack);
+    await symlink(join(REPOSITORY, "node_modules"), join(pack, "node_modules"));
+    await writeFile(join(pack, "PulumiPolicy.yaml"), "runtime: nodejs\n");
+    await writeFile(join(pack, "package.json"), JSON.stringify({ name: "test", version: "0.0.1", main: "index.cjs" }));
+    await writeFile(join(pack, "index.cjs"), PACK);
+    previewed = await preview(STACK, { ...kept.options, deletionAllowed: false, commit: "0123456789" });
+    await kept.plan("policy violated", "--policy-pack", pack);
+    await project.configure({}, { secretKey: NEW_SECRET });
+    await kept.plan("secret key");
+  }
+
+  async function planOpen(): Promise<void> {
+    const { project } = open;
+    await project.expectOk("up", "--yes", "--skip-preview");
+    drifts.push(await open.drift("unchanged"));
+    await open.plan("unchanged");
+    await open.changed("renamed", { bucketName: "other-media" }, { bucketName: "open-media" });
+    await open.changed("other endpoint", { endpoint: server.endpoint.replace("127.0.0.1", "localhost") }, { endpoint: server.endpoint });
+    await open.program("removed", "empty");
+    await open.program("component renamed", "other");
+    const urn = `urn:pulumi:${STACK}::authentik-storage::authentik-storage:s3:S3Storage$pulumi-nodejs:dynamic/authentik-storage:S3Bucket::authentik-bucket`;
+    await open.plan("target replaced", "--target-replace", urn);
+    const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
+    await s3.send(new PutBucketCorsCommand({ Bucket: "open-media", CORSConfiguration: { CORSRules: [rule] } }));
+    drifts.push(await open.drift("CORS policy changed by hand"));
+    await s3.send(new DeleteBucketCommand({ Bucket: "open-media" }));
+    drifts.push(await open.drift("bucket deleted by hand"));
+    unreachable = await checkDrift(STACK, { ...open.options, envVars: { ...project.env, PULUMI_CONFIG_PASSPHRASE: "wrong" } });
+  }
+
+  for (const name of PLAN_NAMES) {
+    it(`are understood: ${name}`, () => {
+      const report = kept.reports.get(name) ?? open.reports.get(name);
+      if (!report) throw new Error(`there is no plan "${name}"`);
+      EXPECTED[name](report);
+    });
+  }
+
+  it("run the project's policy pack in a preview", () => {
+    EXPECTED["policy violated"](previewed);
+    expect(renderMarkdown(previewed)).to.contain("a policy is violated").and.to.contain("https://authentik.company");
+  });
+
+  it("tell drift from none", () => {
+    expect(drifts.map(({ kind }) => kind)).to.deep.equal(["none", "drift", "drift"]);
+  });
+
+  it("never take a check that cannot run for one that finds nothing", () => {
+    expect(unreachable.kind).to.equal("error");
+    expect(unreachable.kind === "error" && renderText(unreachable.report, { color: false })).to.contain("incorrect passphrase");
+  });
+
+  it("show no secret, whatever changes and whatever fails", () => {
+    const reports = [...kept.reports.values(), ...open.reports.values(), previewed];
+    const shown = reports.flatMap((report) => [renderMarkdown(report), renderText(report, { color: false }), JSON.stringify(report)]).join("\n");
+    expect(shown).to.contain("authentik-cors");
+    for (const secret of [...Object.values(SECRETS), NEW_SECRET]) expect(shown.includes(secret), secret).to.equal(false);
+  });
+
+  it("are not waited for longer than allowed", async () => {
+    const start = performance.now();
+    const report = await preview(STACK, { ...kept.options, deletionAllowed: false, timeoutMs: 1000 });
+    expect(report).to.have.property("failure").that.contains("did not end within 1 s");
+    expect(performance.now() - start).to.be.lessThan(12_000);
+  });
+
+  it("are ended with the command", async () => {
+    const controller = new AbortController();
+    setTimeout(() => { controller.abort(); }, 300);
+    const report = await preview(STACK, { ...kept.options, deletionAllowed: false, signal: controller.signal });
+    expect(report).to.have.property("failure").that.contains("stopped");
+  });
+});

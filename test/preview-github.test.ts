@@ -1,0 +1,230 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import { addToSummary, GitHub, GitHubError, gitHubSettings, readPullRequest } from "../preview/github.ts";
+import { BOT, GitHubServer, TOKEN } from "./support/github-server.ts";
+
+const MARKER = "<!-- authentik-storage preview: prod -->";
+const COMMIT = "a".repeat(40);
+const NOTICE = { marker: "<!-- authentik-storage drift: prod -->", label: "drift", title: "Drift in the stack prod", body: "It has drifted.", isOpen: true };
+
+async function failureOf(work: Promise<unknown>): Promise<string> {
+  const error: unknown = await work.then(() => undefined, (thrown: unknown) => thrown);
+  if (!(error instanceof GitHubError)) throw new Error(`no GitHubError but ${String(error)}`);
+  expect(error.message).not.to.contain(TOKEN);
+  return error.message;
+}
+
+describe("what is written to GitHub", () => {
+  let server: GitHubServer;
+  let gitHub: GitHub;
+  let pull: number;
+
+  beforeEach(async () => {
+    server = new GitHubServer();
+    await server.start();
+    pull = server.addPull({ labels: [{ name: "allow-bucket-deletion" }] }).number;
+    gitHub = new GitHub(gitHubSettings(server.env), { firstWaitMs: 5 });
+  });
+  afterEach(async () => {
+    await server.stop();
+  });
+
+  const bodies = () => server.comments.map(({ body }) => body);
+
+  describe("a comment", () => {
+    it("is written once and then updated", async () => {
+      await gitHub.putComment(pull, MARKER, "first");
+      await gitHub.putComment(pull, MARKER, "second");
+      expect(bodies()).to.deep.equal([`${MARKER}\nsecond`]);
+    });
+
+    it("is left alone when it says the same already", async () => {
+      await gitHub.putComment(pull, MARKER, "first");
+      await gitHub.putComment(pull, MARKER, "first");
+      expect(server.requests.filter((request) => !request.startsWith("GET"))).to.have.length(1);
+    });
+
+    it("is one for each stack", async () => {
+      await gitHub.putComment(pull, MARKER, "prod");
+      await gitHub.putComment(pull, MARKER.replace("prod", "staging"), "staging");
+      expect(bodies()).to.have.length(2);
+    });
+
+    it("is found behind many others, on a later page", async () => {
+      for (let count = 0; count < 230; count += 1) server.addComment(pull, `comment ${count}`, "somebody");
+      server.addComment(pull, `${MARKER}\nold`);
+      await gitHub.putComment(pull, MARKER, "new");
+      expect(bodies().at(-1)).to.equal(`${MARKER}\nnew`);
+      expect(server.comments).to.have.length(231);
+    });
+
+    it("is not one that somebody else has put the marker into, or quotes it", async () => {
+      server.addComment(pull, `${MARKER}\nall is well, merge it`, "mallory");
+      server.addComment(pull, `> ${MARKER}\nquoted`);
+      await gitHub.putComment(pull, MARKER, "the truth");
+      expect(bodies()).to.deep.equal([`${MARKER}\nall is well, merge it`, `> ${MARKER}\nquoted`, `${MARKER}\nthe truth`]);
+    });
+
+    it("is the token's own account's, where it is a person's", async () => {
+      server.user = "release-manager";
+      server.addComment(pull, `${MARKER}\nthe workflow's`, BOT);
+      await gitHub.putComment(pull, MARKER, "one");
+      await gitHub.putComment(pull, MARKER, "two");
+      expect(bodies()).to.deep.equal([`${MARKER}\nthe workflow's`, `${MARKER}\ntwo`]);
+    });
+
+    it("is written once even where the answer to it got lost", async () => {
+      server.faults.push(undefined, undefined, { status: 502, isDone: true });
+      await gitHub.putComment(pull, MARKER, "once");
+      expect(bodies()).to.deep.equal([`${MARKER}\nonce`]);
+    });
+
+    it("says which permission it lacks", async () => {
+      server.denied.add("pull-requests: write");
+      expect(await failureOf(gitHub.putComment(pull, MARKER, "x"))).to.match(/comment on #\d+: HTTP 403.*pull-requests: write/);
+    });
+
+    it("says that there is no such pull request", async () => {
+      expect(await failureOf(gitHub.putComment(999, MARKER, "x"))).to.match(/comment on #999: HTTP 404/);
+    });
+
+    it("says that it is too long, and is not tried again", async () => {
+      expect(await failureOf(gitHub.putComment(pull, MARKER, "x".repeat(65_536)))).to.match(/HTTP 422/);
+      expect(server.requests.filter((request) => request.startsWith("POST"))).to.have.length(1);
+    });
+  });
+
+  describe("on a flaky network", () => {
+    it("goes on after server errors and cut connections", async () => {
+      server.faults.push({ status: 503 }, { status: 0, isCut: true }, { status: 500 });
+      expect(await gitHub.labelsOf(pull)).to.deep.equal(["allow-bucket-deletion"]);
+    });
+
+    it("gives up after four attempts", async () => {
+      server.faults.push(...Array.from({ length: 10 }, () => ({ status: 503 })));
+      expect(await failureOf(gitHub.labelsOf(pull))).to.match(/read the labels of #\d+: HTTP 503.*run the job again/);
+      expect(server.requests).to.have.length(4);
+    });
+
+    it("waits as long as GitHub asks for", async () => {
+      server.faults.push({ status: 403, headers: { "retry-after": "1" } });
+      const start = performance.now();
+      await gitHub.labelsOf(pull);
+      expect(performance.now() - start).to.be.within(990, 5000);
+    });
+
+    it("does not wait for an hour", async () => {
+      const reset = String(Math.round(Date.now() / 1000) + 3600);
+      server.faults.push({ status: 403, headers: { "x-ratelimit-remaining": "0", "x-ratelimit-reset": reset } });
+      expect(await failureOf(gitHub.labelsOf(pull))).to.contain("rate limit");
+    });
+
+    it("does not take the limit on asking who it is for a workflow's account", async () => {
+      server.user = "release-manager";
+      server.faults.push({ status: 403, headers: { "retry-after": "0" } });
+      await gitHub.putComment(pull, MARKER, "x");
+      expect(server.comments[0]?.user.login).to.equal("release-manager");
+    });
+
+    it("does not try again what is wrong with the request", async () => {
+      const other = new GitHub({ ...gitHubSettings(server.env), token: "wrong-token" }, { firstWaitMs: 5 });
+      expect(await failureOf(other.labelsOf(pull))).to.contain("HTTP 401").and.to.contain("GITHUB_TOKEN");
+      expect(server.requests).to.have.length(1);
+    });
+  });
+
+  describe("the label of what was merged", () => {
+    it("is that of the pull request whose merge the commit is", async () => {
+      server.addPull({ number: 80, commits: [COMMIT], labels: [{ name: "allow-bucket-deletion" }] });
+      server.addPull({ number: 81, commits: [COMMIT], merged_at: "2026-01-01T00:00:00Z", merge_commit_sha: "b".repeat(40), labels: [{ name: "allow-bucket-deletion" }] });
+      server.addPull({ number: 82, merged_at: "2026-01-01T00:00:00Z", merge_commit_sha: COMMIT, labels: [{ name: "docs" }] });
+      expect(await gitHub.mergedAs(COMMIT)).to.deep.equal({ number: 82, labels: ["docs"] });
+    });
+
+    it("is none for a commit that was pushed, or whose pull request is open", async () => {
+      server.addPull({ merge_commit_sha: COMMIT, labels: [{ name: "allow-bucket-deletion" }] });
+      expect(await gitHub.mergedAs(COMMIT)).to.equal(undefined);
+      expect(await gitHub.mergedAs("c".repeat(40))).to.equal(undefined);
+    });
+  });
+
+  describe("the issue of a drift", () => {
+    const issues = () => server.issues.map(({ title, body, state }) => ({ title, body, state }));
+    const written = { title: NOTICE.title, body: `${NOTICE.marker}\n${NOTICE.body}` };
+
+    it("is opened, updated, closed, and opened again: one issue", async () => {
+      await gitHub.putNotice(NOTICE);
+      expect(issues()).to.deep.equal([{ ...written, state: "open" }]);
+      expect(server.issues[0]?.labels).to.deep.equal([{ name: "drift" }]);
+      await gitHub.putNotice({ ...NOTICE, body: "more" });
+      await gitHub.putNotice({ ...NOTICE, body: "gone", isOpen: false });
+      expect(issues()).to.deep.equal([{ title: NOTICE.title, body: `${NOTICE.marker}\ngone`, state: "closed" }]);
+      await gitHub.putNotice(NOTICE);
+      expect(issues()).to.deep.equal([{ ...written, state: "open" }]);
+    });
+
+    it("is not made for saying that there is none", async () => {
+      await gitHub.putNotice({ ...NOTICE, isOpen: false });
+      expect(server.issues).to.have.length(0);
+    });
+
+    it("is not touched again once it is closed", async () => {
+      server.addIssue({ ...written, labels: [{ name: "drift" }], state: "closed" });
+      await gitHub.putNotice({ ...NOTICE, body: "none", isOpen: false });
+      expect(issues()).to.deep.equal([{ ...written, state: "closed" }]);
+    });
+
+    it("is not another's, nor another stack's, nor a pull request", async () => {
+      server.addIssue({ ...written, labels: [{ name: "drift" }], user: { login: "mallory" } });
+      server.addIssue({ body: NOTICE.marker.replace("prod", "staging"), labels: [{ name: "drift" }] });
+      server.addIssue({ ...written, labels: [{ name: "drift" }], pull_request: { url: "x" } });
+      await gitHub.putNotice(NOTICE);
+      expect(server.issues).to.have.length(4);
+      expect(server.requests.filter((request) => request.startsWith("PATCH"))).to.have.length(0);
+    });
+  });
+});
+
+describe("what a workflow says of itself", () => {
+  let dir: string;
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), "authentik-storage-event-"));
+  });
+  after(async () => {
+    await rm(dir, { recursive: true });
+  });
+
+  const eventOf = async (event: unknown) => {
+    const file = join(dir, "event.json");
+    await writeFile(file, typeof event === "string" ? event : JSON.stringify(event));
+    return readPullRequest({ GITHUB_EVENT_PATH: file });
+  };
+
+  it("names the pull request, its commit and where it comes from", async () => {
+    const pull_request = { number: 7, head: { sha: COMMIT, repo: { full_name: "fork/x" } } };
+    expect(await eventOf({ pull_request })).to.deep.equal({ number: 7, commit: COMMIT, from: "fork/x" });
+    expect(await eventOf({ pull_request: { ...pull_request, head: { sha: COMMIT, repo: null } } })).to.have.property("from", undefined);
+  });
+
+  it("is refused where it is no pull request's, or no JSON", async () => {
+    expect(await failureOf(eventOf({ schedule: "17 3 * * *" }))).to.contain("not a pull request's");
+    expect(await failureOf(eventOf("{"))).to.contain("cannot be read");
+    expect(await failureOf(readPullRequest({}))).to.contain("GITHUB_EVENT_PATH is not set");
+  });
+
+  it("is refused where something is missing", () => {
+    expect(() => gitHubSettings({ GITHUB_REPOSITORY: "a/b" })).to.throw(GitHubError, /GITHUB_TOKEN is not set/);
+    expect(() => gitHubSettings({ GITHUB_REPOSITORY: "a", GITHUB_TOKEN: "x" })).to.throw(GitHubError, /owner\/name/);
+    expect(gitHubSettings({ GITHUB_REPOSITORY: "a/b", GITHUB_TOKEN: "x" })).to.have.property("apiUrl", "https://api.github.com");
+  });
+
+  it("is added to the summary where there is one", async () => {
+    const file = join(dir, "summary.md");
+    await addToSummary({}, "x");
+    await addToSummary({ GITHUB_STEP_SUMMARY: file }, "one");
+    await addToSummary({ GITHUB_STEP_SUMMARY: file }, "two");
+    expect(await readFile(file, "utf8")).to.equal("one\ntwo\n");
+  });
+});

@@ -1,0 +1,87 @@
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { expect } from "chai";
+import { EngineError, policyArgs, runEngine } from "../preview/engine.ts";
+import { PlanError } from "../preview/plan.ts";
+import { preview } from "../preview/preview.ts";
+
+const SUCCEEDED = '{"summaryEvent":{"result":"succeeded"}}';
+
+/** What the real tool does seldom or never. */
+describe("a command line tool that misbehaves", function () {
+  this.timeout(20_000);
+  const path = process.env.PATH;
+  let dir: string;
+
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), "authentik-storage-tool-"));
+    process.env.PATH = `${dir}${delimiter}${path}`;
+  });
+  afterEach(async () => {
+    process.env.PATH = path;
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  const options = () => ({ workDir: dir, timeoutMs: 10_000 });
+
+  async function tool(script: string): Promise<void> {
+    await writeFile(join(dir, "pulumi"), `#!/usr/bin/env bash\ncd ${dir}\n${script}\n`);
+    await chmod(join(dir, "pulumi"), 0o755);
+  }
+
+  it("cannot say the secrets of the environment, as they are or in JSON", async () => {
+    await tool(`
+      printf '%s\\n' '{"diagnosticEvent":{"severity":"error","message":"denied: '"$TEST_TOKEN"'"}}'
+      echo "error: and $TEST_SECRET_KEY too" >&2
+      exit 1`);
+    const run = await runEngine("preview", "prod", [], { ...options(), envVars: { TEST_TOKEN: 'to\\"ken-123456', TEST_SECRET_KEY: "key-123456" } });
+    expect(run.events[0]?.diagnosticEvent?.message).to.equal("denied: [secret]");
+    expect(run.words).to.equal("error: and [secret] too");
+  });
+
+  it("gets no terminal, no input, and no secret in its arguments", async () => {
+    await tool(`printf '%s\\n' "$@" > args; cat > input; echo '${SUCCEEDED}'`);
+    expect((await runEngine("preview", "prod", ["--refresh"], options())).code).to.equal(0);
+    expect(await readFile(join(dir, "args"), "utf8")).to.equal("preview\n--json\n--non-interactive\n--color\nnever\n--stack\nprod\n--refresh\n");
+    expect(await readFile(join(dir, "input"), "utf8")).to.equal("");
+  });
+
+  it("is refused where it prints another form of a step", async () => {
+    await tool(`echo '{"resourcePreEvent":{"metadata":{"kind":"delete"}}}'; echo '${SUCCEEDED}'`);
+    const error: unknown = await runEngine("preview", "prod", [], options()).catch((thrown: unknown) => thrown);
+    expect(error).to.be.instanceOf(PlanError);
+    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property("ok", false);
+  });
+
+  it("is not cut off in an update that is not understood", async () => {
+    await tool(`echo '{"resourcePreEvent":{}}'; sleep 0.5; touch done`);
+    const error: unknown = await runEngine("up", "prod", [], options()).catch((thrown: unknown) => thrown);
+    expect(error).to.be.instanceOf(PlanError);
+    expect(await readFile(join(dir, "done"), "utf8")).to.equal("");
+  });
+
+  it("is told once to end in order, and is waited for", async () => {
+    await tool(`trap 'echo x >> interrupts; sleep 0.5; touch ended; exit 1' INT; while true; do sleep 0.1; done`);
+    const controller = new AbortController();
+    setTimeout(() => { controller.abort(); controller.abort(); }, 300);
+    const error: unknown = await runEngine("up", "prod", [], { ...options(), signal: controller.signal }).catch((thrown: unknown) => thrown);
+    expect(error).to.be.instanceOf(EngineError).and.have.property("message").that.contains("stopped");
+    expect(await readFile(join(dir, "interrupts"), "utf8")).to.equal("x\n");
+    expect(await readFile(join(dir, "ended"), "utf8")).to.equal("");
+  });
+
+  it("that ends well without a plan has none", async () => {
+    await tool("exit 0");
+    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property("ok", false);
+  });
+
+  it("gets the policy pack that is there, and its leave only where deletion is allowed", async () => {
+    expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal([]);
+    const pack = join(dir, "policy");
+    await mkdir(pack);
+    await writeFile(join(pack, "allow-bucket-deletion.json"), "{}");
+    expect(await policyArgs(dir, { deletionAllowed: false })).to.deep.equal(["--policy-pack", pack]);
+    expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal(["--policy-pack", pack, "--policy-pack-config", join(pack, "allow-bucket-deletion.json")]);
+  });
+});

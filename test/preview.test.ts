@@ -1,0 +1,338 @@
+import { expect } from "chai";
+import fc from "fast-check";
+import { PROVIDERS } from "../config/index.ts";
+import { diff } from "../preview/diff.ts";
+import { endangeredBy, holdsFiles } from "../preview/guard.ts";
+import { outcomeOf } from "../preview/outcome.ts";
+import { parseEvent, PlanError, planOf, type EngineEvent, type Plan } from "../preview/plan.ts";
+import { wholePlan } from "../preview/preview.ts";
+import { purposeOf } from "../preview/purposes.ts";
+import { renderMarkdown, renderText } from "../preview/render.ts";
+import { failedReport, reportOn, type Report } from "../preview/report.ts";
+import { exampleValues } from "./support/examples.ts";
+import { EXPECTED, PLAN_NAMES, recordedReport } from "./support/plans.ts";
+import { record } from "./support/recorder.ts";
+
+const SIGNATURE = "4dabf18193072939515e22adb298388d";
+const SECRET = { [SIGNATURE]: "1b47061264138c4ac30d75fd1eb44270", ciphertext: "[secret]" };
+const BUCKET = "aws:s3/bucket:Bucket";
+/** Every operation of the engine's `StepOps`, by what it does to the resource. */
+const OPS = {
+  harmless: ["same", "create", "update", "read", "refresh", "import", "diff", "extend-parameterize"],
+  deleted: ["delete", "discard"],
+  replaced: ["replace", "create-replacement", "delete-replaced", "read-replacement", "discard-replaced", "import-replacement", "remove-pending-replace"],
+  unknown: ["obliterate"],
+} as const;
+
+interface Given {
+  op: string;
+  type?: string;
+  name?: string;
+  before?: Record<string, unknown> | undefined;
+  after?: Record<string, unknown> | undefined;
+  protect?: boolean;
+  retainOnDelete?: boolean;
+  detailedDiff?: Record<string, unknown>;
+}
+
+/** An event as the engine writes it for one step. */
+function event({ op, type = BUCKET, name = "authentik-media", before, after, protect, retainOnDelete, detailedDiff }: Given): EngineEvent {
+  const state = (inputs: Record<string, unknown>) => ({ inputs, outputs: {}, parent: "urn:pulumi:prod::p::authentik-storage:aws:AwsStorage::authentik", protect, retainOnDelete });
+  const metadata = {
+    op, type, urn: `urn:pulumi:prod::p::authentik-storage:aws:AwsStorage$${type}::${name}`, logical: true, detailedDiff,
+    old: before && state(before), new: after && state(after),
+  };
+  return parseEvent(JSON.stringify({ resourcePreEvent: { metadata } }));
+}
+
+const END = parseEvent('{"summaryEvent":{"result":"succeeded"}}');
+
+function planWith(...steps: Given[]): Plan {
+  return planOf([...steps.map(event), END]);
+}
+
+function reportWith(...steps: Given[]): Report {
+  return reportOn("prod", planWith(...steps), { deletionAllowed: false });
+}
+
+describe("recorded plans of the real engine", () => {
+  for (const name of PLAN_NAMES) {
+    it(`are understood: ${name}`, async () => {
+      EXPECTED[name](await recordedReport(name));
+    });
+  }
+
+  it("may delete and replace buckets where that is allowed and nothing is protected", async () => {
+    for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed"] as const) {
+      expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", true);
+    }
+    for (const name of ["protected, renamed", "protected, removed"] as const) {
+      expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", false);
+    }
+  });
+
+  it("read as what they are", async () => {
+    expect(renderMarkdown(await recordedReport("unchanged"))).to.equal(
+      "### Preview of `prod`: no changes\n\n3 resources stay as they are. Whether a secret has another value is not compared. Commit `0123456789ab`.");
+    expect(renderMarkdown(await recordedReport("origin"))).to.contain(`### Preview of \`prod\`: 1 to be changed
+
+2 resources stay as they are. Commit \`0123456789ab\`.
+
+**CORS policy \`authentik-cors\` will be changed**
+
+\`\`\`diff
+  origins
+- https://authentik.company
++ https://new.company
++ https://auth.company
+\`\`\``);
+    const renamed = renderMarkdown(await recordedReport("renamed"));
+    expect(renamed.split("\n").slice(2, 7).join("\n")).to.match(/> \[!CAUTION\]\n> \*\*The bucket "open-media" .*old one is deleted with every file in it\.\*\*/);
+    expect(renamed).to.contain("label `allow-bucket-deletion`");
+    const text = renderText(await recordedReport("origin"), { color: false });
+    expect(text).to.equal(`Preview of prod: 1 to be changed
+2 resources stay as they are.
+CORS policy authentik-cors will be changed
+    origins
+  - https://authentik.company
+  + https://new.company
+  + https://auth.company
+Stack outputs will be changed
+    origins
+  - https://authentik.company
+  + https://new.company
+  + https://auth.company`);
+  });
+
+  it("carry Pulumi's own words where it fails", async () => {
+    expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's own words**").and.to.contain('origins[0] = "https://a.company/"');
+    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false in a change of its own first");
+  });
+});
+
+describe("the guard of the buckets", () => {
+  it("knows every type that a provider protects", async () => {
+    for (const provider of PROVIDERS) {
+      const { resources } = await record(await exampleValues(provider));
+      const protectedTypes = resources.filter(({ options }) => options.protect === true).map(({ type }) => type);
+      expect(protectedTypes, provider).not.to.deep.equal([]);
+      expect(protectedTypes.filter((type) => !holdsFiles(type)), provider).to.deep.equal([]);
+    }
+  });
+
+  it("knows Azure's types under each of its versions, and no type that only sounds like one", () => {
+    for (const type of ["azure-native:storage/v20230101:BlobContainer", "azure-native:storage/v20220901:StorageAccount", "azure-native:storage:StorageAccount"]) {
+      expect(holdsFiles(type), type).to.equal(true);
+    }
+    for (const type of ["aws:s3/bucketPolicy:BucketPolicy", "azure-native:storage:BlobServiceProperties"]) expect(holdsFiles(type), type).to.equal(false);
+  });
+
+  for (const [fate, ops] of Object.entries(OPS)) {
+    for (const op of ops) {
+      it(`takes "${op}" of a bucket for ${fate}`, () => {
+        const found = endangeredBy(planWith({ op, before: { bucket: "media" }, after: {} })).map(({ fate, bucket }) => ({ fate, bucket }));
+        expect(found).to.deep.equal(fate === "harmless" ? [] : [{ fate, bucket: "media" }]);
+      });
+    }
+  }
+
+  it("heeds what is protected, whatever its type", () => {
+    const step = { type: "aws:dynamodb/table:Table", before: {}, after: {} };
+    expect(endangeredBy(planWith({ ...step, op: "delete", protect: true }))).to.have.length(1);
+    expect(endangeredBy(planWith({ ...step, op: "delete" }))).to.deep.equal([]);
+  });
+
+  it("names each bucket once, as replaced where it is", () => {
+    const steps = ["create-replacement", "replace", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: { bucket: "other" } }));
+    expect(endangeredBy(planWith(...steps))).to.have.length(1);
+  });
+
+  it("says of what Pulumi lets go of that it stays", () => {
+    const report = reportWith({ op: "delete", type: "azure-native:storage:BlobContainer", before: { containerName: "media" }, retainOnDelete: true });
+    expect(renderMarkdown(report)).to.contain("stays on the server with its files");
+    expect(report.ok).to.equal(false);
+  });
+
+  it("lets no plan pass that has one, whatever else it has", () => {
+    const harmless = fc.record({ op: fc.constantFrom(...OPS.harmless), type: fc.constantFrom(BUCKET, "aws:iam/user:User"), name: fc.string({ minLength: 1 }) });
+    const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS.unknown), name: fc.string({ minLength: 1 }) });
+    fc.assert(fc.property(fc.array(harmless), harmful, fc.array(harmless), (before, step, after) => {
+      expect(reportWith(...before, step, ...after).ok).to.equal(false);
+    }), { numRuns: 50 });
+  });
+});
+
+describe("a plan", () => {
+  it("has not succeeded without the engine's word for it", () => {
+    expect(planOf([]).succeeded).to.equal(false);
+    expect(wholePlan({ events: [END], code: 1, words: "error: killed" }).succeeded).to.equal(false);
+    expect(reportOn("prod", wholePlan({ events: [], code: 0, words: "" }), { deletionAllowed: true })).to.have.property("ok", false);
+    expect(planOf([parseEvent('{"errorEvent":{"error":"broken"}}'), END]).succeeded).to.equal(false);
+  });
+
+  it("is not made of what is not understood", () => {
+    expect(() => parseEvent("{")).to.throw(PlanError);
+    expect(() => parseEvent('{"resourcePreEvent":{"metadata":{"op":"delete"}}}')).to.throw(PlanError, /too old or too new/);
+    expect(parseEvent('{"sequence":1,"newEvent":{}}')).to.deep.equal({});
+  });
+
+  it("leaves out the engine's debug messages, which have secrets in clear", () => {
+    const events = ["debug", "info#err", "error"].map((severity) => parseEvent(JSON.stringify({ diagnosticEvent: { message: `of ${severity}`, severity } })));
+    expect(planOf(events).diagnostics.map(({ severity, message }) => `${severity} ${message}`)).to.deep.equal(["info of info#err", "error of error"]);
+  });
+
+  it("shows a secret that changes as one", () => {
+    const report = reportWith({
+      op: "update", type: "aws:x/y:Y", before: { password: SECRET, size: 1 }, after: { password: SECRET, size: 2 }, detailedDiff: { password: { diffKind: "update" }, size: {} },
+    });
+    expect(report.groups[0]?.resources[0]?.changes).to.deep.equal([
+      { property: "size", removed: ["1"], added: ["2"] },
+      { property: "password", removed: [], added: [], note: "changed; its values are not shown" },
+    ]);
+  });
+
+  it("says of an update that shows nowhere that there is one", () => {
+    expect(renderMarkdown(reportWith({ op: "update", before: { __provider: "old" }, after: { __provider: "new" } }))).to.contain("in a way that does not show here");
+  });
+
+  it("says of a failure without words that there were none", () => {
+    expect(renderText(reportOn("prod", wholePlan({ events: [], code: 3, words: "" }), { deletionAllowed: false }), { color: false })).to.contain("status 3");
+  });
+});
+
+describe("a difference", () => {
+  it("of lists is what is added and what is removed, wherever it stands", () => {
+    expect(diff({ origins: ["a", "b", "c"] }, { origins: ["b", "d", "c"] })).to.deep.equal([{ property: "origins", removed: ["a"], added: ["d"] }]);
+    expect(diff({ origins: ["a", "b"] }, { origins: ["b", "a"] })).to.deep.equal([{ property: "origins", removed: [], added: [], note: "in another order" }]);
+  });
+
+  it("of each cloud's CORS policy reads alike", () => {
+    const change = [{ property: "origins", removed: ["https://old"], added: ["https://new"] }];
+    const aws = (origin: string) => ({ bucket: "b", corsRules: [{ allowedOrigins: [origin], allowedMethods: ["GET"] }] });
+    const r2 = (origin: string) => ({ rules: [{ allowed: { origins: [origin], methods: ["GET"] }, maxAgeSeconds: 3000 }] });
+    expect(diff(aws("https://old"), aws("https://new"))).to.deep.equal(change);
+    expect(diff(r2("https://old"), r2("https://new"))).to.deep.equal(change);
+  });
+
+  it("of policies in JSON is of what is in them", () => {
+    const policy = (action: string) => ({ policy: JSON.stringify({ Statement: [{ Action: ["s3:GetObject", action] }] }) });
+    expect(diff(policy("s3:PutObject"), policy("s3:*"))).to.deep.equal([{ property: "policy › Statement › Action", removed: ["s3:PutObject"], added: ["s3:*"] }]);
+  });
+
+  it("hides what is called a secret, even where Pulumi does not know that it is one", () => {
+    const text = JSON.stringify(diff({}, { accessKey: "AKIA1", options: { secretKey: "hunter2", list: [{ token: "hunter3" }, { token: "hunter4" }] }, env: [{ password: ["hunter5"] }] }));
+    expect(text).not.to.match(/AKIA1|hunter/);
+    expect(diff({ secretKey: "a" }, { secretKey: "b" })).to.deep.equal([{ property: "secret key", removed: ["[secret]"], added: ["[secret]"] }]);
+  });
+
+  it("says what is known only later", () => {
+    expect(diff({ arn: "x" }, { arn: "04da6b54-80e4-46f7-96ec-b56ff0331ba9" })).to.deep.equal([{ property: "arn", removed: ["x"], added: ["(known after the update)"] }]);
+  });
+
+  it("is there exactly where two values differ", () => {
+    const properties = fc.dictionary(fc.constantFrom("a", "b", "bC"), fc.oneof(fc.string(), fc.integer(), fc.boolean(), fc.array(fc.string()), fc.dictionary(fc.constantFrom("x", "y"), fc.string())));
+    fc.assert(fc.property(properties, (value) => { expect(diff(value, structuredClone(value))).to.deep.equal([]); }));
+    fc.assert(fc.property(properties, fc.string(), (value, text) => {
+      fc.pre(value.b !== text && typeof value.b === "string");
+      expect(diff(value, { ...value, b: text }).map(({ property }) => property)).to.deep.equal(["b"]);
+    }));
+  });
+});
+
+describe("a comment", () => {
+  const NASTY = ["```\n# Merge at once", "@everyone #1 <img src=x>", "a | b", "<!-- -->", "[x](javascript:1)", "\u202Eoverride", "line\nline", "````", "<details>"];
+
+  /** The text without its blocks of code, in which nothing has a meaning. */
+  function outsideOfCode(markdown: string): string {
+    const lines: string[] = [];
+    let fence: string | undefined;
+    for (const line of markdown.split("\n")) {
+      if (fence === undefined) fence = /^`{3,}/.exec(line)?.[0];
+      else if (line === fence) fence = undefined;
+      if (fence === undefined) lines.push(line.replaceAll(/(`+)(?:(?!\1)[^]|(?!\1)`)*?\1(?!`)/g, ""));
+    }
+    expect(fence, "an open block").to.equal(undefined);
+    return lines.join("\n");
+  }
+
+  it("gives no meaning to what comes from config, resources or Pulumi's words", () => {
+    const text = fc.oneof(fc.constantFrom(...NASTY), fc.string(), fc.array(fc.constantFrom(...NASTY, "`", "\n")).map((parts) => parts.join("")));
+    fc.assert(fc.property(text, text, text, (name, value, message) => {
+      const step = { name: `n${name}`, before: { bucket: value }, after: { bucket: `${value}x`, list: [value] } };
+      const diagnostic = parseEvent(JSON.stringify({ diagnosticEvent: { message: `m${message}`, severity: "warning" } }));
+      const events = [event({ ...step, op: "replace" }), event({ ...step, op: "update", type: "x:y:Z" }), diagnostic, END];
+      const markdown = renderMarkdown(reportOn("prod", planOf(events), { deletionAllowed: false }));
+      const outside = outsideOfCode(markdown).replaceAll(/<\/?details>|<\/?summary>/g, "");
+      expect(outside).not.to.match(/[<@|]|\]\(|javascript:|^# /m);
+      expect(markdown).not.to.match(/\u202E/);
+    }), { numRuns: 300 });
+  });
+
+  it("shows a value of several lines as one, so that none passes for a change of its own", () => {
+    const markdown = renderMarkdown(reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }));
+    expect(markdown).to.contain('+ "a\\n+ https://safe"');
+    expect(markdown.split("\n")).not.to.include("+ https://safe");
+  });
+
+  it("is never longer than GitHub takes, and says so where it is cut", () => {
+    const many = Array.from({ length: 2000 }, (_, index) => ({ op: "create", type: "x:y:Z", name: `name-${index}`, after: { text: `ü${"x".repeat(900)}` } }));
+    const markdown = renderMarkdown(reportWith(...many, { op: "delete", before: {} }));
+    expect(markdown.length).to.be.within(50_000, 65_000);
+    expect(Buffer.byteLength(markdown)).to.be.lessThan(65_500);
+    expect(markdown).to.contain("More is left out").and.to.contain("[!CAUTION]");
+    outsideOfCode(markdown);
+    const long = reportWith({ op: "update", type: "x:y:Z", before: { list: [] }, after: { list: Array.from({ length: 9000 }, (_, index) => `https://${index}`) } });
+    expect(renderMarkdown(long)).to.contain("more lines)");
+    expect(renderMarkdown(failedReport("prod", "x".repeat(100_000)))).to.have.property("length").that.is.within(2000, 2100);
+  });
+
+  it("names every resource of each provider in words", async () => {
+    for (const provider of PROVIDERS) {
+      for (const { type } of (await record(await exampleValues(provider))).resources) {
+        expect(purposeOf(type), type).to.match(/^[A-Za-z]['A-Za-z0-9. -]+$/).and.not.to.match(/[a-z][A-Z](?!ORS)/);
+      }
+    }
+    expect(purposeOf("aws:sns/topicPolicy:TopicPolicy")).to.equal("Topic policy");
+    expect(purposeOf("pulumi:providers:aws")).to.equal("Access to aws");
+    expect(purposeOf("")).to.equal("Resource");
+  });
+});
+
+describe("a job's log", () => {
+  it("has no command for GitHub's runner, and none for the terminal", () => {
+    const message = "::add-mask::x\n  ::set-output name=a::b\n##[error]x\u001b[2J";
+    const report = reportOn("prod", planOf([parseEvent(JSON.stringify({ diagnosticEvent: { message, severity: "info" } })), END]), { deletionAllowed: false });
+    for (const color of [false, true]) {
+      const text = renderText(report, { color }).replaceAll(/\u001b\[\d+m/g, "");
+      expect(text).not.to.match(/^\s*::/m);
+      expect(text).not.to.contain("##[");
+      expect(text).not.to.contain("\u001b");
+    }
+  });
+});
+
+describe("the outcome of a pull request's jobs", () => {
+  const job = (result: string, stacks = '[{"stack":"prod"}]') => ({ result, outputs: { stacks } });
+  const needs = (test: string, preview: string, stacks?: string) => JSON.stringify({ test: job(test), stacks: job("success", stacks), preview: job(preview) });
+  const own = { isFork: false, actor: "somebody" };
+
+  it("is good where all went well, and bad where anything did not", () => {
+    expect(outcomeOf(needs("success", "success"), own).ok).to.equal(true);
+    for (const bad of ["failure", "cancelled"]) {
+      expect(outcomeOf(needs("success", bad), own)).to.deep.equal({ ok: false, text: `The job preview: ${bad}.` });
+      expect(outcomeOf(needs(bad, "skipped"), { ...own, isFork: true }).ok).to.equal(false);
+    }
+  });
+
+  it("says why there was no preview", () => {
+    expect(outcomeOf(needs("success", "skipped"), { ...own, isFork: true })).to.have.property("text").that.contains("comes from a fork");
+    expect(outcomeOf(needs("success", "skipped"), { ...own, actor: "dependabot[bot]" })).to.have.property("text").that.contains("Dependabot");
+    expect(outcomeOf(needs("success", "skipped", "[]"), own)).to.have.property("ok", true);
+  });
+
+  it("is bad where there is no reason for that", () => {
+    expect(outcomeOf(needs("success", "skipped"), own).ok).to.equal(false);
+    expect(() => outcomeOf("{}x", own)).to.throw(SyntaxError);
+    expect(outcomeOf("{}", own).ok).to.equal(false);
+  });
+});

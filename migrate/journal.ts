@@ -64,6 +64,8 @@ export class Journal {
 
   /** Whether these two versions were found to have the same content, by this run's forerunners. */
   isSame(a: Item, b: Item): boolean {
+    // What has no version shows no change.
+    if (a.version === "" || b.version === "") return false;
     const wanted = fingerprint(a, b);
     let [low, high] = [0, this.known.length];
     while (low < high) {

@@ -104,13 +104,15 @@ export class Bucket implements Place {
 
   private async *readChecked(item: Item): AsyncGenerator<Buffer> {
     const sha256 = createHash("sha256");
-    let proof: Proof | undefined;
+    let check: Check = { isSure: false };
     for await (const { chunk, headers } of this.readResuming(item)) {
-      if (headers) proof = await this.proof(item, headers);
-      (proof ?? sha256).update(chunk);
+      if (headers) check = await this.check(item, headers);
+      check.proof?.update(chunk);
+      if (!check.isSure) sha256.update(chunk);
       yield chunk;
     }
-    if (proof ? !proof.holds() : !(await this.readsSameAgain(item, sha256.digest("hex")))) {
+    if (check.proof?.holds()) return;
+    if (check.isSure || (await this.sha256OfStored(item)) !== sha256.digest("hex")) {
       throw new ContentError("the bytes that came are not those that the server has a checksum of");
     }
   }
@@ -144,31 +146,38 @@ export class Bucket implements Place {
     }
   }
 
-  /** Where the server gives nothing to check against, two readings must agree. */
-  private async readsSameAgain(item: Item, sha256: string): Promise<boolean> {
-    const again = createHash("sha256");
-    for await (const { chunk } of this.readResuming(item)) again.update(chunk);
-    return again.digest("hex") === sha256;
+  /** By one reading, without a check: where the server gives nothing to check against, two readings must agree. */
+  private async sha256OfStored(item: Item): Promise<string> {
+    const sha256 = createHash("sha256");
+    for await (const { chunk } of this.readResuming(item)) sha256.update(chunk);
+    return sha256.digest("hex");
   }
 
-  private async proof(item: Item, headers: S3Answer["headers"]): Promise<Proof | undefined> {
+  private async check(item: Item, headers: S3Answer["headers"]): Promise<Check> {
+    const whole = proofOf(headers);
+    if (whole) return { proof: whole, isSure: true };
     const parts = partCount(item.version);
-    return proofOf(headers, parts > 1 ? await this.partSize(item, parts) : undefined);
+    const told = parts > 1 ? await this.partSize(item, parts) : undefined;
+    const supposed = partSizeOf(item.size);
+    const partSize = told ?? (Math.ceil(item.size / supposed) === parts ? supposed : undefined);
+    const proof = proofOf(headers, partSize);
+    return { proof, isSure: proof !== undefined && told !== undefined };
   }
 
-  /** Part sizes are not kept by every server, and need not be equal: undefined then, or where they cannot be. */
+  /** Undefined where the server does not tell the parts' sizes, or they are not equal: both are allowed. */
   private async partSize({ key, at, size }: Item, parts: number): Promise<number | undefined> {
-    const part = await this.s3.head(at ?? key, 1).catch((error: unknown) => {
-      if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
-      throw error;
-    });
-    const length = Number(part?.headers["content-length"] ?? 0);
-    const partSize = length > 0 && length < size ? length : partSizeOf(size);
-    return Math.ceil(size / partSize) === parts ? partSize : undefined;
+    const [first, last] = await Promise.all([1, parts].map(async (part) => {
+      const answer = await this.s3.head(at ?? key, part).catch((error: unknown) => {
+        if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
+        throw error;
+      });
+      return Number(answer?.headers["content-length"]);
+    }));
+    return first !== undefined && last !== undefined && first * (parts - 1) + last === size ? first : undefined;
   }
 
   /**
-   * Whether a content of the same size is this object's. Reads the content, and nothing of the object.
+   * Whether a content of the same size is this object's. Reads the content, and the object only where the server has no checksum of it.
    *
    * @param content opens it anew at each call
    */
@@ -176,8 +185,9 @@ export class Bucket implements Place {
     if (isMd5(item.version) && (await proves(md5Proof(item.version), content()))) return true;
     const { headers } = await this.s3.head(item.at ?? item.key);
     if (unquote(headers.etag ?? "") !== item.version || isMd5(item.version, headers)) return false;
-    const proof = await this.proof(item, headers);
-    return proof !== undefined && (await proves(proof, content()));
+    const { proof, isSure } = await this.check(item, headers);
+    if (proof && (await proves(proof, content()))) return true;
+    return !isSure && (await this.sha256OfStored(item)) === (await sha256Of(content()));
   }
 
   async write(key: string, content: Content): Promise<string> {
@@ -298,6 +308,13 @@ export class Bucket implements Place {
   async close(): Promise<void> {
     await this.s3.close();
   }
+}
+
+/** How an object's bytes are checked. */
+interface Check {
+  proof?: Proof | undefined;
+  /** Whether bytes that the proof does not fit are wrong: not where it rests on supposed sizes of the parts. */
+  isSure: boolean;
 }
 
 /** Whether two objects' ETags show that their contents are the same. ETags of parts are MD5s too, of the parts' MD5s. */

@@ -10,9 +10,16 @@ import { connectionError, mayPass, pause, S3Error, unquote, type Part, type S3An
 
 /** How many parts of one file are on their way at once. */
 const PARTS_AT_A_TIME = 4;
-/** S3's limit for a copy in one request, and the size of the parts of a larger one. In bytes. */
-const MAX_COPY_BYTES = 5 * 1024 ** 3;
-const COPY_PART_BYTES = 1024 ** 3;
+
+/** Sizes for copies on the server's side, in bytes. */
+export interface CopySizes {
+  /** S3's limit for a copy in one request is 5 GiB (AWS, "CopyObject"). */
+  whole: number;
+  /** Of a larger copy's parts, at least 5 MiB. */
+  part: number;
+}
+
+const COPY_SIZES: CopySizes = { whole: 5 * 1024 ** 3, part: 1024 ** 3 };
 const EMPTY = Buffer.alloc(0);
 
 /** What a bucket has at its root. */
@@ -271,11 +278,11 @@ export class Bucket implements Place {
    *
    * @throws Refusal where the copy is not what the object is
    */
-  async mend(item: Item): Promise<void> {
+  async mend(item: Item, { whole, part }: CopySizes = COPY_SIZES): Promise<void> {
     const source: S3Object = { key: item.at ?? item.key, size: item.size, etag: item.version };
     const type = contentType(item.key);
-    if (item.size <= MAX_COPY_BYTES) await this.s3.copy(source, item.key, type);
-    else await this.copyInParts(source, item.key, type);
+    if (item.size <= whole) await this.s3.copy(source, item.key, type);
+    else await this.copyInParts(source, item.key, type, part);
     const copy = await this.refresh({ key: item.key, size: item.size, version: "" });
     if (!(await this.isCopy(item, copy))) throw new Refusal(`the copy at "${item.key}" is not what "${source.key}" is`);
   }
@@ -286,17 +293,19 @@ export class Bucket implements Place {
     return isSameMd5(item, other) || (await sha256Of(this.read(item))) === (await sha256Of(this.read(other)));
   }
 
-  private async copyInParts(source: S3Object, key: string, type: string): Promise<void> {
-    const uploadId = await this.s3.createUpload(key, type);
+  private async copyInParts(source: S3Object, key: string, type: string, partSize: number): Promise<void> {
+    const uploadId = await this.s3.createUpload(key, type, false);
     try {
+      await this.journal?.keepUpload({ key, uploadId, version: source.etag, partSize });
       const parts: Part[] = [];
-      for (let at = 0; at < source.size; at += COPY_PART_BYTES) {
-        const end = Math.min(source.size, at + COPY_PART_BYTES) - 1;
+      for (let at = 0; at < source.size; at += partSize) {
+        const end = Math.min(source.size, at + partSize) - 1;
         parts.push(await this.s3.copyPart(key, uploadId, parts.length + 1, source, [at, end]));
       }
-      await this.s3.completeUpload(key, uploadId, parts);
+      await this.complete(key, uploadId, parts);
     } catch (error) {
       await this.s3.abortUpload(key, uploadId);
+      this.journal?.forgetUpload(key);
       throw error;
     }
   }

@@ -87,7 +87,7 @@ async function openPlace(text: string, memory: MemoryBudget, flags: Flags, role:
 function notesOn(place: Disk | Bucket, flags: Flags): string[] {
   if (place.kind === "disk") return [];
   const { misplaced, foreign } = place.root;
-  const notes: string[] = [];
+  const notes = place.orphans.map((key) => `An earlier run may have left parts of ${key} on ${place.name}, which this key may not list; the bucket's lifecycle rule removes them.`);
   if (misplaced.length > 0 && !flags.mendLayout) {
     notes.push(`${place.name} has ${misplaced.join(", ")} at its root, where authentik does not look; mend that with --mend-layout.`);
   }

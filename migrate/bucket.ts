@@ -2,7 +2,7 @@
 import { createHash, hash } from "node:crypto";
 import { contentType, USAGES, type Usage } from "../authentik/objects.ts";
 import { ContentError, inPieces, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
-import type { Journal } from "./journal.ts";
+import type { Journal, Upload } from "./journal.ts";
 import { isMisplaced, keyFlaw } from "./layout.ts";
 import { merge, type Item } from "./plan.ts";
 import { Refusal, type Place, type Refuse } from "./place.ts";
@@ -43,6 +43,8 @@ export class Bucket implements Place {
   private journal: Journal | undefined;
   /** Keys of this run's uploads. */
   private readonly begun = new Set<string>();
+  /** Keys whose uploads a killed run may have begun, where the rights do not suffice to end them. */
+  readonly orphans: string[] = [];
 
   private constructor(s3: S3Bucket, root: Root, memory: MemoryBudget, readsMisplaced: boolean) {
     this.s3 = s3;
@@ -235,15 +237,31 @@ export class Bucket implements Place {
   private async beginUpload(key: string, version: string, partSize: number, type: string): Promise<{ uploadId: string; held: Map<number, Part> }> {
     this.begun.add(key);
     const left = this.journal?.uploads.get(key);
-    if (left?.version === version && left.partSize === partSize) {
+    if (left?.uploadId && left.version === version && left.partSize === partSize) {
       const parts = await this.s3.listParts(key, left.uploadId);
       if (parts) return { uploadId: left.uploadId, held: new Map(parts.map((part) => [part.number, part])) };
-    } else if (left) {
-      await this.s3.abortUpload(key, left.uploadId);
     }
-    const uploadId = await this.s3.createUpload(key, type);
+    return { uploadId: await this.createUpload(key, version, partSize, () => this.s3.createUpload(key, type)), held: new Map() };
+  }
+
+  /** Begins an upload, and ends one that was left. It is in the journal before the server has it: a kill at any moment leaves a trace. */
+  private async createUpload(key: string, version: string, partSize: number, create: () => Promise<string>): Promise<string> {
+    const left = this.journal?.uploads.get(key);
+    if (left) await this.abortLeft(left);
+    await this.journal?.keepUpload({ key, uploadId: "", version, partSize });
+    const uploadId = await create().catch((error: unknown) => {
+      if (error instanceof S3Error && error.status >= 400 && error.status < 500) this.journal?.forgetUpload(key);
+      throw error;
+    });
     await this.journal?.keepUpload({ key, uploadId, version, partSize });
-    return { uploadId, held: new Map() };
+    return uploadId;
+  }
+
+  /** Ends an upload that an earlier run has begun; one whose id it did not learn where the rights suffice to look for it. */
+  private async abortLeft({ key, uploadId }: Upload): Promise<void> {
+    const ids = uploadId === "" ? await this.s3.listUploads(key) : [uploadId];
+    for (const id of ids ?? []) await this.s3.abortUpload(key, id);
+    if (!ids) this.orphans.push(key);
   }
 
   private async complete(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
@@ -266,10 +284,10 @@ export class Bucket implements Place {
 
   /** Ends what earlier runs have begun and this one had no use for. What failed in this one is left for the next. */
   async abortLeftUploads(): Promise<void> {
-    for (const { key, uploadId } of [...(this.journal?.uploads.values() ?? [])]) {
-      if (this.begun.has(key)) continue;
-      await this.s3.abortUpload(key, uploadId);
-      this.journal?.forgetUpload(key);
+    for (const left of [...(this.journal?.uploads.values() ?? [])]) {
+      if (this.begun.has(left.key)) continue;
+      await this.abortLeft(left);
+      this.journal?.forgetUpload(left.key);
     }
   }
 
@@ -294,9 +312,8 @@ export class Bucket implements Place {
   }
 
   private async copyInParts(source: S3Object, key: string, type: string, partSize: number): Promise<void> {
-    const uploadId = await this.s3.createUpload(key, type, false);
+    const uploadId = await this.createUpload(key, source.etag, partSize, () => this.s3.createUpload(key, type, false));
     try {
-      await this.journal?.keepUpload({ key, uploadId, version: source.etag, partSize });
       const parts: Part[] = [];
       for (let at = 0; at < source.size; at += partSize) {
         const end = Math.min(source.size, at + partSize) - 1;

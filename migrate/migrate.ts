@@ -136,6 +136,7 @@ export async function mendLayout(bucket: Bucket, deleteOld: boolean, options: Op
       }
       if (deleteOld) await run.remove(from, bucket);
     });
+    await bucket.abortLeftUploads();
     return run.summary;
   } finally {
     await changes.close();

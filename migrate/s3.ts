@@ -255,6 +255,18 @@ export class S3Bucket {
     }
   }
 
+  /** The ids of a key's begun uploads, up to 1000; undefined without the right to list them, which authentik's key has not. */
+  async listUploads(key: string): Promise<string[] | undefined> {
+    try {
+      const { body } = await this.send({ method: "GET", query: { uploads: "", prefix: key } });
+      const found = elements(body.toString(), "Upload").filter((upload) => element(upload, "Key") === key);
+      return found.map((upload) => element(upload, "UploadId") ?? "");
+    } catch (error) {
+      if (error instanceof S3Error && (error.status === 403 || error.status === 501)) return undefined;
+      throw error;
+    }
+  }
+
   /** Joins the parts, in their order. Gives the ETag. */
   async completeUpload(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
     const body = Buffer.from(`<CompleteMultipartUpload>${parts.map(partXml).join("")}</CompleteMultipartUpload>`);

@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "chai";
 import { Bucket } from "../migrate/bucket.ts";
@@ -7,7 +6,7 @@ import { MemoryBudget } from "../migrate/content.ts";
 import { Journal } from "../migrate/journal.ts";
 import { S3Bucket, type Part } from "../migrate/s3.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
-import { IMPATIENT, readTree, startServer, temporaryFolder, type TestServer } from "./support/migration.ts";
+import { IMPATIENT, readTree, startServer, temporaryFolder, uploadsIn, type TestServer } from "./support/migration.ts";
 
 const MIB = 1024 * 1024;
 const SIZES = { whole: 8 * MIB, part: 5 * MIB };
@@ -80,9 +79,3 @@ describe("migrate: objects larger than one request copies", function () {
     expect(left).to.deep.equal([]);
   });
 });
-
-/** Ids of the uploads that versitygw keeps parts of. */
-function uploadsIn(folder: string): string[] {
-  const found = readdirSync(folder, { recursive: true, withFileTypes: true });
-  return found.filter((entry) => entry.isDirectory() && entry.parentPath.includes(".sgwtmp/multipart/")).map(({ name }) => name);
-}

@@ -357,12 +357,16 @@ export function connectionError(error: unknown): unknown {
 }
 
 async function failure(response: Dispatcher.ResponseData): Promise<S3Error> {
-  return errorOf(response.statusCode, await response.body.text());
+  const { location, "x-amz-bucket-region": region } = answerOf(response).headers;
+  const isElsewhere = response.statusCode < 400;
+  return errorOf(response.statusCode, await response.body.text(), isElsewhere ? [location, region].filter(Boolean).join(", ") : undefined);
 }
 
-function errorOf(status: number, xml: string): S3Error {
+/** @param elsewhere what the server says of where the bucket is: for redirects, which are not followed, as the signature holds for one host */
+function errorOf(status: number, xml: string, elsewhere?: string): S3Error {
   const code = element(xml, "Code") ?? `HTTP ${status}`;
-  return new S3Error(code, status, [`the server answers ${status} ${code}`, element(xml, "Message")].filter(Boolean).join(": "));
+  const words = [`the server answers ${status} ${code}`, element(xml, "Message"), elsewhere && `it names ${elsewhere}`];
+  return new S3Error(code, status, words.filter(Boolean).join(": "));
 }
 
 function answerOf(response: Dispatcher.ResponseData): S3Answer {

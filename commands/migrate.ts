@@ -46,6 +46,7 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
     throw new Error(flags.mendLayout ? "--mend-layout takes one place, the bucket" : "write two places: <from> <to>");
   }
   if (flags.deleteOld && !flags.mendLayout) throw new Error("--delete-old goes with --mend-layout");
+  outliveReaders(flags.dryRun);
   const memory = new MemoryBudget();
   const first = await openPlace(from, memory, flags, "from");
   const second = to === undefined ? first : await openPlace(to, memory, flags, "to");
@@ -65,6 +66,15 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
   }
 }
 
+/** Who reads the output may go before the end (`| head`). Copying goes on in silence; a dry run has nothing left to do. */
+function outliveReaders(isDryRun: boolean): void {
+  const onError = (error: NodeJS.ErrnoException): void => {
+    if (error.code !== "EPIPE") throw error;
+    if (isDryRun) process.exit();
+  };
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", onError);
+}
+
 async function carryOut(from: Disk | Bucket, to: Disk | Bucket, flags: Flags, options: Options): Promise<Summary> {
   if (!flags.mendLayout) return migrate(from, to, flags.delete, options);
   if (from.kind === "disk") throw new Error(`--mend-layout mends buckets, and "${from.name}" is a folder; write stack:NAME or env:FILE`);
@@ -73,6 +83,9 @@ async function carryOut(from: Disk | Bucket, to: Disk | Bucket, flags: Flags, op
 
 async function openPlace(text: string, memory: MemoryBudget, flags: Flags, role: "from" | "to"): Promise<Disk | Bucket> {
   const source = await readSource(text);
+  if (!source && /^[a-z][\w+.-]*:/i.test(text)) {
+    throw new Error(`"${text}" is no place; write the path of a folder (one with a colon as "./${text}"), stack:NAME or env:FILE`);
+  }
   if (!source) return Disk.open(text, { layout: flags.layout, mustExist: role === "from" });
   for (const warning of source.warnings) console.error(`${source.name}: ${warning}`);
   const s3 = await S3Bucket.open(source.settings);
@@ -87,7 +100,7 @@ async function openPlace(text: string, memory: MemoryBudget, flags: Flags, role:
 function notesOn(place: Disk | Bucket, flags: Flags): string[] {
   if (place.kind === "disk") return [];
   const { misplaced, foreign } = place.root;
-  const notes: string[] = [];
+  const notes = place.orphans.map((key) => `An earlier run may have left parts of ${key} on ${place.name}, which this key may not list; the bucket's lifecycle rule removes them.`);
   if (misplaced.length > 0 && !flags.mendLayout) {
     notes.push(`${place.name} has ${misplaced.join(", ")} at its root, where authentik does not look; mend that with --mend-layout.`);
   }

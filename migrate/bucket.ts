@@ -2,7 +2,7 @@
 import { createHash, hash } from "node:crypto";
 import { contentType, USAGES, type Usage } from "../authentik/objects.ts";
 import { ContentError, inPieces, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
-import type { Journal } from "./journal.ts";
+import type { Journal, Upload } from "./journal.ts";
 import { isMisplaced, keyFlaw } from "./layout.ts";
 import { merge, type Item } from "./plan.ts";
 import { Refusal, type Place, type Refuse } from "./place.ts";
@@ -10,9 +10,16 @@ import { connectionError, mayPass, pause, S3Error, unquote, type Part, type S3An
 
 /** How many parts of one file are on their way at once. */
 const PARTS_AT_A_TIME = 4;
-/** S3's limit for a copy in one request, and the size of the parts of a larger one. In bytes. */
-const MAX_COPY_BYTES = 5 * 1024 ** 3;
-const COPY_PART_BYTES = 1024 ** 3;
+
+/** Sizes for copies on the server's side, in bytes. */
+export interface CopySizes {
+  /** S3's limit for a copy in one request is 5 GiB (AWS, "CopyObject"). */
+  whole: number;
+  /** Of a larger copy's parts, at least 5 MiB. */
+  part: number;
+}
+
+const COPY_SIZES: CopySizes = { whole: 5 * 1024 ** 3, part: 1024 ** 3 };
 const EMPTY = Buffer.alloc(0);
 
 /** What a bucket has at its root. */
@@ -36,6 +43,8 @@ export class Bucket implements Place {
   private journal: Journal | undefined;
   /** Keys of this run's uploads. */
   private readonly begun = new Set<string>();
+  /** Keys whose uploads a killed run may have begun, where the rights do not suffice to end them. */
+  readonly orphans: string[] = [];
 
   private constructor(s3: S3Bucket, root: Root, memory: MemoryBudget, readsMisplaced: boolean) {
     this.s3 = s3;
@@ -104,13 +113,15 @@ export class Bucket implements Place {
 
   private async *readChecked(item: Item): AsyncGenerator<Buffer> {
     const sha256 = createHash("sha256");
-    let proof: Proof | undefined;
+    let check: Check = { isSure: false };
     for await (const { chunk, headers } of this.readResuming(item)) {
-      if (headers) proof = await this.proof(item, headers);
-      (proof ?? sha256).update(chunk);
+      if (headers) check = await this.check(item, headers);
+      check.proof?.update(chunk);
+      if (!check.isSure) sha256.update(chunk);
       yield chunk;
     }
-    if (proof ? !proof.holds() : !(await this.readsSameAgain(item, sha256.digest("hex")))) {
+    if (check.proof?.holds()) return;
+    if (check.isSure || (await this.sha256OfStored(item)) !== sha256.digest("hex")) {
       throw new ContentError("the bytes that came are not those that the server has a checksum of");
     }
   }
@@ -144,31 +155,38 @@ export class Bucket implements Place {
     }
   }
 
-  /** Where the server gives nothing to check against, two readings must agree. */
-  private async readsSameAgain(item: Item, sha256: string): Promise<boolean> {
-    const again = createHash("sha256");
-    for await (const { chunk } of this.readResuming(item)) again.update(chunk);
-    return again.digest("hex") === sha256;
+  /** By one reading, without a check: where the server gives nothing to check against, two readings must agree. */
+  private async sha256OfStored(item: Item): Promise<string> {
+    const sha256 = createHash("sha256");
+    for await (const { chunk } of this.readResuming(item)) sha256.update(chunk);
+    return sha256.digest("hex");
   }
 
-  private async proof(item: Item, headers: S3Answer["headers"]): Promise<Proof | undefined> {
+  private async check(item: Item, headers: S3Answer["headers"]): Promise<Check> {
+    const whole = proofOf(headers);
+    if (whole) return { proof: whole, isSure: true };
     const parts = partCount(item.version);
-    return proofOf(headers, parts > 1 ? await this.partSize(item, parts) : undefined);
+    const told = parts > 1 ? await this.partSize(item, parts) : undefined;
+    const supposed = partSizeOf(item.size);
+    const partSize = told ?? (Math.ceil(item.size / supposed) === parts ? supposed : undefined);
+    const proof = proofOf(headers, partSize);
+    return { proof, isSure: proof !== undefined && told !== undefined };
   }
 
-  /** Part sizes are not kept by every server, and need not be equal: undefined then, or where they cannot be. */
+  /** Undefined where the server does not tell the parts' sizes, or they are not equal: both are allowed. */
   private async partSize({ key, at, size }: Item, parts: number): Promise<number | undefined> {
-    const part = await this.s3.head(at ?? key, 1).catch((error: unknown) => {
-      if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
-      throw error;
-    });
-    const length = Number(part?.headers["content-length"] ?? 0);
-    const partSize = length > 0 && length < size ? length : partSizeOf(size);
-    return Math.ceil(size / partSize) === parts ? partSize : undefined;
+    const [first, last] = await Promise.all([1, parts].map(async (part) => {
+      const answer = await this.s3.head(at ?? key, part).catch((error: unknown) => {
+        if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
+        throw error;
+      });
+      return Number(answer?.headers["content-length"]);
+    }));
+    return first !== undefined && last !== undefined && first * (parts - 1) + last === size ? first : undefined;
   }
 
   /**
-   * Whether a content of the same size is this object's. Reads the content, and nothing of the object.
+   * Whether a content of the same size is this object's. Reads the content, and the object only where the server has no checksum of it.
    *
    * @param content opens it anew at each call
    */
@@ -176,8 +194,9 @@ export class Bucket implements Place {
     if (isMd5(item.version) && (await proves(md5Proof(item.version), content()))) return true;
     const { headers } = await this.s3.head(item.at ?? item.key);
     if (unquote(headers.etag ?? "") !== item.version || isMd5(item.version, headers)) return false;
-    const proof = await this.proof(item, headers);
-    return proof !== undefined && (await proves(proof, content()));
+    const { proof, isSure } = await this.check(item, headers);
+    if (proof && (await proves(proof, content()))) return true;
+    return !isSure && (await this.sha256OfStored(item)) === (await sha256Of(content()));
   }
 
   async write(key: string, content: Content): Promise<string> {
@@ -218,15 +237,31 @@ export class Bucket implements Place {
   private async beginUpload(key: string, version: string, partSize: number, type: string): Promise<{ uploadId: string; held: Map<number, Part> }> {
     this.begun.add(key);
     const left = this.journal?.uploads.get(key);
-    if (left?.version === version && left.partSize === partSize) {
+    if (left?.uploadId && left.version === version && left.partSize === partSize) {
       const parts = await this.s3.listParts(key, left.uploadId);
       if (parts) return { uploadId: left.uploadId, held: new Map(parts.map((part) => [part.number, part])) };
-    } else if (left) {
-      await this.s3.abortUpload(key, left.uploadId);
     }
-    const uploadId = await this.s3.createUpload(key, type);
+    return { uploadId: await this.createUpload(key, version, partSize, () => this.s3.createUpload(key, type)), held: new Map() };
+  }
+
+  /** Begins an upload, and ends one that was left. It is in the journal before the server has it: a kill at any moment leaves a trace. */
+  private async createUpload(key: string, version: string, partSize: number, create: () => Promise<string>): Promise<string> {
+    const left = this.journal?.uploads.get(key);
+    if (left) await this.abortLeft(left);
+    await this.journal?.keepUpload({ key, uploadId: "", version, partSize });
+    const uploadId = await create().catch((error: unknown) => {
+      if (error instanceof S3Error && error.status >= 400 && error.status < 500) this.journal?.forgetUpload(key);
+      throw error;
+    });
     await this.journal?.keepUpload({ key, uploadId, version, partSize });
-    return { uploadId, held: new Map() };
+    return uploadId;
+  }
+
+  /** Ends an upload that an earlier run has begun; one whose id it did not learn where the rights suffice to look for it. */
+  private async abortLeft({ key, uploadId }: Upload): Promise<void> {
+    const ids = uploadId === "" ? await this.s3.listUploads(key) : [uploadId];
+    for (const id of ids ?? []) await this.s3.abortUpload(key, id);
+    if (!ids) this.orphans.push(key);
   }
 
   private async complete(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
@@ -249,10 +284,10 @@ export class Bucket implements Place {
 
   /** Ends what earlier runs have begun and this one had no use for. What failed in this one is left for the next. */
   async abortLeftUploads(): Promise<void> {
-    for (const { key, uploadId } of [...(this.journal?.uploads.values() ?? [])]) {
-      if (this.begun.has(key)) continue;
-      await this.s3.abortUpload(key, uploadId);
-      this.journal?.forgetUpload(key);
+    for (const left of [...(this.journal?.uploads.values() ?? [])]) {
+      if (this.begun.has(left.key)) continue;
+      await this.abortLeft(left);
+      this.journal?.forgetUpload(left.key);
     }
   }
 
@@ -261,11 +296,11 @@ export class Bucket implements Place {
    *
    * @throws Refusal where the copy is not what the object is
    */
-  async mend(item: Item): Promise<void> {
+  async mend(item: Item, { whole, part }: CopySizes = COPY_SIZES): Promise<void> {
     const source: S3Object = { key: item.at ?? item.key, size: item.size, etag: item.version };
     const type = contentType(item.key);
-    if (item.size <= MAX_COPY_BYTES) await this.s3.copy(source, item.key, type);
-    else await this.copyInParts(source, item.key, type);
+    if (item.size <= whole) await this.s3.copy(source, item.key, type);
+    else await this.copyInParts(source, item.key, type, part);
     const copy = await this.refresh({ key: item.key, size: item.size, version: "" });
     if (!(await this.isCopy(item, copy))) throw new Refusal(`the copy at "${item.key}" is not what "${source.key}" is`);
   }
@@ -276,17 +311,18 @@ export class Bucket implements Place {
     return isSameMd5(item, other) || (await sha256Of(this.read(item))) === (await sha256Of(this.read(other)));
   }
 
-  private async copyInParts(source: S3Object, key: string, type: string): Promise<void> {
-    const uploadId = await this.s3.createUpload(key, type);
+  private async copyInParts(source: S3Object, key: string, type: string, partSize: number): Promise<void> {
+    const uploadId = await this.createUpload(key, source.etag, partSize, () => this.s3.createUpload(key, type, false));
     try {
       const parts: Part[] = [];
-      for (let at = 0; at < source.size; at += COPY_PART_BYTES) {
-        const end = Math.min(source.size, at + COPY_PART_BYTES) - 1;
+      for (let at = 0; at < source.size; at += partSize) {
+        const end = Math.min(source.size, at + partSize) - 1;
         parts.push(await this.s3.copyPart(key, uploadId, parts.length + 1, source, [at, end]));
       }
-      await this.s3.completeUpload(key, uploadId, parts);
+      await this.complete(key, uploadId, parts);
     } catch (error) {
       await this.s3.abortUpload(key, uploadId);
+      this.journal?.forgetUpload(key);
       throw error;
     }
   }
@@ -298,6 +334,13 @@ export class Bucket implements Place {
   async close(): Promise<void> {
     await this.s3.close();
   }
+}
+
+/** How an object's bytes are checked. */
+interface Check {
+  proof?: Proof | undefined;
+  /** Whether bytes that the proof does not fit are wrong: not where it rests on supposed sizes of the parts. */
+  isSure: boolean;
 }
 
 /** Whether two objects' ETags show that their contents are the same. ETags of parts are MD5s too, of the parts' MD5s. */

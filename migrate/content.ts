@@ -116,8 +116,12 @@ export interface Proof {
 
 /** An object's ETag is the MD5 of its content, unless it was uploaded in parts or is encrypted with a key of KMS or the client's. */
 export function isMd5(etag: string, headers: Readonly<Record<string, string | undefined>> = {}): boolean {
+  return /^[0-9a-f]{32}$/.test(etag) && !hidesMd5(headers);
+}
+
+function hidesMd5(headers: Readonly<Record<string, string | undefined>>): boolean {
   const encryption = headers["x-amz-server-side-encryption"] ?? "";
-  return /^[0-9a-f]{32}$/.test(etag) && !encryption.startsWith("aws:kms") && headers["x-amz-server-side-encryption-customer-algorithm"] === undefined;
+  return encryption.startsWith("aws:kms") || headers["x-amz-server-side-encryption-customer-algorithm"] !== undefined;
 }
 
 /** How many parts an object was uploaded in, by its ETag, which ends in their number; 1 for any other. */
@@ -139,7 +143,7 @@ export function proofOf(headers: Readonly<Record<string, string | undefined>>, p
   if (crc !== "" && partSize !== undefined) return partsProof(partSize, crc32Of, (sums) => crc32Base64(crc32(sums)) === crc);
   if (isMd5(etag, headers)) return md5Proof(etag);
   const [, md5OfParts] = /^([0-9a-f]{32})-\d+$/.exec(etag) ?? [];
-  if (md5OfParts === undefined || partSize === undefined) return undefined;
+  if (md5OfParts === undefined || partSize === undefined || hidesMd5(headers)) return undefined;
   return partsProof(partSize, md5Sum, (sums) => createHash("md5").update(sums).digest("hex") === md5OfParts);
 }
 

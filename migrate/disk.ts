@@ -1,7 +1,7 @@
 /** authentik's files in a folder. */
 import { closeSync, constants, fdatasync, fstatSync, lstatSync, open, read, renameSync, writev, type BigIntStats } from "node:fs";
 import { lstat, mkdir, opendir, readdir, realpath, rm, stat } from "node:fs/promises";
-import { basename, dirname, join, sep } from "node:path";
+import { basename, dirname, join, resolve, sep } from "node:path";
 import { promisify } from "node:util";
 import type { Usage } from "../authentik/objects.ts";
 import { ContentError, type Content } from "./content.ts";
@@ -43,11 +43,11 @@ export class Disk implements Place {
    * @throws Error for a folder that is not authentik's
    */
   static async open(path: string, { layout, mustExist }: { layout?: Layout | undefined; mustExist: boolean }): Promise<Disk> {
-    if (!mustExist) await mkdir(path, { recursive: true });
-    const root = await realpath(path).catch((error: unknown) => {
+    const root = await (mustExist ? realpath(path) : futureRealpath(resolve(path))).catch((error: unknown) => {
       throw new Error(`the folder "${path}" is not there; write the path of authentik's /media or /data folder`, { cause: error });
     });
     const names = await readdir(root).catch((error: unknown) => {
+      if (!mustExist && codeOf(error) === "ENOENT") return [];
       throw new Error(`"${path}" cannot be read as a folder`, { cause: error });
     });
     if (layout) return new Disk(root, layout);
@@ -62,12 +62,17 @@ export class Disk implements Place {
 
   async *list(usage: Usage, refuse: Refuse): AsyncGenerator<Item> {
     const folder = this.layout === "data" ? usage : "";
-    if (folder !== "" && !(await isFolder(join(this.root, folder)))) return;
-    yield* this.walk(folder, refuse);
+    const full = join(this.root, folder);
+    if (!(await isFolder(full))) return;
+    if (this.isInside(await realpath(full))) yield* this.walk(folder, refuse);
+    else refuse(usage, `it is a symlink out of "${this.root}"; name the folder it points to, with --layout media for media`);
   }
 
   private async *walk(folder: string, refuse: Refuse): AsyncGenerator<Item> {
-    const names = await namesIn(join(this.root, folder));
+    const names = await namesIn(join(this.root, folder)).catch((error: unknown) => {
+      refuse(keyOfPath(join(folder, "/"), this.layout), `the folder cannot be read (${wordsOf(error)})`);
+    });
+    if (!names) return;
     for (let start = 0; start < names.length; start += STATS_AT_A_TIME) {
       const batch = names.slice(start, start + STATS_AT_A_TIME);
       const items = await Promise.all(batch.map(async (name) => (name.endsWith("/") ? undefined : this.look(join(folder, name), refuse))));
@@ -144,8 +149,10 @@ export class Disk implements Place {
   private async makeFolder(folder: string, key: string): Promise<void> {
     if (this.folders.has(folder)) return;
     if (folder !== this.root) await this.makeFolder(dirname(folder), key);
-    await mkdir(folder).catch((error: unknown) => {
+    await mkdir(folder, { recursive: folder === this.root }).catch(async (error: unknown) => {
       if (codeOf(error) !== "EEXIST") throw asRefusal(error);
+      // Of two folders that the disk takes for one, the files of the second would come back under the first one's name.
+      if (!(await readdir(dirname(folder))).includes(basename(folder))) throw new Refusal(`this disk takes another name for that of "${folder}"`);
     });
     const real = await realpath(folder);
     if (!this.isInside(real)) throw new Refusal(`"${folder}" is a symlink out of "${this.root}"`);
@@ -161,6 +168,14 @@ export class Disk implements Place {
   close(): Promise<void> {
     return Promise.resolve();
   }
+}
+
+/** The real path that a path has once it is made. */
+async function futureRealpath(path: string): Promise<string> {
+  return realpath(path).catch(async (error: unknown) => {
+    if (codeOf(error) !== "ENOENT") throw error;
+    return join(await futureRealpath(dirname(path)), basename(path));
+  });
 }
 
 function recogniseAt(path: string, names: readonly string[]): Layout | undefined {

@@ -8,6 +8,7 @@ import type { Item } from "./plan.ts";
 
 const Upload = v.object({
   key: v.string(),
+  /** Empty until the server has given one. */
   uploadId: v.string(),
   /** Of the content that is uploaded. */
   version: v.string(),
@@ -31,13 +32,20 @@ export class Journal {
   private readonly known: BigUint64Array;
   private readonly file: number;
 
-  /** @param places identities of the two places, e.g. a folder and a bucket's URL */
+  /**
+   * @param places identities of the two places, e.g. a folder and a bucket's URL
+   * @throws Error where the folder cannot be written
+   */
   constructor(stateFolder: string, places: readonly [string, string]) {
     this.folder = join(stateFolder, hash("sha256", [...places].sort().join("\0")).slice(0, 24));
-    mkdirSync(join(this.folder, "uploads"), { recursive: true, mode: 0o700 });
-    this.uploads = readUploads(join(this.folder, "uploads"));
     const pairs = join(this.folder, "same");
-    this.file = openSync(pairs, "a", 0o600);
+    try {
+      mkdirSync(join(this.folder, "uploads"), { recursive: true, mode: 0o700 });
+      this.uploads = readUploads(join(this.folder, "uploads"));
+      this.file = openSync(pairs, "a", 0o600);
+    } catch (error) {
+      throw new Error(`the journal in "${stateFolder}" cannot be written; name a folder of yours with --state`, { cause: error });
+    }
     // A torn record would shift all that follow.
     const { size } = fstatSync(this.file);
     ftruncateSync(this.file, size - (size % PAIR_BYTES));
@@ -64,6 +72,8 @@ export class Journal {
 
   /** Whether these two versions were found to have the same content, by this run's forerunners. */
   isSame(a: Item, b: Item): boolean {
+    // What has no version shows no change.
+    if (a.version === "" || b.version === "") return false;
     const wanted = fingerprint(a, b);
     let [low, high] = [0, this.known.length];
     while (low < high) {
@@ -105,8 +115,18 @@ function readUploads(folder: string): Map<string, Upload> {
       rmSync(join(folder, name));
       continue;
     }
-    const upload = v.safeParse(Upload, JSON.parse(readFileSync(join(folder, name), "utf8")));
+    const upload = v.safeParse(Upload, parsed(readFileSync(join(folder, name), "utf8")));
     if (upload.success) uploads.set(upload.output.key, upload.output);
   }
   return uploads;
+}
+
+/** Undefined for what is damaged. */
+function parsed(text: string): unknown {
+  try {
+    const value: unknown = JSON.parse(text);
+    return value;
+  } catch {
+    return undefined;
+  }
 }

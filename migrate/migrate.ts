@@ -136,6 +136,7 @@ export async function mendLayout(bucket: Bucket, deleteOld: boolean, options: Op
       }
       if (deleteOld) await run.remove(from, bucket);
     });
+    await bucket.abortLeftUploads();
     return run.summary;
   } finally {
     await changes.close();
@@ -336,17 +337,20 @@ const SPOOL_CHARACTERS = 256 * 1024;
 /** Steps on disk, in a file that is gone with the process: a plan may have a million of them. */
 class Spool {
   private readonly file: FileHandle;
+  private readonly folder: string;
   private lines = "";
 
-  private constructor(file: FileHandle) {
+  private constructor(file: FileHandle, folder: string) {
     this.file = file;
+    this.folder = folder;
   }
 
   static async create(): Promise<Spool> {
     const folder = await mkdtemp(join(tmpdir(), "migrate-"));
     const file = await open(join(folder, "plan"), "wx+", 0o600);
-    await rm(folder, { recursive: true });
-    return new Spool(file);
+    // NFS and FUSE keep an open file under another name: there the folder goes at the end.
+    await rm(folder, { recursive: true }).catch(() => undefined);
+    return new Spool(file, folder);
   }
 
   async add(step: Step): Promise<void> {
@@ -367,5 +371,6 @@ class Spool {
 
   async close(): Promise<void> {
     await this.file.close();
+    await rm(this.folder, { recursive: true, force: true });
   }
 }

@@ -10,8 +10,9 @@ const SIGNS = { create: "+", update: "~", same: "=", extra: "-" } as const;
 export class TextReport implements Reporter {
   private readonly printsPlan: boolean;
   private readonly isTerminal = process.stderr.isTTY;
-  private readonly start = Date.now();
-  private last = this.start;
+  /** Of the copying: neither the plan nor a question count. */
+  private start: number | undefined;
+  private last = Date.now();
   private hasLine = false;
 
   constructor(printsPlan: boolean) {
@@ -30,6 +31,7 @@ export class TextReport implements Reporter {
 
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void {
     const now = Date.now();
+    this.start ??= now;
     if (now - this.last < (this.isTerminal ? TERMINAL_EVERY_MS : LINE_EVERY_MS)) return;
     this.last = now;
     const line = progressText(done, total, (now - this.start) / 1000);
@@ -44,7 +46,8 @@ export class TextReport implements Reporter {
 
   end(summary: Summary): void {
     this.clear();
-    const seconds = (Date.now() - this.start) / 1000;
+    const end = Date.now();
+    const seconds = (end - (this.start ?? end)) / 1000;
     process.stdout.write(`${summaryText(summary)}\n${resultText(summary, seconds)}\n`);
     for (const { kind, key, reason } of summary.problems) process.stdout.write(`  ${kind} ${printable(key)}: ${printable(reason)}\n`);
     for (const note of summary.notes) process.stdout.write(`Note: ${printable(note)}\n`);

@@ -23,6 +23,8 @@ export interface Patience {
 
 export const PATIENCE: Patience = { attempts: 8, pauseMs: 200, silenceMs: 30_000, slowestRate: 32 };
 const MAX_PAUSE_MS = 10_000;
+/** What a server copies at least, in bytes a millisecond. */
+const SLOWEST_SERVER = 10_000;
 
 /** A call that failed. `code` is S3's, e.g. `NoSuchKey`, or the connection's, e.g. `ECONNRESET`. */
 export class S3Error extends Error {
@@ -67,6 +69,8 @@ interface Call {
   query?: Record<string, string>;
   headers?: Record<string, string | undefined>;
   body?: Buffer;
+  /** What the server itself copies or joins before it answers, in bytes. */
+  moves?: number;
 }
 
 /** Where requests go, and how they are signed. */
@@ -179,6 +183,7 @@ export class S3Bucket {
     await this.send({
       method: "PUT",
       key,
+      moves: source.size,
       headers: {
         "content-type": type,
         "x-amz-acl": "private",
@@ -193,9 +198,13 @@ export class S3Bucket {
     await this.send({ method: "DELETE", key });
   }
 
-  /** Begins a multipart upload and gives its id. */
-  async createUpload(key: string, type: string): Promise<string> {
-    const checksum = this.checksums ? { "x-amz-checksum-algorithm": "CRC32" } : {};
+  /**
+   * Begins a multipart upload and gives its id.
+   *
+   * @param checksums whether its parts come with checksums; not when the server copies them
+   */
+  async createUpload(key: string, type: string, checksums = this.checksums): Promise<string> {
+    const checksum = checksums ? { "x-amz-checksum-algorithm": "CRC32" } : {};
     const answer = await this.send({
       method: "POST",
       key,
@@ -212,12 +221,13 @@ export class S3Bucket {
     return { number, size: body.length, etag: etagOf(answer), crc32: headers["x-amz-checksum-crc32"] };
   }
 
-  /** Copies a range of bytes of an object, ends included, as a part. */
+  /** Copies a range of bytes of an object, ends included, as a part. The checksum is left out: versitygw gives the whole object's. */
   async copyPart(key: string, uploadId: string, number: number, source: S3Object, range: [number, number]): Promise<Part> {
     const answer = await this.send({
       method: "PUT",
       key,
       query: { partNumber: String(number), uploadId },
+      moves: range[1] - range[0] + 1,
       headers: {
         "x-amz-copy-source": encodePath(`/${this.name}/${source.key}`),
         "x-amz-copy-source-if-match": `"${source.etag}"`,
@@ -225,7 +235,7 @@ export class S3Bucket {
       },
     });
     const xml = answer.body.toString();
-    return { number, size: range[1] - range[0] + 1, etag: unquote(element(xml, "ETag") ?? ""), crc32: element(xml, "ChecksumCRC32") };
+    return { number, size: range[1] - range[0] + 1, etag: unquote(element(xml, "ETag") ?? "") };
   }
 
   /** The parts that the server has of an upload; undefined when it does not know the upload. */
@@ -245,10 +255,23 @@ export class S3Bucket {
     }
   }
 
+  /** The ids of a key's begun uploads, up to 1000; undefined without the right to list them, which authentik's key has not. */
+  async listUploads(key: string): Promise<string[] | undefined> {
+    try {
+      const { body } = await this.send({ method: "GET", query: { uploads: "", prefix: key } });
+      const found = elements(body.toString(), "Upload").filter((upload) => element(upload, "Key") === key);
+      return found.map((upload) => element(upload, "UploadId") ?? "");
+    } catch (error) {
+      if (error instanceof S3Error && (error.status === 403 || error.status === 501)) return undefined;
+      throw error;
+    }
+  }
+
   /** Joins the parts, in their order. Gives the ETag. */
   async completeUpload(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
     const body = Buffer.from(`<CompleteMultipartUpload>${parts.map(partXml).join("")}</CompleteMultipartUpload>`);
-    const answer = await this.send({ method: "POST", key, query: { uploadId }, headers: { "content-type": "application/xml" }, body });
+    const moves = parts.reduce((sum, { size }) => sum + size, 0);
+    const answer = await this.send({ method: "POST", key, query: { uploadId }, headers: { "content-type": "application/xml" }, body, moves });
     return unquote(element(answer.body.toString(), "ETag") ?? "");
   }
 
@@ -270,7 +293,7 @@ export class S3Bucket {
     });
   }
 
-  private async dispatch({ method, key, query = {}, headers = {}, body }: Call): Promise<Dispatcher.ResponseData> {
+  private async dispatch({ method, key, query = {}, headers = {}, body, moves = 0 }: Call): Promise<Dispatcher.ResponseData> {
     const { host, basePath, signer } = this.location;
     const path = encodePath(key === undefined ? basePath || "/" : `${basePath}/${key}`);
     const signed = await signer.sign({
@@ -282,7 +305,7 @@ export class S3Bucket {
       headers: { ...defined(headers), host, "x-amz-content-sha256": body ? hash("sha256", body) : EMPTY_SHA256 },
     });
     const search = Object.entries(query).map(([name, value]) => `${encode(name)}=${encode(value)}`).join("&");
-    const headersTimeout = this.patience.silenceMs + (body?.length ?? 0) / this.patience.slowestRate;
+    const headersTimeout = this.patience.silenceMs + (body?.length ?? 0) / this.patience.slowestRate + moves / SLOWEST_SERVER;
     return this.pool.request({
       method,
       path: search === "" ? path : `${path}?${search}`,
@@ -334,12 +357,16 @@ export function connectionError(error: unknown): unknown {
 }
 
 async function failure(response: Dispatcher.ResponseData): Promise<S3Error> {
-  return errorOf(response.statusCode, await response.body.text());
+  const { location, "x-amz-bucket-region": region } = answerOf(response).headers;
+  const isElsewhere = response.statusCode < 400;
+  return errorOf(response.statusCode, await response.body.text(), isElsewhere ? [location, region].filter(Boolean).join(", ") : undefined);
 }
 
-function errorOf(status: number, xml: string): S3Error {
+/** @param elsewhere what the server says of where the bucket is: for redirects, which are not followed, as the signature holds for one host */
+function errorOf(status: number, xml: string, elsewhere?: string): S3Error {
   const code = element(xml, "Code") ?? `HTTP ${status}`;
-  return new S3Error(code, status, [`the server answers ${status} ${code}`, element(xml, "Message")].filter(Boolean).join(": "));
+  const words = [`the server answers ${status} ${code}`, element(xml, "Message"), elsewhere && `it names ${elsewhere}`];
+  return new S3Error(code, status, words.filter(Boolean).join(": "));
 }
 
 function answerOf(response: Dispatcher.ResponseData): S3Answer {

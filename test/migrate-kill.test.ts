@@ -12,7 +12,7 @@ const KILLS = 50;
 const MIB = 1024 * 1024;
 
 describe("migrate: killed at any moment", function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let server: TestServer;
   let spare: Promise<ChildProcess>;
   before(async () => { server = await startServer(); });

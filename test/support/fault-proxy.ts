@@ -8,6 +8,8 @@ export type Fault =
   | "reset"
   /** The server does what is asked, but the connection is reset instead of its answer. */
   | "lost"
+  /** The server does what is asked, but its answer never comes. */
+  | "lost-silently"
   /** S3's 503 SlowDown. */
   | "slow-down"
   /** No answer ever comes. */
@@ -94,6 +96,10 @@ function forward(target: string, request: IncomingMessage, response: ServerRespo
     if (fault === "lost") {
       answer.resume();
       answer.once("end", () => request.socket.resetAndDestroy());
+      return;
+    }
+    if (fault === "lost-silently") {
+      answer.resume();
       return;
     }
     response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);

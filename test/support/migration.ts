@@ -117,3 +117,9 @@ export function readTree(folder: string, below = ""): Record<string, string> {
   }
   return tree;
 }
+
+/** Ids of the uploads that versitygw keeps parts of. */
+export function uploadsIn(bucketFolder: string): string[] {
+  const found = readdirSync(bucketFolder, { recursive: true, withFileTypes: true });
+  return found.filter((entry) => entry.isDirectory() && entry.parentPath.includes(".sgwtmp/multipart/")).map(({ name }) => name);
+}

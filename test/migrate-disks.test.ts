@@ -1,0 +1,160 @@
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { expect } from "chai";
+import type { StorageSettings } from "../authentik/env.ts";
+import { startListingServer } from "./support/listing-server.ts";
+import { readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
+
+const MIB = 1024 * 1024;
+describe("migrate: disks", function () {
+  this.timeout(20_000);
+  let server: TestServer;
+  let number = 0;
+  before(async () => { server = await startServer(); });
+  after(() => server.stop());
+
+  function fresh(): { bucket: StorageSettings; inBucket: string; folder: string; state: string } {
+    const name = `disks-${number++}`;
+    const folder = temporaryFolder();
+    return { bucket: server.bucket(name), inBucket: join(server.buckets, name), folder: join(folder, "data"), state: join(folder, "state") };
+  }
+
+  it("a symlink in the place of media/ is followed inside the root, and not out of it", async () => {
+    const { bucket, inBucket, folder, state } = fresh();
+    const outside = temporaryFolder();
+    writeTree(outside, { "public/secret.png": "secret" });
+    writeTree(folder, { "elsewhere/public/x.png": "x" });
+    mkdirSync(join(folder, "reports"));
+    symlinkSync(outside, join(folder, "media"));
+    const refused = await run(folder, bucket, { state });
+    expect(refused.problems.map(({ key }) => key)).to.deep.equal(["media"]);
+    expect(readTree(inBucket)).to.deep.equal({});
+    rmSync(join(folder, "media"));
+    symlinkSync("elsewhere", join(folder, "media"));
+    expect((await run(folder, bucket, { state })).copied.files).to.equal(1);
+  });
+
+  it("a folder that goes while it is listed: the rest is copied, and nothing is deleted", async () => {
+    const { bucket, inBucket, folder, state } = fresh();
+    writeTree(folder, { "media/public/a/x.png": "x", "media/public/b.png": "b", "media/public/z.png": "z" });
+    await run(folder, bucket, { state });
+    writeTree(folder, { "media/public/a/y.png": "y" });
+    // Its name has been read when the first file in the folder before it is told of.
+    writeTree(folder, { "media/public/z/gone.png": "gone" });
+    const onProgress = () => { rmSync(join(folder, "media/public/z"), { recursive: true, force: true }); };
+    const summary = await run(folder, bucket, { state, delete: true, onProgress });
+    expect(summary.problems.map(({ key }) => key)).to.deep.equal(["media/public/z/"]);
+    expect(summary.deleted.files).to.equal(0);
+    expect(Object.keys(readTree(inBucket))).to.include("media/public/a/y.png");
+  });
+
+  it("a dry run makes no folder", async () => {
+    const { bucket, inBucket, folder, state } = fresh();
+    writeTree(inBucket, { "media/public/x.png": "x" });
+    expect((await run(bucket, join(folder, "not/there"), { state, dryRun: true })).plan.create.files).to.equal(1);
+    expect(existsSync(folder)).to.equal(false);
+    await run(bucket, join(folder, "not/there"), { state });
+    expect(readTree(join(folder, "not/there"))).to.have.all.keys("media/public/x.png");
+  });
+
+  it("a full disk: nothing half stays, and the rest is copied when there is room", async function () {
+    const { bucket, inBucket, state } = fresh();
+    const names = Array.from({ length: 6 }, (_, index) => `media/public/${index}.bin`);
+    writeTree(inBucket, Object.fromEntries(names.map((name) => [name, randomBytes(MIB)])));
+    const small = await smallDisk("4m");
+    if (!small) this.skip();
+    try {
+      const target = join(small.folder, "data");
+      const { problems, copied } = await run(bucket, target, { state });
+      expect(copied.files).to.be.within(1, 3);
+      expect(problems).to.have.length(names.length - copied.files);
+      for (const { reason, kind } of problems) expect(`${kind} ${reason}`).to.match(/^failed .*(?:ENOSPC|may be full)/);
+      expect(readTree(inBucket)).to.include(readTree(target));
+      await small.grow("20m");
+      expect((await run(bucket, target, { state })).problems).to.deep.equal([]);
+      expect(readTree(target)).to.deep.equal(readTree(inBucket));
+    } finally {
+      await small.remove();
+    }
+  });
+
+  it("folders and files without permission are told of, and the rest goes on", async function () {
+    const { bucket, inBucket, folder, state } = fresh();
+    writeTree(folder, { "media/public/closed/x.png": "x", "media/public/secret.png": "s", "media/public/z.png": "z" });
+    chmodSync(join(folder, "media/public/closed"), 0);
+    chmodSync(join(folder, "media/public/secret.png"), 0);
+    giveToNobody(join(folder, ".."));
+    const up = await asNobody(() => run(folder, bucket, { state, delete: true }));
+    expect(up.problems.map(({ key, kind }) => `${kind} ${key}`)).to.have.members(["refused media/public/closed/", "failed media/public/secret.png"]);
+    expect(Object.keys(readTree(inBucket))).to.deep.equal(["media/public/z.png"]);
+    chmodSync(join(folder, "media/public/closed"), 0o500);
+    writeTree(inBucket, { "media/public/closed/y.png": "y", "media/public/new.png": "new" });
+    const down = await asNobody(() => run(bucket, folder, { state }));
+    expect(down.problems.map(({ key, kind }) => `${kind} ${key}`)).to.deep.equal(["failed media/public/closed/y.png"]);
+    expect(down.problems[0]?.reason).to.include("EACCES");
+    expect(Object.keys(readTree(folder))).to.include("media/public/new.png");
+  });
+});
+
+describe("migrate: a disk that ignores case (where TMPDIR is one)", () => {
+  it("refuses what the disk takes for another file or folder, each time alike", async function () {
+    if (!ignoresCase()) this.skip();
+    const keys = ["media/public/A/y.png", "media/public/X.png", "media/public/a/z.png", "media/public/b.png", "media/public/x.png"];
+    const listing = await startListingServer({ count: keys.length, keyAt: (index) => keys[index] ?? "", content: Buffer.from("content") });
+    const folder = temporaryFolder();
+    const bucket: StorageSettings = { bucketName: "b", endpoint: listing.endpoint, accessKey: "k", secretKey: "s", secureUrls: false };
+    try {
+      for (let time = 0; time < 2; time++) {
+        const { problems } = await run(bucket, join(folder, "data"), { state: join(folder, "state"), delete: true });
+        expect(problems.map(({ kind }) => kind)).to.deep.equal(["refused", "refused"]);
+        // Which of two comes first is chance; each is there under its own name, or not at all.
+        const there = Object.keys(readTree(join(folder, "data")));
+        expect(keys).to.include.members(there);
+        expect([...there, ...problems.map(({ key }) => key)].sort()).to.deep.equal(keys);
+      }
+    } finally {
+      await listing.stop();
+    }
+  });
+});
+
+/** APFS and NTFS do by default. */
+function ignoresCase(): boolean {
+  const folder = temporaryFolder();
+  writeTree(folder, { A: "" });
+  return existsSync(join(folder, "a"));
+}
+
+/** A disk of a given size; undefined for who may not mount one. */
+async function smallDisk(size: string) {
+  const folder = temporaryFolder();
+  const call = async (...command: [string, ...string[]]): Promise<void> => { await promisify(execFile)(command[0], command.slice(1)); };
+  const isMounted = await call("mount", "-t", "tmpfs", "-o", `size=${size}`, "tmpfs", folder).then(() => true, () => false);
+  if (!isMounted) return undefined;
+  return {
+    folder,
+    grow: (newSize: string) => call("mount", "-o", `remount,size=${newSize}`, folder),
+    remove: () => call("umount", folder),
+  };
+}
+
+const NOBODY = 65_534;
+
+/** Permissions do not hold for root: where that runs the tests, it is somebody else for this work. */
+async function asNobody<T>(work: () => Promise<T>): Promise<T> {
+  const isRoot = process.geteuid?.() === 0;
+  if (isRoot) process.seteuid?.(NOBODY);
+  try {
+    return await work();
+  } finally {
+    if (isRoot) process.seteuid?.(0);
+  }
+}
+
+function giveToNobody(folder: string): void {
+  if (process.geteuid?.() !== 0) return;
+  for (const name of [".", ...readdirSync(folder, { recursive: true, encoding: "utf8" })]) chownSync(join(folder, name), NOBODY, NOBODY);
+}

@@ -1,0 +1,100 @@
+import { fork } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect } from "chai";
+import type { StorageSettings } from "../authentik/env.ts";
+import { Journal } from "../migrate/journal.ts";
+import { startFaultProxy } from "./support/fault-proxy.ts";
+import { readTree, run, startServer, temporaryFolder, uploadsIn, writeTree, type TestServer } from "./support/migration.ts";
+
+const MIB = 1024 * 1024;
+
+describe("migrate: the journal", function () {
+  this.timeout(20_000);
+  let server: TestServer;
+  let number = 0;
+  before(async () => { server = await startServer(); });
+  after(() => server.stop());
+
+  function fresh(): { bucket: StorageSettings; inBucket: string; folder: string; state: string } {
+    const name = `journal-${number++}`;
+    const folder = temporaryFolder();
+    return { bucket: server.bucket(name), inBucket: join(server.buckets, name), folder: join(folder, "data"), state: join(folder, "state") };
+  }
+
+  for (const mayList of [true, false]) {
+    it(`a kill between the beginning of an upload and its answer: ${mayList ? "the upload is ended" : "told of, where uploads may not be listed"}`, async () => {
+      const { bucket, inBucket, folder, state } = fresh();
+      writeTree(folder, { "media/public/large.bin": randomBytes(9 * MIB) });
+      let begun: () => void;
+      const hasBegun = new Promise<void>((resolve) => { begun = resolve; });
+      let spoils = true;
+      const proxy = await startFaultProxy(server.endpoint, ({ method, path }) => {
+        if (method === "GET" && path.includes("uploads=") && !mayList) return { status: 403, code: "AccessDenied" };
+        if (!spoils || method !== "POST" || !path.includes("uploads=")) return undefined;
+        // The server gets it; its answer goes nowhere.
+        setTimeout(() => { begun(); }, 300);
+        return "lost-silently";
+      });
+      try {
+        const through = { ...bucket, endpoint: proxy.endpoint };
+        const child = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+        await once(child, "message");
+        child.send({ from: folder, to: through, state });
+        await hasBegun;
+        const ended = once(child, "exit");
+        child.kill("SIGKILL");
+        await ended;
+        expect(uploadsIn(inBucket)).to.have.length(1);
+        spoils = false;
+        expect((await run(folder, through, { state })).problems).to.deep.equal([]);
+        expect(readTree(inBucket)).to.deep.equal(readTree(folder));
+        expect(uploadsIn(inBucket)).to.have.length(mayList ? 0 : 1);
+        expect(readdirSync(state).flatMap((pair) => readdirSync(join(state, pair, "uploads")))).to.deep.equal([]);
+      } finally {
+        await proxy.stop();
+      }
+    });
+  }
+
+  it("damaged or cut off, it costs a comparison and nothing else", async () => {
+    const { bucket, inBucket, folder, state } = fresh();
+    writeTree(folder, { "media/public/x.png": "x", "media/public/large.bin": randomBytes(9 * MIB) });
+    await run(folder, bucket, { state });
+    const [pair = ""] = readdirSync(state);
+    const same = join(state, pair, "same");
+    truncateSync(same, readFileSync(same).length - 3);
+    for (const [name, text] of Object.entries({ "a.json": "", "b.json": '{"key', "c.json": '{"key":1}', "d.json.123": "{" })) writeFileSync(join(state, pair, "uploads", name), text);
+    expect((await run(folder, bucket, { state })).plan.same.files).to.equal(2);
+    writeFileSync(same, randomBytes(8_001));
+    writeTree(folder, { "media/public/x.png": "y" });
+    expect((await run(folder, bucket, { state })).copied.files).to.equal(1);
+    expect(readTree(inBucket)).to.deep.equal(readTree(folder));
+  });
+
+  it("in a folder that cannot be written, is an error that says what to do", () => {
+    const { state } = fresh();
+    writeFileSync(state, "a file");
+    expect(() => new Journal(state, ["a", "b"])).to.throw(`the journal in "${state}" cannot be written; name a folder of yours with --state`);
+  });
+
+  it("two runs at the same time, up and down: what is there is right, and one more run completes it", async () => {
+    const { bucket, inBucket, folder, state } = fresh();
+    writeTree(folder, {
+      ...Object.fromEntries(Array.from({ length: 40 }, (_, index) => [`media/public/${index}.png`, randomBytes(3000)])),
+      "media/public/large.bin": randomBytes(17 * MIB),
+    });
+    const tree = readTree(folder);
+    await Promise.all([run(folder, bucket, { state }), run(folder, bucket, { state })]);
+    expect((await run(folder, bucket, { state })).problems).to.deep.equal([]);
+    expect(readTree(inBucket)).to.deep.equal(tree);
+    expect(uploadsIn(inBucket)).to.deep.equal([]);
+    const copy = join(folder, "..", "copy", "data");
+    await Promise.all([run(bucket, copy, { state }), run(bucket, copy, { state })]);
+    for (const [path, hash] of Object.entries(readTree(copy))) expect(hash).to.equal(tree[path]);
+    expect((await run(bucket, copy, { state })).problems).to.deep.equal([]);
+    expect(readTree(copy)).to.deep.equal(tree);
+  });
+});

@@ -18,7 +18,6 @@ export class StackError extends Error {
 
 /** The stack of `npm start`. */
 const LOCAL_STACK = "dev";
-const PROVIDER_KEY = "authentik-storage:provider";
 /** Pulumi's own rule for names of stacks (`sdk/go/common/tokens/stack.go`), at most with its organization and project. */
 const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
 
@@ -29,8 +28,10 @@ const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
  */
 export async function findStacks(folder: string): Promise<StackEntry[]> {
   const files = await readdir(folder);
+  const { name: project } = v.parse(v.object({ name: v.string() }), await readYaml(join(folder, "Pulumi.yaml")));
+  const key = `${project}:provider`;
   const names = files.flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? []).filter((name) => name !== LOCAL_STACK);
-  return Promise.all(names.sort().map(async (name) => ({ stack: checkStackName(name), provider: await providerOf(join(folder, `Pulumi.${name}.yaml`)) })));
+  return Promise.all(names.sort().map(async (name) => ({ stack: checkStackName(name), provider: await providerOf(join(folder, `Pulumi.${name}.yaml`), key) })));
 }
 
 /**
@@ -44,13 +45,13 @@ export function checkStackName(name: string): string {
   throw new StackError(`${JSON.stringify(name)} is no name of a stack; use letters, digits, "-", "_" and "."`);
 }
 
-async function providerOf(file: string): Promise<ProviderName> {
+async function providerOf(file: string, key: string): Promise<ProviderName> {
   const content = v.safeParse(v.object({ config: v.record(v.string(), v.unknown()) }), await readYaml(file));
-  const value = content.success ? content.output.config[PROVIDER_KEY] : undefined;
+  const value = content.success ? content.output.config[key] : undefined;
   const provider = PROVIDERS.find((name) => name === value);
   if (provider === undefined) {
     const what = value === undefined ? "missing" : JSON.stringify(value);
-    throw new StackError(`"${file}": ${PROVIDER_KEY} is ${what}; write one of ${PROVIDERS.join(", ")}`);
+    throw new StackError(`"${file}": ${key} is ${what}; write one of ${PROVIDERS.join(", ")}`);
   }
   return provider;
 }

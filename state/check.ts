@@ -15,7 +15,7 @@ export interface CheckResult {
   advice?: string;
 }
 
-const PROJECT = "authentik-storage-check";
+const CHECK_PROJECT = "authentik-storage-check";
 
 /** Tries everything that `pulumi up` does with a home; ends at the first failure. It leaves nothing but `.pulumi/meta.yaml`. */
 export async function checkHome(home: Home, signal?: AbortSignal): Promise<CheckResult[]> {
@@ -31,7 +31,7 @@ export async function checkHome(home: Home, signal?: AbortSignal): Promise<Check
   ];
   const results: CheckResult[] = [];
   try {
-    await writeFile(join(cwd, "Pulumi.yaml"), `name: ${PROJECT}\nruntime: nodejs\n`);
+    await writeFile(join(cwd, "Pulumi.yaml"), `name: ${CHECK_PROJECT}\nruntime: nodejs\n`);
     for (const [step, args] of steps) {
       const result = await tryStep(step, () => run(args), home);
       results.push(result);

@@ -30,6 +30,11 @@ const NEVER_STARTED: Readonly<Record<string, string>> = {
 const NOT_RUN: Readonly<Record<string, string>> = {
   "npm ci": "by .ci/run, before all tests",
   "npm start": "by test/start.test.ts, in every way",
+  "mkdir company-storage": "by test/template.test.ts, with what follows",
+  "cd company-storage": "by test/template.test.ts",
+  "pulumi new https://github.com/company/authentik-storage --name company-storage --stack prod": "by test/template.test.ts, from a folder",
+  "pulumi new https://github.com/company/authentik-storage --yes --name company-storage --stack prod -c provider=s3 -c endpoint=https://s3.provider -c origins=https://authentik.company":
+    "by test/template.test.ts, from a folder",
 };
 
 /** What stands for something else in the docs, and what it is here. */

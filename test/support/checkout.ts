@@ -9,7 +9,7 @@ import { parse, stringify } from "yaml";
 import { run } from "../../local/programs.ts";
 import { pulumi, REPOSITORY } from "./engine.ts";
 
-const PROJECT = "authentik-storage";
+const THIS_PROJECT = "authentik-storage";
 /** Not of a checkout, or written by other tests. */
 const LEFT_OUT = new Set(["node_modules", ".git", ".local", "test", "bench", "docs"]);
 const Workflow = v.object({
@@ -66,7 +66,7 @@ export class Checkout {
     const file = join(this.dir, "Pulumi.prod.yaml");
     const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
     const content = v.parse(v.nullable(StackFile), parse(await readFile(file, "utf8").catch(() => ""))) ?? { config: {} };
-    const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${PROJECT}:${key}`, value]);
+    const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${THIS_PROJECT}:${key}`, value]);
     await writeFile(file, stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }));
   }
 

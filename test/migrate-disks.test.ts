@@ -69,7 +69,8 @@ describe("migrate: disks", function () {
     try {
       const target = join(small.folder, "data");
       const { problems, copied } = await run(bucket, target, { state });
-      expect(copied.files).to.be.within(1, 3);
+      // All six are written at once, so it may be that none fits.
+      expect(copied.files).to.be.within(0, 3);
       expect(problems).to.have.length(names.length - copied.files);
       for (const { reason, kind } of problems) expect(`${kind} ${reason}`).to.match(/^failed .*(?:ENOSPC|may be full)/);
       expect(readTree(inBucket)).to.include(readTree(target));

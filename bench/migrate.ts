@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import * as v from "valibot";
 import { buildEnv } from "../authentik/env.ts";
 import { onPath } from "../local/programs.ts";
 import { findVersitygw, startVersitygw } from "../local/versitygw.ts";
@@ -16,7 +16,9 @@ const LARGE_FILES = 4;
 const LARGE_BYTES = 256 * 1024 * 1024;
 const LISTED_KEYS = 1_000_000;
 const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
-const COMMAND = fileURLToPath(new URL("../commands/migrate.ts", import.meta.url));
+const Manifest = v.object({ scripts: v.object({ migrate: v.string() }) });
+/** What `npm run migrate` runs: `node`, its flags, and the command. */
+const [, ...MIGRATE] = v.parse(Manifest, JSON.parse(readFileSync("package.json", "utf8"))).scripts.migrate.split(" ");
 
 interface Tool {
   name: string;
@@ -85,7 +87,7 @@ async function tools(work: string, endpoint: string): Promise<Tool[]> {
   const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
   const found: Tool[] = [{
     name: "migrate",
-    args: (from, to, bucket) => [process.execPath, "--max-semi-space-size=1", "--import", "tsx", COMMAND, place(from, bucket), place(to, bucket), "--yes", "--state", join(work, "state")],
+    args: (from, to, bucket) => [process.execPath, ...MIGRATE, place(from, bucket), place(to, bucket), "--yes", "--state", join(work, "state")],
     env: {},
   }];
   const aws = await onPath("aws");
@@ -130,7 +132,7 @@ async function listMany(work: string): Promise<Figure> {
     const empty = join(work, "empty");
     await mkdir(empty);
     const from = await envFile(work, listing.endpoint, "listed");
-    return await measure([process.execPath, "--max-semi-space-size=1", "--import", "tsx", COMMAND, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
+    return await measure([process.execPath, ...MIGRATE, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
   } finally {
     await listing.stop();
   }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
 import { S3Bucket, type Part } from "../migrate/s3.ts";
-import { IMPATIENT, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
+import { IMPATIENT, readTree, run, startServer, writeTree, type TestServer } from "./support/migration.ts";
 import { startProxy } from "./support/proxy.ts";
 
 const MIB = 1024 * 1024;
@@ -24,15 +24,8 @@ const SERVERS: Readonly<Record<string, (headers: IncomingHttpHeaders) => void>> 
 describe("migrate: what contents are checked by", function () {
   this.timeout(20_000);
   let server: TestServer;
-  let number = 0;
   before(async () => { server = await startServer(); });
   after(() => server.stop());
-
-  function fresh(): { bucket: StorageSettings; inBucket: string; folder: string; state: string } {
-    const name = `checked-${number++}`;
-    const folder = temporaryFolder();
-    return { bucket: server.bucket(name), inBucket: join(server.buckets, name), folder: join(folder, "data"), state: join(folder, "state") };
-  }
 
   /** As other programs do: parts of any sizes. */
   async function putInParts(bucket: StorageSettings, key: string, sizes: readonly number[]): Promise<void> {
@@ -64,7 +57,7 @@ describe("migrate: what contents are checked by", function () {
   for (const [name, changeHeaders] of Object.entries(SERVERS)) {
     for (const knowsParts of [true, false]) {
       it(`a server that ${name}${knowsParts ? "" : ", and tells no sizes of parts"}: all comes down, and nothing goes twice`, async () => {
-        const { bucket, inBucket, folder, state } = fresh();
+        const { bucket, inBucket, folder, state } = server.fresh();
         await putInParts(bucket, "media/public/as-boto3.bin", [8 * MIB, MIB]);
         await putInParts(bucket, "media/public/other-size.bin", [10 * MIB, 2 * MIB]);
         await putInParts(bucket, "media/public/uneven.bin", [FIVE + MIB, FIVE, FIVE + 1]);
@@ -83,7 +76,7 @@ describe("migrate: what contents are checked by", function () {
       });
 
       it(`a server that ${name}${knowsParts ? "" : ", and tells no sizes of parts"}: another content of the same size is noticed`, async () => {
-        const { bucket, inBucket, folder, state } = fresh();
+        const { bucket, inBucket, folder, state } = server.fresh();
         const large = randomBytes(9 * MIB);
         writeTree(folder, { "media/public/x.png": "old", "media/public/large.bin": large });
         await counting(bucket, changeHeaders, knowsParts, async (through) => {
@@ -98,7 +91,7 @@ describe("migrate: what contents are checked by", function () {
   }
 
   it("an object without an ETag: neither taken for another content, nor sent or fetched twice", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     // Put there beside the server, which then has no ETag of it.
     writeTree(inBucket, { "media/public/x.png": "content 1", "media/public/y.png": "y" });
     await run(bucket, folder, { state });
@@ -111,7 +104,7 @@ describe("migrate: what contents are checked by", function () {
   });
 
   it("a server that takes no checksums", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x", "media/public/large.bin": randomBytes(9 * MIB) });
     const proxy = await startProxy(server.endpoint, {
       answer: ({ headers }) => (Object.keys(headers).some((name) => name.startsWith("x-amz-checksum")) ? { status: 501, body: "<Error><Code>NotImplemented</Code></Error>" } : undefined),

@@ -36,16 +36,8 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[2:], read, lambda fd: os.r
 describe("migrate: connections and credentials", function () {
   this.timeout(20_000);
   let server: TestServer;
-  let number = 0;
   before(async () => { server = await startServer(); });
   after(() => server.stop());
-
-  function fresh() {
-    const name = `connected-${number++}`;
-    const folder = temporaryFolder();
-    const bucket = server.bucket(name);
-    return { bucket, inBucket: join(server.buckets, name), folder: join(folder, "data"), state: join(folder, "state"), top: folder };
-  }
 
   function envFile(folder: string, settings: StorageSettings): string {
     const file = join(folder, "authentik.env");
@@ -71,7 +63,7 @@ describe("migrate: connections and credentials", function () {
     const lead = (name: string, ...rest: unknown[]): unknown => Reflect.apply(lookup, dns, [name.endsWith("s3.test") ? "127.0.0.1" : name, ...rest]);
     dns.lookup = Object.assign(lead, lookup);
     try {
-      const { folder, state } = fresh();
+      const { folder, state } = server.fresh();
       writeTree(folder, { "media/public/a b+%é.png": "x", "media/public/large.bin": randomBytes(9 * MIB) });
       const settings: StorageSettings = { bucketName: "virtual", endpoint: `http://s3.test:${port}`, region: "us-east-1", ...ROOT, addressingStyle: "virtual", secureUrls: false };
       expect((await run(folder, settings, { state })).problems).to.deep.equal([]);
@@ -88,7 +80,7 @@ describe("migrate: connections and credentials", function () {
 
   it("TLS: a certificate of one's own is trusted with NODE_EXTRA_CA_CERTS, and refused without", async function () {
     if ((await onPath("openssl")) === undefined) this.skip();
-    const { bucket, inBucket, folder, state, top } = fresh();
+    const { bucket, inBucket, folder, state, top } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });
     const [keyFile, certFile] = [join(top, "key.pem"), join(top, "cert.pem")];
     spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=migrate", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", keyFile, "-out", certFile]);
@@ -106,7 +98,7 @@ describe("migrate: connections and credentials", function () {
   });
 
   it("keys of a profile and of the environment sign when the settings have none", async () => {
-    const { bucket, inBucket, folder, state, top } = fresh();
+    const { bucket, inBucket, folder, state, top } = server.fresh();
     const { accessKey = "", secretKey = "", ...keyless } = bucket;
     writeTree(folder, { "media/public/x.png": "x" });
     const credentials = join(top, "credentials");
@@ -180,13 +172,13 @@ describe("migrate: connections and credentials", function () {
   });
 
   it("a redirect is not followed, and says where the bucket is", async () => {
-    const { folder, state, top } = fresh();
+    const { folder, state, top } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });
     const proxy = await startProxy(server.endpoint, {
       answer: () => ({ status: 301, headers: { "x-amz-bucket-region": "eu-south-2" }, body: "<Error><Code>PermanentRedirect</Code><Message>Elsewhere.</Message></Error>" }),
     });
     try {
-      const { err, code } = await command([folder, envFile(top, { ...fresh().bucket, endpoint: `http://${proxy.host}` }), "--yes", "--state", state]);
+      const { err, code } = await command([folder, envFile(top, { ...server.fresh().bucket, endpoint: `http://${proxy.host}` }), "--yes", "--state", state]);
       expect(code).to.equal(1);
       expect(err).to.include("301 PermanentRedirect: Elsewhere.: it names eu-south-2");
     } finally {
@@ -195,7 +187,7 @@ describe("migrate: connections and credentials", function () {
   });
 
   it("rights that end in the middle fail each file, with the cause, and leave what is there", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, Object.fromEntries(Array.from({ length: 50 }, (_, index) => [`media/public/${index}.png`, `${index}`])));
     let requests = 0;
     const proxy = await startProxy(server.endpoint, { answer: () => (requests++ > 20 ? { status: 403, body: "<Error><Code>ExpiredToken</Code></Error>" } : undefined) });
@@ -212,7 +204,7 @@ describe("migrate: connections and credentials", function () {
   describe("at the terminal", () => {
     it("asks, shows how it goes, and takes anything but yes for no", async function () {
       if ((await onPath("python3")) === undefined) this.skip();
-      const { bucket, inBucket, folder, state, top } = fresh();
+      const { bucket, inBucket, folder, state, top } = server.fresh();
       writeTree(folder, Object.fromEntries(Array.from({ length: 3 }, (_, index) => [`media/public/${index}.bin`, randomBytes(4 * MIB)])));
       // A slow line: so that there is a progress to show.
       let slow = 0;
@@ -241,7 +233,7 @@ describe("migrate: connections and credentials", function () {
     });
 
     it("copies to the end when nobody reads its output any more", async () => {
-      const { bucket, inBucket, folder, state, top } = fresh();
+      const { bucket, inBucket, folder, state, top } = server.fresh();
       writeTree(folder, Object.fromEntries(Array.from({ length: 200 }, (_, index) => [`media/public/${index}.png`, `${index}`])));
       const child = spawn(process.execPath, [...MIGRATE, folder, envFile(top, bucket), "--yes", "--json", "--state", state], { stdio: ["ignore", "pipe", "pipe"] });
       child.stdout.destroy();
@@ -253,7 +245,7 @@ describe("migrate: connections and credentials", function () {
     });
 
     it("takes no URL for a folder", async () => {
-      const { folder, state } = fresh();
+      const { folder, state } = server.fresh();
       writeTree(folder, { "media/public/x.png": "x" });
       const { code, err } = await command([folder, "s3://bucket", "--yes", "--state", state]);
       expect(code).to.equal(1);

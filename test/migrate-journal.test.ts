@@ -4,29 +4,21 @@ import { once } from "node:events";
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "chai";
-import type { StorageSettings } from "../authentik/env.ts";
 import { Journal } from "../migrate/journal.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
-import { readTree, run, startServer, temporaryFolder, uploadsIn, writeTree, type TestServer } from "./support/migration.ts";
+import { readTree, run, startServer, uploadsIn, writeTree, type TestServer } from "./support/migration.ts";
 
 const MIB = 1024 * 1024;
 
 describe("migrate: the journal", function () {
   this.timeout(20_000);
   let server: TestServer;
-  let number = 0;
   before(async () => { server = await startServer(); });
   after(() => server.stop());
 
-  function fresh(): { bucket: StorageSettings; inBucket: string; folder: string; state: string } {
-    const name = `journal-${number++}`;
-    const folder = temporaryFolder();
-    return { bucket: server.bucket(name), inBucket: join(server.buckets, name), folder: join(folder, "data"), state: join(folder, "state") };
-  }
-
   for (const mayList of [true, false]) {
     it(`a kill between the beginning of an upload and its answer: ${mayList ? "the upload is ended" : "told of, where uploads may not be listed"}`, async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(folder, { "media/public/large.bin": randomBytes(9 * MIB) });
       let begun: () => void;
       const hasBegun = new Promise<void>((resolve) => { begun = resolve; });
@@ -60,7 +52,7 @@ describe("migrate: the journal", function () {
   }
 
   it("damaged or cut off, it costs a comparison and nothing else", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x", "media/public/large.bin": randomBytes(9 * MIB) });
     await run(folder, bucket, { state });
     const [pair = ""] = readdirSync(state);
@@ -75,13 +67,13 @@ describe("migrate: the journal", function () {
   });
 
   it("in a folder that cannot be written, is an error that says what to do", () => {
-    const { state } = fresh();
+    const { state } = server.fresh();
     writeFileSync(state, "a file");
     expect(() => new Journal(state, ["a", "b"])).to.throw(`the journal in "${state}" cannot be written; name a folder of yours with --state`);
   });
 
   it("two runs at the same time, up and down: what is there is right, and one more run completes it", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, {
       ...Object.fromEntries(Array.from({ length: 40 }, (_, index) => [`media/public/${index}.png`, randomBytes(3000)])),
       "media/public/large.bin": randomBytes(17 * MIB),

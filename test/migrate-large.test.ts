@@ -1,12 +1,11 @@
 import { randomBytes } from "node:crypto";
-import { join } from "node:path";
 import { expect } from "chai";
 import { Bucket } from "../migrate/bucket.ts";
 import { MemoryBudget } from "../migrate/content.ts";
 import { Journal } from "../migrate/journal.ts";
 import { S3Bucket, type Part } from "../migrate/s3.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
-import { IMPATIENT, readTree, startServer, temporaryFolder, uploadsIn, type TestServer } from "./support/migration.ts";
+import { IMPATIENT, readTree, startServer, uploadsIn, type TestServer } from "./support/migration.ts";
 
 const MIB = 1024 * 1024;
 const SIZES = { whole: 8 * MIB, part: 5 * MIB };
@@ -16,17 +15,14 @@ const NEW = "media/public/x.png";
 describe("migrate: objects larger than one request copies", function () {
   this.timeout(20_000);
   let server: TestServer;
-  let number = 0;
   before(async () => { server = await startServer(); });
   after(() => server.stop());
 
   /** Puts a misplaced object in parts of these sizes, and mends it through a proxy. */
   async function mendInParts(sizes: readonly number[], choose: (request: ProxiedRequest) => Fault | undefined) {
-    const settings = server.bucket(`large-${number++}`);
-    const inBucket = join(server.buckets, settings.bucketName);
+    const { bucket: settings, inBucket, state } = server.fresh();
     const proxy = await startFaultProxy(server.endpoint, choose);
     const s3 = await S3Bucket.open({ ...settings, endpoint: proxy.endpoint }, IMPATIENT);
-    const state = temporaryFolder();
     const journal = new Journal(state, ["a", "b"]);
     try {
       const uploadId = await s3.createUpload(OLD, "binary/octet-stream");

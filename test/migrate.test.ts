@@ -20,16 +20,8 @@ const HARD_NAMES = [
 describe("migrate", function () {
   this.timeout(20_000);
   let server: TestServer;
-  let number = 0;
   before(async () => { server = await startServer(); });
   after(() => server.stop());
-
-  /** A fresh bucket, an empty folder, and a folder for the journal. */
-  function fresh(): { bucket: StorageSettings; inBucket: string; folder: string; state: string } {
-    const name = `bucket-${number++}`;
-    const folder = temporaryFolder();
-    return { bucket: server.bucket(name), inBucket: join(server.buckets, name), folder: join(folder, "data"), state: join(folder, "state") };
-  }
 
   /** Runs with all requests counted. */
   async function counting<T>(bucket: StorageSettings, work: (bucket: StorageSettings, sent: string[]) => Promise<T>): Promise<T> {
@@ -45,8 +37,8 @@ describe("migrate", function () {
   const hardTree = Object.fromEntries(HARD_NAMES.map((name) => [`media/public/${name}`, name === "empty.png" ? "" : randomBytes(3000)]));
 
   it("moves every name and byte from files to a bucket, to another bucket, and back to files", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
-    const other = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
+    const other = server.fresh();
     writeTree(folder, { ...hardTree, "media/t_tenant1/x.png": "1", "reports/public/r.csv": "a,b", "media/public/large.bin": randomBytes(20 * MIB + 1) });
     const up = await run(folder, bucket, { state });
     expect(up.problems).to.deep.equal([]);
@@ -59,7 +51,7 @@ describe("migrate", function () {
   });
 
   it("sets the content type that authentik guesses", async () => {
-    const { bucket, folder, state } = fresh();
+    const { bucket, folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.svg": "<svg/>", "media/public/large.png": randomBytes(9 * MIB), "reports/public/r.csv": "a" });
     await run(folder, bucket, { state });
     const s3 = await S3Bucket.open(bucket);
@@ -69,7 +61,7 @@ describe("migrate", function () {
   });
 
   it("reads and writes /media folders of the older releases", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     const media = join(folder, "media");
     writeTree(media, { "public/x.png": "x", "t_tenant1/y.png": "y" });
     await run(media, bucket, { state });
@@ -80,7 +72,7 @@ describe("migrate", function () {
   });
 
   it("refuses reports that a /media folder has no place for", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(inBucket, { "media/public/x.png": "x", "reports/public/r.csv": "a" });
     const summary = await run(bucket, join(folder, "media"), { state, layout: "media" });
     expect(summary.problems.map(({ key }) => key)).to.deep.equal(["reports/public/r.csv"]);
@@ -88,7 +80,7 @@ describe("migrate", function () {
   });
 
   it("does not take a folder that is not authentik's", async () => {
-    const { bucket, folder, state } = fresh();
+    const { bucket, folder, state } = server.fresh();
     writeTree(folder, { "etc/passwd": "x" });
     const error: unknown = await run(folder, bucket, { state }).catch((thrown: unknown) => thrown);
     expect(String(error)).to.include("not authentik's");
@@ -96,7 +88,7 @@ describe("migrate", function () {
 
   describe("when run again", () => {
     it("sends and reads nothing when nothing has changed, in either direction, even without the journal", async () => {
-      const { bucket, folder, state } = fresh();
+      const { bucket, folder, state } = server.fresh();
       writeTree(folder, { ...hardTree, "media/public/large.bin": randomBytes(9 * MIB) });
       await run(folder, bucket, { state });
       await counting(bucket, async (counted, sent) => {
@@ -110,7 +102,7 @@ describe("migrate", function () {
     });
 
     it("notices a change that leaves size and modification time", async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       const file = join(folder, "media/public/x.png");
       writeTree(folder, { "media/public/x.png": "old content", "media/public/y.png": "y" });
       await run(folder, bucket, { state });
@@ -122,7 +114,7 @@ describe("migrate", function () {
     });
 
     it("does not send a file again that was only touched", async () => {
-      const { bucket, folder, state } = fresh();
+      const { bucket, folder, state } = server.fresh();
       writeTree(folder, { "media/public/x.png": "content" });
       await run(folder, bucket, { state });
       utimesSync(join(folder, "media/public/x.png"), new Date(), new Date());
@@ -130,7 +122,7 @@ describe("migrate", function () {
     });
 
     it("deletes only when asked, and nothing without a source", async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(folder, { "media/public/x.png": "x" });
       writeTree(inBucket, { "media/public/old.png": "old" });
       expect((await run(folder, bucket, { state })).plan.extra.files).to.equal(1);
@@ -144,7 +136,7 @@ describe("migrate", function () {
   });
 
   it("plans without doing anything on a dry run", async () => {
-    const { bucket, inBucket, folder, state } = fresh();
+    const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });
     expect((await run(folder, bucket, { state, dryRun: true })).plan.create.files).to.equal(1);
     expect(readTree(inBucket)).to.deep.equal({});
@@ -152,7 +144,7 @@ describe("migrate", function () {
 
   describe("a bucket filled at its root", () => {
     it("is copied from as if it were in place", async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(inBucket, { "public/x.png": "x", "t_tenant1/y.png": "y", "media/public/x.png": "newer", "other/z": "z" });
       await run(bucket, folder, { state });
       expect(readTree(folder)).to.have.all.keys("media/public/x.png", "media/t_tenant1/y.png");
@@ -160,7 +152,7 @@ describe("migrate", function () {
     });
 
     it("is mended: copied into place, checked, and rid of the old keys only when asked", async () => {
-      const { bucket, inBucket, state } = fresh();
+      const { bucket, inBucket, state } = server.fresh();
       writeTree(inBucket, { "media/public/there.png": "authentik's", "other/z": "z" });
       const s3 = await S3Bucket.open(bucket);
       for (const name of ["x.png", "é +%.svg"]) await s3.put(`public/${name}`, Buffer.from(name), "binary/octet-stream");
@@ -181,7 +173,7 @@ describe("migrate", function () {
       const keys = ["../../etc/passwd", "/etc/passwd", "media/public/../../../etc/passwd", "media/public/a", "media/public/a/b", "media/public/n\0ul", "media/public/sound.png"];
       const ordered = keys.sort();
       const listing = await startListingServer({ count: keys.length, keyAt: (index) => ordered[index] ?? "", content: Buffer.from("content") });
-      const { folder, state } = fresh();
+      const { folder, state } = server.fresh();
       try {
         const bucket = { bucketName: "b", endpoint: listing.endpoint, accessKey: "k", secretKey: "s", secureUrls: false };
         const summary = await run(bucket, folder, { state });
@@ -195,7 +187,7 @@ describe("migrate", function () {
     });
 
     it("follows no symlink out of the root, neither reading nor writing", async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       const outside = temporaryFolder();
       writeTree(outside, { "secret.png": "secret" });
       writeTree(folder, { "media/public/x.png": "x" });
@@ -211,7 +203,7 @@ describe("migrate", function () {
     });
 
     it("does not put a file over a folder, or over one that came meanwhile", async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(inBucket, { "media/public/a": "file", "media/public/b": "b", "media/public/c": "c" });
       writeTree(folder, { "media/public/a/x.png": "x" });
       let came = false;
@@ -226,7 +218,7 @@ describe("migrate", function () {
     });
 
     it("notices a file that changes while it is read", async () => {
-      const { bucket, folder, state } = fresh();
+      const { bucket, folder, state } = server.fresh();
       const file = join(folder, "media/public/large.bin");
       writeTree(folder, { "media/public/large.bin": randomBytes(9 * MIB), "media/public/x.png": "x" });
       let size = 9 * MIB;
@@ -237,7 +229,7 @@ describe("migrate", function () {
 
   it("needs no more than the rights of authentik's own key", async () => {
     const { iamKeys, bucket, stop, inBucket } = await startWithUser();
-    const { folder, state } = fresh();
+    const { folder, state } = server.fresh();
     try {
       writeTree(folder, { "media/public/x.png": "x", "media/public/large.bin": randomBytes(9 * MIB) });
       writeTree(inBucket, { "media/public/old.png": "old", "public/y.png": "y" });
@@ -270,7 +262,7 @@ describe("migrate", function () {
     }
 
     it("prints the plan, wants --yes without a terminal, says how it went, and no secret", async () => {
-      const { bucket, inBucket, folder, state } = fresh();
+      const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(folder, { "media/public/x.png": "x" });
       const env = join(folder, "..", "authentik.env");
       writeFileSync(env, Object.entries(buildEnv(bucket).env).map(([name, value]) => `${name}=${value}\n`).join(""));

@@ -81,6 +81,20 @@ export interface TestServer extends RunningServer {
   buckets: string;
   /** Makes an empty bucket and gives root's settings for it. */
   bucket: (name: string) => StorageSettings;
+  fresh: () => Ground;
+}
+
+/** Places for one migration, all empty. */
+export interface Ground {
+  bucket: StorageSettings;
+  /** Where the server keeps the bucket's files. */
+  inBucket: string;
+  /** Is not there yet. */
+  folder: string;
+  /** For the journal. */
+  state: string;
+  /** Folder of the two. */
+  top: string;
 }
 
 export async function startServer(): Promise<TestServer> {
@@ -88,14 +102,17 @@ export async function startServer(): Promise<TestServer> {
   const root = { accessKey: "test-root", secretKey: "test-root-secret" };
   const buckets = join(folder, "buckets");
   const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: buckets, iamDir: join(folder, "iam"), root });
-  return {
-    ...server,
-    buckets,
-    bucket(bucketName) {
-      mkdirSync(join(buckets, bucketName));
-      return { bucketName, endpoint: server.endpoint, region: "us-east-1", ...root, secureUrls: false };
-    },
+  const bucket = (bucketName: string): StorageSettings => {
+    mkdirSync(join(buckets, bucketName));
+    return { bucketName, endpoint: server.endpoint, region: "us-east-1", ...root, secureUrls: false };
   };
+  let number = 0;
+  const fresh = (): Ground => {
+    const name = `fresh-${number++}`;
+    const top = temporaryFolder();
+    return { bucket: bucket(name), inBucket: join(buckets, name), folder: join(top, "data"), state: join(top, "state"), top };
+  };
+  return { ...server, buckets, bucket, fresh };
 }
 
 /** Writes files; names are paths below the folder. */

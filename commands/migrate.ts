@@ -11,6 +11,7 @@ import { LAYOUTS, type Layout } from "../migrate/layout.ts";
 import { mendLayout, migrate, reasonOf, type Options, type Summary } from "../migrate/migrate.ts";
 import { JsonReport, TextReport, summaryText } from "../migrate/report.ts";
 import { S3Bucket } from "../migrate/s3.ts";
+import { outliveReaders } from "./output.ts";
 import { readSource } from "./source.ts";
 
 interface Flags {
@@ -26,6 +27,14 @@ interface Flags {
 
 const STATE = join(dirname(fileURLToPath(import.meta.url)), "..", ".local", "migrate");
 
+const EXAMPLES = `
+Examples:
+  npm run migrate -- /data stack:prod --dry-run
+  npm run migrate -- /data stack:prod
+  npm run migrate -- stack:prod stack:next
+  npm run migrate -- env:.env /srv/backup --yes
+  npm run migrate -- stack:prod --mend-layout`;
+
 const command = new Command("migrate")
   .description("Copies authentik's files, and checks every one. A place is a folder (/media or /data), stack:NAME or env:FILE.")
   .argument("<from>", "where the files are; with --mend-layout the bucket to mend")
@@ -38,6 +47,7 @@ const command = new Command("migrate")
   .option("--delete-old", "with --mend-layout: delete each old object once its copy is checked", false)
   .option("--json", "print JSON, one object a line; the last is the summary", false)
   .option("--state <folder>", "where runs that were cut short leave what the next one needs", STATE)
+  .addHelpText("after", EXAMPLES)
   .addHelpText("after", "\nExit status: 0 when all is as planned, 1 when a file was refused or failed, or nothing could be done.")
   .action(run);
 
@@ -46,7 +56,8 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
     throw new Error(flags.mendLayout ? "--mend-layout takes one place, the bucket" : "write two places: <from> <to>");
   }
   if (flags.deleteOld && !flags.mendLayout) throw new Error("--delete-old goes with --mend-layout");
-  outliveReaders(flags.dryRun);
+  // A dry run has nothing left to do.
+  outliveReaders(() => { if (flags.dryRun) process.exit(); });
   const memory = new MemoryBudget();
   const first = await openPlace(from, memory, flags, "from");
   const second = to === undefined ? first : await openPlace(to, memory, flags, "to");
@@ -64,15 +75,6 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
     journal.close();
     await Promise.all([first.close(), second.close()]);
   }
-}
-
-/** Who reads the output may go before the end (`| head`). Copying goes on in silence; a dry run has nothing left to do. */
-function outliveReaders(isDryRun: boolean): void {
-  const onError = (error: NodeJS.ErrnoException): void => {
-    if (error.code !== "EPIPE") throw error;
-    if (isDryRun) process.exit();
-  };
-  for (const stream of [process.stdout, process.stderr]) stream.on("error", onError);
 }
 
 async function carryOut(from: Disk | Bucket, to: Disk | Bucket, flags: Flags, options: Options): Promise<Summary> {

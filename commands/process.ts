@@ -3,6 +3,7 @@ import { CommanderError, InvalidArgumentError, type Command } from "commander";
 import { EnvReadError, EnvValueError } from "../authentik/env.ts";
 import { DotenvError } from "../env/dotenv.ts";
 import { FormatError } from "../env/index.ts";
+import { outliveReaders } from "./output.ts";
 import { SourceError } from "./source.ts";
 
 /** A command line that cannot be carried out. The message says what to do. */
@@ -19,6 +20,7 @@ const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvEr
  * @param mendable the errors of this command's own that the user can mend
  */
 export async function runCommand(command: Command, mendable: readonly (new (message: string) => Error)[] = []): Promise<void> {
+  outliveReaders();
   try {
     await command.exitOverride().parseAsync();
   } catch (error) {

@@ -4,10 +4,12 @@ import { Command } from "commander";
 import { formatEnv } from "../env/index.ts";
 import { withLocalStack } from "../local/start.ts";
 import { isWell, renderResults, verify } from "../verify/index.ts";
+import { outliveReaders } from "./output.ts";
 import { interruptible } from "./process.ts";
 import { createProgress } from "./progress.ts";
 import { sourceOfOutputs } from "./source.ts";
 
+outliveReaders();
 const { dir } = new Command("npm start --")
   .description("Starts a local S3 server, brings the stack dev up on it, acts on its bucket as authentik does, and stops the server.")
   .option("--dir <folder>", "folder of the server's data, keys and state (default: .local in this repository)")

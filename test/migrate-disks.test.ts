@@ -62,8 +62,8 @@ describe("migrate: disks", function () {
     try {
       const target = join(small.folder, "data");
       const { problems, copied } = await run(bucket, target, { state });
-      // All six are written at once, so it may be that none fits.
-      expect(copied.files).to.be.within(0, 3);
+      // All six are written at once: that may leave room for none of them, or for four.
+      expect(copied.files).to.be.within(0, 4);
       expect(problems).to.have.length(names.length - copied.files);
       for (const { reason, kind } of problems) expect(`${kind} ${reason}`).to.match(/^failed .*(?:ENOSPC|may be full)/);
       expect(readTree(inBucket)).to.include(readTree(target));

@@ -1,5 +1,4 @@
 /** Times `migrate` against `aws s3 sync` and `rclone copy` on a local server, and prints one table. */
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -10,6 +9,7 @@ import { buildEnv } from "../authentik/env.ts";
 import { onPath } from "../local/programs.ts";
 import { findVersitygw, startVersitygw } from "../local/versitygw.ts";
 import { startListingServer } from "../test/support/listing-server.ts";
+import { measure, type Figure } from "./measure.ts";
 
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
@@ -25,11 +25,6 @@ interface Tool {
   /** The command line that makes `to` like `from`; one of them is a folder, the other `bucket`. */
   args(from: string, to: string, bucket: string): string[];
   env: Record<string, string>;
-}
-
-interface Figure {
-  seconds: number;
-  megabytes: number;
 }
 
 /** Times every tool that is on PATH in turn, in both directions, and prints a table; then a listing of a million keys. */
@@ -122,7 +117,8 @@ async function tools(work: string, endpoint: string): Promise<Tool[]> {
 }
 
 async function time(tool: Tool, from: string, to: string, bucket: string): Promise<Figure> {
-  return measure(tool.args(from, to, bucket), tool.env);
+  const [program = "", ...args] = tool.args(from, to, bucket);
+  return measure(program, args, { env: tool.env });
 }
 
 async function listMany(work: string): Promise<Figure> {
@@ -132,31 +128,9 @@ async function listMany(work: string): Promise<Figure> {
     const empty = join(work, "empty");
     await mkdir(empty);
     const from = await envFile(work, listing.endpoint, "listed");
-    return await measure([process.execPath, ...MIGRATE, from, empty, "--dry-run", "--json", "--state", join(work, "state")], {});
+    return await measure(process.execPath, [...MIGRATE, from, empty, "--dry-run", "--json", "--state", join(work, "state")], { env: {} });
   } finally {
     await listing.stop();
-  }
-}
-
-/** Wall time and the largest resident set of a process (from Linux's /proc; 0 elsewhere). */
-async function measure([program = "", ...args]: readonly string[], env: Record<string, string>): Promise<Figure> {
-  const start = performance.now();
-  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "inherit"] });
-  let megabytes = 0;
-  const look = setInterval(() => { megabytes = Math.max(megabytes, residentPeak(child.pid ?? 0)); }, 20);
-  const code = await new Promise((resolve) => { child.once("exit", resolve); });
-  clearInterval(look);
-  const seconds = (performance.now() - start) / 1000;
-  if (code !== 0) throw new Error(`${program} ${args.join(" ")} ends with ${String(code)}`);
-  return { seconds, megabytes };
-}
-
-function residentPeak(pid: number): number {
-  try {
-    const [, kilobytes = "0"] = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8")) ?? [];
-    return Number(kilobytes) / 1000;
-  } catch {
-    return 0;
   }
 }
 

@@ -2,9 +2,7 @@
  * What a preview costs: this program's dev stack against an empty program, the least that the SDK's dynamic resources cost,
  * and a naive program. All in one run and in turn, so that the ratios hold on any machine.
  */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -12,6 +10,7 @@ import { openLocalHome } from "../local/home.ts";
 import { onPath, run } from "../local/programs.ts";
 import { localProject, type LocalProject } from "../local/stack.ts";
 import { withLocalStack } from "../local/start.ts";
+import { measure, type Figure } from "./measure.ts";
 
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const RUNS = 3;
@@ -38,12 +37,6 @@ const NAIVE = {
   `,
 };
 
-interface Sample {
-  seconds: number;
-  /** Peak of the largest process, where the system tells (Linux). */
-  megabytes: number;
-}
-
 /** Measures and prints a table of medians and ratios. */
 export async function benchPreview(): Promise<void> {
   if (!(await onPath("pulumi"))) throw new Error("this measures the real Pulumi engine; put pulumi on PATH");
@@ -59,7 +52,7 @@ export async function benchPreview(): Promise<void> {
       "(b) naive TypeScript, three clouds": await project(join(dir, "naive"), NAIVE),
     };
     for (const mode of ["warm", "cold"] as const) {
-      const samples = new Map(Object.keys(projects).map((name): [string, Sample[]] => [name, []]));
+      const samples = new Map(Object.keys(projects).map((name): [string, Figure[]] => [name, []]));
       // When warm, a first round fills the caches and does not count.
       for (let round = mode === "warm" ? 0 : 1; round <= RUNS; round += 1) {
         for (const [name, place] of Object.entries(projects)) {
@@ -89,29 +82,11 @@ async function project(workDir: string, { runtime, modules, file, code }: typeof
 }
 
 /** One preview. Compilers keep what they have compiled below `temporary`. */
-async function preview({ workDir, envVars }: LocalProject, temporary: string): Promise<Sample> {
-  const start = performance.now();
-  const args = ["preview", "--stack", "dev", "--non-interactive"];
-  const child = spawn("pulumi", args, { cwd: workDir, env: { ...process.env, ...envVars, TMPDIR: temporary }, stdio: "ignore" });
-  let megabytes = 0;
-  const watch = setInterval(() => void largestPeak(child.pid ?? 0).then((peak) => (megabytes = Math.max(megabytes, peak))), 50);
-  const code = await once(child, "close").then(([status]: unknown[]) => status);
-  clearInterval(watch);
-  if (code !== 0) throw new Error(`the preview in ${workDir} failed`);
-  return { seconds: (performance.now() - start) / 1000, megabytes };
+async function preview({ workDir, envVars }: LocalProject, temporary: string): Promise<Figure> {
+  return measure("pulumi", ["preview", "--stack", "dev", "--non-interactive"], { cwd: workDir, env: { ...envVars, TMPDIR: temporary } });
 }
 
-/** The highest peak among a process and its descendants so far, in MB; 0 where there is no /proc. */
-async function largestPeak(root: number): Promise<number> {
-  const pids = (await readdir("/proc").catch(() => [])).filter((name) => /^\d+$/.test(name));
-  const processes = await Promise.all(pids.map(async (pid) => ({ pid: Number(pid), status: await readFile(`/proc/${pid}/status`, "utf8").catch(() => "") })));
-  const read = (status: string, field: string) => Number(new RegExp(`^${field}:\\s*(\\d+)`, "m").exec(status)?.[1] ?? 0);
-  const family = new Set([root]);
-  for (const { pid, status } of processes.sort((a, b) => a.pid - b.pid)) if (family.has(read(status, "PPid"))) family.add(pid);
-  return Math.max(0, ...processes.filter(({ pid }) => family.has(pid)).map(({ status }) => read(status, "VmHWM") / 1024));
-}
-
-function print(mode: "warm" | "cold", samples: Map<string, Sample[]>): void {
+function print(mode: "warm" | "cold", samples: Map<string, Figure[]>): void {
   const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
   const rows = [...samples].map(([name, list]) => ({
     name,

@@ -127,7 +127,8 @@ function limitTo(command: "preview" | "up", child: ChildProcess, { timeoutMs, si
     killGroup(child, "SIGINT");
     forced = setTimeout(() => { killGroup(child, "SIGKILL"); }, GRACE_MS[command]);
   };
-  const timer = setTimeout(() => { stop(`pulumi did not end within ${Math.round(timeoutMs / 1000)} s; run it again, or give it more time with --timeout`); }, timeoutMs);
+  const seconds = Math.round(timeoutMs / 1000);
+  const timer = setTimeout(() => { stop(`pulumi did not end within ${seconds} s; run it again, or give it more time with --timeout`); }, timeoutMs);
   const onAbort = () => { stop("stopped; what pulumi had begun it was told to end in order"); };
   const onExit = () => {
     // An update ends in order by itself, once it is told to.

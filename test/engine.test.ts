@@ -1,11 +1,11 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
-import { DeleteBucketCommand, DeleteObjectCommand, GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import { DeleteBucketCommand, DeleteObjectCommand, GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import type { RunningServer } from "../local/versitygw.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
-import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const Bucket = "authentik-media";
 const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
@@ -19,10 +19,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
 
   before(async () => {
     server = await startTestServer();
-    s3 = new S3Client({
-      endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
-      credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
-    });
+    s3 = rootClient(server);
     project = await EngineProject.create();
   });
   after(async () => {

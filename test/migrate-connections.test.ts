@@ -12,6 +12,7 @@ import { buildEnv, type StorageSettings } from "../authentik/env.ts";
 import { onPath } from "../local/programs.ts";
 import { freePort } from "../local/versitygw.ts";
 import { S3Bucket } from "../migrate/s3.ts";
+import { listen } from "./support/listen.ts";
 import { IMPATIENT, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
 import { startProxy } from "./support/proxy.ts";
 import { ROOT, startTestServer } from "./support/server.ts";
@@ -128,11 +129,9 @@ describe("migrate: connections and credentials", function () {
         asked += 1;
         response.end(JSON.stringify({ AccessKeyId: "key", SecretAccessKey: "secret", Token: `token ${asked}`, Expiration: new Date(Date.now() + lifetimeMs) }));
       });
-      role.listen(0, "127.0.0.1");
-      await once(role, "listening");
-      const address = role.address();
+      const { host, stop } = await listen(role);
       Object.assign(process.env, {
-        AWS_CONTAINER_CREDENTIALS_FULL_URI: `http://127.0.0.1:${typeof address === "object" ? address?.port : ""}/role`,
+        AWS_CONTAINER_CREDENTIALS_FULL_URI: `http://${host}/role`,
         AWS_EC2_METADATA_DISABLED: "true", AWS_SHARED_CREDENTIALS_FILE: "/none", AWS_CONFIG_FILE: "/none",
       });
       const sent: unknown[] = [];
@@ -152,7 +151,7 @@ describe("migrate: connections and credentials", function () {
       } finally {
         await s3.close();
         await proxy.stop();
-        role.close();
+        await stop();
       }
     }
 

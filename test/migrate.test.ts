@@ -291,8 +291,9 @@ async function startWithUser() {
   const root = { accessKey: "test-root", secretKey: "test-root-secret" };
   const iamKeys = { accessKey: "authentik", secretKey: "authentik-secret" };
   const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(folder, "buckets"), iamDir: join(folder, "iam"), root, users: [iamKeys] });
-  const { S3Client, CreateBucketCommand, PutBucketPolicyCommand } = await import("@aws-sdk/client-s3");
-  const client = new S3Client({ endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true, credentials: { accessKeyId: root.accessKey, secretAccessKey: root.secretKey } });
+  const { CreateBucketCommand, PutBucketPolicyCommand } = await import("@aws-sdk/client-s3");
+  const { rootClient } = await import("./support/server.ts");
+  const client = rootClient(server, root);
   await client.send(new CreateBucketCommand({ Bucket: "users", ObjectOwnership: "BucketOwnerPreferred" }));
   await client.send(new PutBucketPolicyCommand({ Bucket: "users", Policy: JSON.stringify(authentikPolicy("arn:aws:s3:::users", [iamKeys.accessKey])) }));
   client.destroy();

@@ -1,12 +1,12 @@
 import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, S3Client } from "@aws-sdk/client-s3";
+import { GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, type S3Client } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import type { RunningServer } from "../local/versitygw.ts";
 import { Checkout } from "./support/checkout.ts";
 import { pulumi } from "./support/engine.ts";
 import { BOT, GitHubServer, REPO, TOKEN } from "./support/github-server.ts";
-import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const SECRETS = {
   accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey, policyPrincipal: AUTHENTIK.accessKey,
@@ -113,10 +113,7 @@ describe("the steps of the workflows", function () {
 
     before(async () => {
       server = await startTestServer();
-      s3 = new S3Client({
-        endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
-        credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
-      });
+      s3 = rootClient(server);
       await checkout.init({ endpoint: server.endpoint, secureUrls: false, protect: false }, SECRETS);
       gitHub.issues.length = 0;
     });

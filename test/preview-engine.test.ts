@@ -1,6 +1,6 @@
 import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { DeleteBucketCommand, PutBucketCorsCommand, S3Client } from "@aws-sdk/client-s3";
+import { DeleteBucketCommand, PutBucketCorsCommand, type S3Client } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import type { RunningServer } from "../local/versitygw.ts";
 import { runEngine } from "../preview/engine.ts";
@@ -9,7 +9,7 @@ import { renderMarkdown, renderText } from "../preview/render.ts";
 import { reportOn, type Report } from "../preview/report.ts";
 import { EngineProject, pulumi, REPOSITORY, STACK } from "./support/engine.ts";
 import { EXPECTED, PLAN_NAMES, recordPlan, type PlanName } from "./support/plans.ts";
-import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
 const NEW_SECRET = "another-secret-0123456789";
@@ -101,10 +101,7 @@ class Scenes {
 
   before(async () => {
     server = await startTestServer();
-    s3 = new S3Client({
-      endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
-      credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
-    });
+    s3 = rootClient(server);
     [kept, open] = await Promise.all([Scenes.create(server, {}), Scenes.create(server, { bucketName: "open-media", protect: false })]);
     await Promise.all([planProtected(), planOpen()]);
   });

@@ -1,11 +1,11 @@
 import { expect } from "chai";
-import { GetBucketCorsCommand, GetBucketPolicyCommand, ListBucketsCommand, PutBucketCorsCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import { GetBucketCorsCommand, GetBucketPolicyCommand, ListBucketsCommand, PutBucketCorsCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { authentikPolicy } from "../authentik/permissions.ts";
 import * as operations from "../providers/s3/operations.ts";
 import { ServerError } from "../providers/s3/server.ts";
 import type { RunningServer } from "../local/versitygw.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
-import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const rules = [{ allowedOrigins: ["https://authentik.company"], allowedHeaders: ["Authorization"], allowedMethods: ["GET"], maxAgeSeconds: 3000 }];
 
@@ -16,10 +16,7 @@ describe("S3 resources on a real server", () => {
   before(async function () {
     this.timeout(300_000);
     server = await startTestServer();
-    s3 = new S3Client({
-      endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true,
-      credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey },
-    });
+    s3 = rootClient(server);
   });
   after(async () => {
     s3.destroy();

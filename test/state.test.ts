@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { CreateBucketCommand, GetBucketVersioningCommand, PutBucketPolicyCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import { CreateBucketCommand, GetBucketVersioningCommand, PutBucketPolicyCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import { run } from "../local/programs.ts";
 import type { RunningServer } from "../local/versitygw.ts";
@@ -17,7 +17,7 @@ import { pulumi as tool } from "../state/pulumi.ts";
 import { startStack } from "../state/start.ts";
 import { ACCOUNT, createContainer, startAzurite, type Azurite } from "./support/azurite.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
-import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const CLOUD = parseHome("https://api.pulumi.com");
 const BUCKET = parseHome("s3://company-state?region=eu-central-1");
@@ -98,10 +98,6 @@ function s3Url(server: RunningServer, bucket: string): string {
   return `s3://${bucket}?endpoint=${server.endpoint}&s3ForcePathStyle=true&region=us-east-1`;
 }
 
-function client(server: RunningServer): S3Client {
-  return new S3Client({ endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true, credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey } });
-}
-
 describe("state: create", function () {
   this.timeout(60_000);
   let dir: string;
@@ -113,7 +109,7 @@ describe("state: create", function () {
     const [dataDir, versionsDir] = [join(dir, "data"), join(dir, "versions")];
     await mkdir(versionsDir);
     server = await startTestServer({ backend: ["posix", "--versioning-dir", versionsDir, dataDir], dataDir, iamDir: join(dir, "iam") });
-    s3 = client(server);
+    s3 = rootClient(server);
   });
   after(async () => {
     s3.destroy();
@@ -181,7 +177,7 @@ describe("state: what a move compares", () => {
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "authentik-storage-state-"));
     [server, azurite] = await Promise.all([startTestServer(), startAzurite()]);
-    s3 = client(server);
+    s3 = rootClient(server);
     await s3.send(new CreateBucketCommand({ Bucket: "pulumi-state" }));
     await createContainer(azurite.blobs, "pulumi-state");
     // Above the programs: the engine would fetch the plugin of every package that it finds below one.

@@ -7,8 +7,9 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { S3Client} from "@aws-sdk/client-s3";
 import {
-  CreateBucketCommand, DeleteObjectCommand, ListMultipartUploadsCommand, ListObjectsV2Command, PutBucketCorsCommand, PutBucketPolicyCommand, S3Client,
+  CreateBucketCommand, DeleteObjectCommand, ListMultipartUploadsCommand, ListObjectsV2Command, PutBucketCorsCommand, PutBucketPolicyCommand
 } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import * as v from "valibot";
@@ -22,6 +23,7 @@ import { SYMPTOMS, diagnoseUrl, type Symptom } from "../verify/diagnosis.ts";
 import { isWell, renderResults, verify, type CheckResult, type Target } from "../verify/index.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./support/proxy.ts";
+import { rootClient } from "./support/server.ts";
 
 const ROOT = { accessKey: "root-key", secretKey: "root-secret" };
 const USER = { accessKey: "authentik", secretKey: "authentik-secret" };
@@ -38,7 +40,7 @@ describe("verify", function () {
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "verify-"));
     server = await start("main", []);
-    admin = new S3Client({ endpoint: server.endpoint, region: "us-east-1", forcePathStyle: true, credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey } });
+    admin = rootClient(server, ROOT);
   });
   after(async () => {
     admin.destroy();
@@ -160,7 +162,7 @@ describe("verify", function () {
       // As DNS would: every name of the domain leads to this machine.
       const lead = (name: string, ...rest: unknown[]): unknown => Reflect.apply(lookup, dns, [name.endsWith("s3.test") ? "127.0.0.1" : name, ...rest]);
       dns.lookup = Object.assign(lead, lookup);
-      const client = new S3Client({ endpoint: virtual.endpoint, region: "us-east-1", forcePathStyle: true, credentials: { accessKeyId: ROOT.accessKey, secretAccessKey: ROOT.secretKey } });
+      const client = rootClient(virtual, ROOT);
       try {
         await mkBucket(client, "virtual-media");
         const endpoint = `http://s3.test:${port}`;

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { text as readText } from "node:stream/consumers";
 import * as v from "valibot";
-import { parse, stringify } from "yaml";
+import { parse } from "yaml";
 import { run } from "../../local/programs.ts";
-import { pulumi, REPOSITORY } from "./engine.ts";
+import { pulumi, REPOSITORY, setSecrets, setValues } from "./engine.ts";
 
 const THIS_PROJECT = "authentik-storage";
 /** Not of a checkout, or written by other tests. */
@@ -56,18 +56,12 @@ export class Checkout {
   async init(values: Record<string, unknown>, secrets: Record<string, string>): Promise<void> {
     await this.pulumi("stack", "init", "prod");
     await this.configure(values);
-    for (const [key, value] of Object.entries(secrets)) {
-      await run("pulumi", ["config", "set", "--secret", key, "--stack", "prod", "--non-interactive"], { cwd: this.dir, env: this.variables, input: value });
-    }
+    await setSecrets(this.dir, "prod", secrets, this.variables);
   }
 
   /** Sets values in the stack's file; those that are undefined are removed. */
   async configure(values: Record<string, unknown>): Promise<void> {
-    const file = join(this.dir, "Pulumi.prod.yaml");
-    const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
-    const content = v.parse(v.nullable(StackFile), parse(await readFile(file, "utf8").catch(() => ""))) ?? { config: {} };
-    const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${THIS_PROJECT}:${key}`, value]);
-    await writeFile(file, stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }));
+    await setValues(this.dir, "prod", THIS_PROJECT, values);
   }
 
   private async pulumi(...args: string[]): Promise<void> {

@@ -24,6 +24,21 @@ export interface RunResult {
   text: string;
 }
 
+/** Sets values in a stack's file, which may not be there yet, and removes those that are undefined. */
+export async function setValues(dir: string, stack: string, project: string, values: Record<string, unknown>): Promise<void> {
+  const file = join(dir, `Pulumi.${stack}.yaml`);
+  const content = v.parse(StackFile, parse(await readFile(file, "utf8").catch(() => "")) ?? {});
+  const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${project}:${key}`, value]);
+  await writeFile(file, stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }));
+}
+
+/** Sets secrets of a stack, by the tool itself. */
+export async function setSecrets(dir: string, stack: string, secrets: Record<string, string>, env: Record<string, string>): Promise<void> {
+  for (const [key, value] of Object.entries(secrets)) {
+    await run("pulumi", ["config", "set", "--secret", key, "--stack", stack, "--non-interactive"], { cwd: dir, env, input: value });
+  }
+}
+
 /** A project with one stack and a state of its own. */
 export class EngineProject {
   readonly dir: string;
@@ -53,13 +68,8 @@ export class EngineProject {
 
   /** Sets values in the stack's file, removes those that are undefined, and sets `secrets` as secrets. */
   async configure(values: Record<string, unknown>, secrets: Record<string, string> = {}): Promise<void> {
-    const file = join(this.dir, `Pulumi.${STACK}.yaml`);
-    const content = v.parse(StackFile, parse(await readFile(file, "utf8")));
-    const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${this.name}:${key}`, value]);
-    await writeFile(file, stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }));
-    for (const [key, value] of Object.entries(secrets)) {
-      await run("pulumi", ["config", "set", "--secret", key, "--stack", STACK], { cwd: this.dir, env: this.env, input: value });
-    }
+    await setValues(this.dir, STACK, this.name, values);
+    await setSecrets(this.dir, STACK, secrets, this.env);
   }
 
   async run(...args: string[]): Promise<RunResult> {

@@ -1,6 +1,6 @@
 /** An HTTP proxy that spoils chosen requests. It has no clock and no chance of its own: the caller says what happens to which request. */
-import { once } from "node:events";
 import { createServer, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
+import { listen } from "./listen.ts";
 
 /** What may happen to a request, or to its answer. */
 export type Fault =
@@ -62,22 +62,14 @@ export async function startFaultProxy(target: string, choose: (request: ProxiedR
     else if (fault !== "stall") forward(target, request, response, fault);
   });
   server.keepAliveTimeout = 60_000;
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("no port could be had on 127.0.0.1");
+  const { host, stop } = await listen(server);
   return {
-    endpoint: `http://127.0.0.1:${address.port}`,
+    endpoint: `http://${host}`,
     done,
     get requests() {
       return requests;
     },
-    async stop() {
-      const closed = once(server, "close");
-      server.close();
-      server.closeAllConnections();
-      await closed;
-    },
+    stop,
   };
 }
 

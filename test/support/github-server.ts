@@ -1,8 +1,8 @@
 /** A server on this machine that answers as GitHub's REST API documents for the calls of `preview/github.ts`, and is strict about what it is asked. */
-import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { text as readText } from "node:stream/consumers";
 import * as v from "valibot";
+import { listen, type Listening } from "./listen.ts";
 
 export const REPO = "company/authentik-storage";
 export const TOKEN = "ghs_token-of-the-workflow";
@@ -72,18 +72,17 @@ export class GitHubServer {
   /** Login of the token's owner; undefined for a workflow's own token, which may not ask. */
   user: string | undefined;
   private readonly server = createServer((request, response) => void this.handle(request, response));
+  private listening: Listening | undefined;
   private nextId = 1;
 
   async start(): Promise<string> {
-    this.server.listen(0, "127.0.0.1");
-    await once(this.server, "listening");
+    this.listening = await listen(this.server);
     return this.url;
   }
 
   get url(): string {
-    const address = this.server.address();
-    if (address === null || typeof address === "string") throw new Error("the server does not run");
-    return `http://127.0.0.1:${address.port}`;
+    if (!this.listening) throw new Error("the server does not run");
+    return `http://${this.listening.host}`;
   }
 
   /** What a workflow's step gets from GitHub. */
@@ -92,10 +91,7 @@ export class GitHubServer {
   }
 
   async stop(): Promise<void> {
-    const closed = once(this.server, "close");
-    this.server.close();
-    this.server.closeAllConnections();
-    await closed;
+    await this.listening?.stop();
   }
 
   addComment(issue: number, body: string, login = BOT): Comment {

@@ -1,6 +1,6 @@
 /** An S3 server that has only a listing, generated as it is asked for: a million objects need no disk. */
-import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
+import { listen } from "./listen.ts";
 
 export interface GeneratedListing {
   /** How many objects there are. */
@@ -47,17 +47,9 @@ export async function startListingServer({ count, keyAt, content }: GeneratedLis
     response.end(`<ListBucketResult>${next}<EncodingType>url</EncodingType>${body}${prefixes}</ListBucketResult>`);
   }
 
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("no port could be had on 127.0.0.1");
+  const { host, stop } = await listen(server);
   return {
-    endpoint: `http://127.0.0.1:${address.port}`,
-    async stop() {
-      const closed = once(server, "close");
-      server.close();
-      server.closeAllConnections();
-      await closed;
-    },
+    endpoint: `http://${host}`,
+    stop,
   };
 }

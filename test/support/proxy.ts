@@ -1,7 +1,7 @@
 /** A small real proxy in front of a server, whose answers or requests a test changes. */
-import { once } from "node:events";
 import { createServer as createHttp, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createHttps } from "node:https";
+import { listen, type Listening } from "./listen.ts";
 
 export interface ProxyOptions {
   /** Answers a request itself; undefined passes it on. */
@@ -12,14 +12,8 @@ export interface ProxyOptions {
   tls?: { key: string; cert: string } | undefined;
 }
 
-export interface Proxy {
-  /** Without scheme: `127.0.0.1:40123`. */
-  host: string;
-  stop(): Promise<void>;
-}
-
 /** Starts a proxy on a free port of 127.0.0.1. The server sees the host that clients name. */
-export async function startProxy(target: string, { answer, changeHeaders, tls }: ProxyOptions): Promise<Proxy> {
+export async function startProxy(target: string, { answer, changeHeaders, tls }: ProxyOptions): Promise<Listening> {
   const { hostname, port } = new URL(target);
   const handle = (request: IncomingMessage, response: ServerResponse) => {
     const own = answer?.(request);
@@ -38,17 +32,5 @@ export async function startProxy(target: string, { answer, changeHeaders, tls }:
     request.pipe(upstream);
   };
   const server = tls ? createHttps(tls, handle) : createHttp(handle);
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("no port could be had on 127.0.0.1");
-  return {
-    host: `127.0.0.1:${address.port}`,
-    async stop() {
-      const closed = once(server, "close");
-      server.close();
-      server.closeAllConnections();
-      await closed;
-    },
-  };
+  return listen(server);
 }

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { S3Client } from "@aws-sdk/client-s3";
 import { findVersitygw, startVersitygw, type Keys, type RunningServer, type ServerOptions } from "../../local/versitygw.ts";
 
 export const ROOT: Keys = { accessKey: "root-access", secretKey: "root-secret-0123456789" };
@@ -29,4 +30,10 @@ export async function startTestServer(options: Partial<ServerOptions> = {}): Pro
       await rm(dir, { recursive: true, force: true });
     },
   };
+}
+
+/** Root's client of a server. Who asks for it destroys it. */
+export function rootClient({ endpoint }: Pick<RunningServer, "endpoint">, { accessKey, secretKey }: Keys = ROOT): S3Client {
+  const credentials = { accessKeyId: accessKey, secretAccessKey: secretKey };
+  return new S3Client({ endpoint, region: "us-east-1", forcePathStyle: true, credentials });
 }

@@ -2,7 +2,7 @@
 import { access } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { isStorageVariable } from "../authentik/env.ts";
-import { DEFAULT_OPTIONS, FORMATS, KEYS_IN, formatEnv, type Format, type FormatOptions } from "../env/index.ts";
+import { DEFAULT_OPTIONS, FORMATS, KEYS_IN, FormatError, formatEnv, type Format, type FormatOptions } from "../env/index.ts";
 import { UsageError, runCommand } from "./process.ts";
 import { readEnvFile, readStack, type Source } from "./source.ts";
 
@@ -76,4 +76,4 @@ async function read(stack: string | undefined, { envFile }: Options): Promise<Pi
   return { env: Object.fromEntries(Object.entries(env).filter(([name]) => isStorageVariable(name))) };
 }
 
-await runCommand(command);
+await runCommand(command, [FormatError]);

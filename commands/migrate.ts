@@ -9,10 +9,12 @@ import { Disk } from "../migrate/disk.ts";
 import { Journal } from "../migrate/journal.ts";
 import { LAYOUTS, type Layout } from "../migrate/layout.ts";
 import { mendLayout, migrate, reasonOf, type Options, type Summary } from "../migrate/migrate.ts";
+import { MigrateError } from "../migrate/place.ts";
 import { JsonReport, TextReport, summaryText } from "../migrate/report.ts";
-import { S3Bucket } from "../migrate/s3.ts";
+import { S3Bucket, S3Error } from "../migrate/s3.ts";
 import { outliveReaders } from "./output.ts";
-import { readSource } from "./source.ts";
+import { UsageError, runCommand } from "./process.ts";
+import { readSource, type Source } from "./source.ts";
 
 interface Flags {
   layout?: Layout;
@@ -48,20 +50,20 @@ const command = new Command("migrate")
   .option("--json", "print JSON, one object a line; the last is the summary", false)
   .option("--state <folder>", "where runs that were cut short leave what the next one needs", STATE)
   .addHelpText("after", EXAMPLES)
-  .addHelpText("after", "\nExit status: 0 when all is as planned, 1 when a file was refused or failed, or nothing could be done.")
+  .addHelpText("after", "\nExit status: 0 when all is as planned, 1 when a file was refused or failed, 2 when it cannot be tried or told.")
   .action(run);
 
 async function run(from: string, to: string | undefined, flags: Flags): Promise<void> {
   if ((to === undefined) !== flags.mendLayout) {
-    throw new Error(flags.mendLayout ? "--mend-layout takes one place, the bucket" : "write two places: <from> <to>");
+    throw new UsageError(flags.mendLayout ? "--mend-layout takes one place, the bucket" : "write two places: <from> <to>");
   }
-  if (flags.deleteOld && !flags.mendLayout) throw new Error("--delete-old goes with --mend-layout");
+  if (flags.deleteOld && !flags.mendLayout) throw new UsageError("--delete-old goes with --mend-layout");
   // A dry run has nothing left to do.
-  outliveReaders(() => { if (flags.dryRun) process.exit(); });
+  if (flags.dryRun) outliveReaders(() => process.exit());
   const memory = new MemoryBudget();
   const first = await openPlace(from, memory, flags, "from");
   const second = to === undefined ? first : await openPlace(to, memory, flags, "to");
-  if (to !== undefined && first.name === second.name) throw new Error(`<from> and <to> are both "${first.name}"`);
+  if (to !== undefined && first.name === second.name) throw new UsageError(`<from> and <to> are both "${first.name}"`);
   const journal = new Journal(flags.state, [first.name, second.name]);
   const reporter = flags.json ? new JsonReport() : new TextReport(flags.dryRun);
   const options: Options = { journal, memory, reporter, dryRun: flags.dryRun, confirm: (summary) => confirm(summary, flags) };
@@ -79,23 +81,29 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
 
 async function carryOut(from: Disk | Bucket, to: Disk | Bucket, flags: Flags, options: Options): Promise<Summary> {
   if (!flags.mendLayout) return migrate(from, to, flags.delete, options);
-  if (from.kind === "disk") throw new Error(`--mend-layout mends buckets, and "${from.name}" is a folder; write stack:NAME or env:FILE`);
+  if (from.kind === "disk") throw new UsageError(`--mend-layout mends buckets, and "${from.name}" is a folder; write stack:NAME or env:FILE`);
   return mendLayout(from, flags.deleteOld, options);
 }
 
 async function openPlace(text: string, memory: MemoryBudget, flags: Flags, role: "from" | "to"): Promise<Disk | Bucket> {
   const source = await readSource(text);
   if (!source && /^[a-z][\w+.-]*:/i.test(text)) {
-    throw new Error(`"${text}" is no place; write the path of a folder (one with a colon as "./${text}"), stack:NAME or env:FILE`);
+    throw new UsageError(`"${text}" is no place; write the path of a folder (one with a colon as "./${text}"), stack:NAME or env:FILE`);
   }
   if (!source) return Disk.open(text, { layout: flags.layout, mustExist: role === "from" });
   for (const warning of source.warnings) console.error(`${source.name}: ${warning}`);
-  const s3 = await S3Bucket.open(source.settings);
+  return openBucket(source, memory, role === "from" && !flags.mendLayout);
+}
+
+async function openBucket({ name, settings }: Source, memory: MemoryBudget, readsMisplaced: boolean): Promise<Bucket> {
+  const s3 = await S3Bucket.open(settings).catch((error: unknown) => {
+    throw new MigrateError(`nothing signs the requests to the bucket of ${name}`, { cause: error });
+  });
   try {
-    return await Bucket.open(s3, memory, { readsMisplaced: role === "from" && !flags.mendLayout });
+    return await Bucket.open(s3, memory, { readsMisplaced });
   } catch (error) {
     await s3.close();
-    throw new Error(`the bucket of ${source.name}, ${s3.url}, cannot be listed`, { cause: error });
+    throw new MigrateError(`the bucket of ${name}, ${s3.url}, cannot be listed`, { cause: error });
   }
 }
 
@@ -112,17 +120,16 @@ function notesOn(place: Disk | Bucket, flags: Flags): string[] {
 
 async function confirm(summary: Summary, { yes, json }: Flags): Promise<boolean> {
   if (yes) return true;
-  if (!process.stdin.isTTY || json) throw new Error("there is no terminal to ask; add --yes to do it, or --dry-run to see it");
+  if (!process.stdin.isTTY || json) throw new UsageError("there is no terminal to ask; add --yes to do it, or --dry-run to see it");
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    const answer = await terminal.question(`${summaryText(summary)}\nGo on? (y/N) `);
+    const answer = await terminal.question(`${summaryText(summary)}\nGo on? (y/N) `).catch((error: unknown) => {
+      throw new MigrateError("nothing was changed", { cause: error });
+    });
     return /^y(?:es)?$/i.test(answer.trim());
   } finally {
     terminal.close();
   }
 }
 
-await command.parseAsync().catch((error: unknown) => {
-  console.error(`migrate: ${reasonOf(error)}`);
-  process.exitCode = 1;
-});
+await runCommand(command, [MigrateError, S3Error], reasonOf);

@@ -2,7 +2,6 @@
 import { CommanderError, InvalidArgumentError, type Command } from "commander";
 import { EnvReadError, EnvValueError } from "../authentik/env.ts";
 import { DotenvError } from "../env/dotenv.ts";
-import { FormatError } from "../env/index.ts";
 import { outliveReaders } from "./output.ts";
 import { SourceError } from "./source.ts";
 
@@ -12,14 +11,19 @@ export class UsageError extends Error {
 }
 
 /** What the user can mend, in every command. */
-const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError, FormatError] as const;
+const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError] as const;
 
 /**
  * Runs a command line. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack.
  *
  * @param mendable the errors of this command's own that the user can mend
+ * @param wordsOf what is said of one
  */
-export async function runCommand(command: Command, mendable: readonly (new (message: string) => Error)[] = []): Promise<void> {
+export async function runCommand(
+  command: Command,
+  mendable: readonly (abstract new (...args: never[]) => Error)[] = [],
+  wordsOf = ({ message }: Error): string => message,
+): Promise<void> {
   outliveReaders();
   try {
     await command.exitOverride().parseAsync();
@@ -27,7 +31,7 @@ export async function runCommand(command: Command, mendable: readonly (new (mess
     // commander has said what is wrong, or printed the help, which is no error.
     if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
     else if (error instanceof Error && [...MENDABLE, ...mendable].some((type) => error instanceof type)) {
-      console.error(`error: ${error.message}`);
+      console.error(`error: ${wordsOf(error)}`);
       process.exitCode = 2;
     } else throw error;
   }

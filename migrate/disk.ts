@@ -7,7 +7,7 @@ import type { Usage } from "../authentik/objects.ts";
 import { ContentError, type Content } from "./content.ts";
 import { keyFlaw, keyOfPath, pathOfKey, recogniseLayout, TEMPORARY_NAME, usagesOf, type Layout } from "./layout.ts";
 import { compareKeys, type Item } from "./plan.ts";
-import { Refusal, type Place, type Refuse } from "./place.ts";
+import { MigrateError, Refusal, type Place, type Refuse } from "./place.ts";
 
 const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW;
 /** How many files are looked at, and how many bytes are read or written, at a time. */
@@ -40,22 +40,22 @@ export class Disk implements Place {
    * `media` for a folder of that name, else `data`.
    *
    * @param mustExist for the side that is read
-   * @throws Error for a folder that is not authentik's
+   * @throws MigrateError for a folder that is not authentik's
    */
   static async open(path: string, { layout, mustExist }: { layout?: Layout | undefined; mustExist: boolean }): Promise<Disk> {
     const root = await (mustExist ? realpath(path) : futureRealpath(resolve(path))).catch((error: unknown) => {
-      throw new Error(`the folder "${path}" is not there; write the path of authentik's /media or /data folder`, { cause: error });
+      throw new MigrateError(`the folder "${path}" is not there; write the path of authentik's /media or /data folder`, { cause: error });
     });
     const names = await readdir(root).catch((error: unknown) => {
       if (!mustExist && codeOf(error) === "ENOENT") return [];
-      throw new Error(`"${path}" cannot be read as a folder`, { cause: error });
+      throw new MigrateError(`"${path}" cannot be read as a folder`, { cause: error });
     });
     if (layout) return new Disk(root, layout);
     const own = names.filter((name) => name !== "lost+found" && !TEMPORARY_NAME.test(name));
     const recognised = recogniseAt(path, own);
     if (recognised) return new Disk(root, recognised);
     if (own.length > 0) {
-      throw new Error(`the folder "${path}" has neither "public" nor "media" nor "reports" in it, so it is not authentik's; write the right one, or say with --layout what it is`);
+      throw new MigrateError(`the folder "${path}" has neither "public" nor "media" nor "reports" in it, so it is not authentik's; write the right one, or say with --layout what it is`);
     }
     return new Disk(root, basename(root) === "media" ? "media" : "data");
   }
@@ -182,7 +182,7 @@ function recogniseAt(path: string, names: readonly string[]): Layout | undefined
   try {
     return recogniseLayout(names);
   } catch (error) {
-    throw new Error(`the folder "${path}" ${wordsOf(error)}`, { cause: error });
+    throw new MigrateError(`the folder "${path}" ${wordsOf(error)}`, { cause: error });
   }
 }
 

@@ -4,6 +4,7 @@ import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, readdirSync, 
 import { join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
+import { MigrateError } from "./place.ts";
 import type { Item } from "./plan.ts";
 
 const Upload = v.object({
@@ -34,7 +35,7 @@ export class Journal {
 
   /**
    * @param places identities of the two places, e.g. a folder and a bucket's URL
-   * @throws Error where the folder cannot be written
+   * @throws MigrateError where the folder cannot be written
    */
   constructor(stateFolder: string, places: readonly [string, string]) {
     this.folder = join(stateFolder, hash("sha256", [...places].sort().join("\0")).slice(0, 24));
@@ -44,7 +45,7 @@ export class Journal {
       this.uploads = readUploads(join(this.folder, "uploads"));
       this.file = openSync(pairs, "a", 0o600);
     } catch (error) {
-      throw new Error(`the journal in "${stateFolder}" cannot be written; name a folder of yours with --state`, { cause: error });
+      throw new MigrateError(`the journal in "${stateFolder}" cannot be written; name a folder of yours with --state`, { cause: error });
     }
     // A torn record would shift all that follow.
     const { size } = fstatSync(this.file);

@@ -7,7 +7,7 @@ import { isSameMd5, type Bucket } from "./bucket.ts";
 import { ContentError, partSizeOf, type Content, type MemoryBudget } from "./content.ts";
 import type { Disk } from "./disk.ts";
 import type { Journal } from "./journal.ts";
-import { Refusal } from "./place.ts";
+import { MigrateError, Refusal } from "./place.ts";
 import { plan, withoutCollisions, type Item, type Step } from "./plan.ts";
 import { connectionError, CONNECTIONS, mayPass } from "./s3.ts";
 
@@ -45,6 +45,8 @@ export interface Summary {
 
 /** Is told what happens. */
 export interface Reporter {
+  /** How many files have been compared for the plan. */
+  compared(files: number): void;
   /** Each step of the plan, but `same`. */
   step(step: Step): void;
   problem(problem: Problem): void;
@@ -68,7 +70,7 @@ const TRIES = 3;
  * Makes `to` have what `from` has.
  *
  * @param deleteExtra whether to delete in `to` what `from` has not; done last, and only when all else went well
- * @throws Error where a place cannot be listed
+ * @throws S3Error where a bucket cannot be listed, MigrateError where the plan cannot be made
  */
 export async function migrate(from: Disk | Bucket, to: Disk | Bucket, deleteExtra: boolean, options: Options): Promise<Summary> {
   const run = new Run(options);
@@ -232,6 +234,7 @@ class Run {
     plan: { create: nothing(), update: nothing(), same: nothing(), extra: nothing() },
     copied: nothing(), deleted: nothing(), refused: 0, failed: 0, problems: [], notes: [],
   };
+  private compared = 0;
   private readonly done = nothing();
   private readonly total = nothing();
 
@@ -252,6 +255,7 @@ class Run {
   count(step: Step): void {
     const size = (step.from ?? step.to).size;
     add(this.summary.plan[step.kind], size);
+    this.options.reporter.compared(++this.compared);
     if (step.kind === "same") return;
     if (step.kind !== "extra") add(this.total, size);
     this.options.reporter.step(step);
@@ -346,8 +350,8 @@ class Spool {
   }
 
   static async create(): Promise<Spool> {
-    const folder = await mkdtemp(join(tmpdir(), "migrate-"));
-    const file = await open(join(folder, "plan"), "wx+", 0o600);
+    const folder = await mkdtemp(join(tmpdir(), "migrate-")).catch(cannotSpool);
+    const file = await open(join(folder, "plan"), "wx+", 0o600).catch(cannotSpool);
     // NFS and FUSE keep an open file under another name: there the folder goes at the end.
     await rm(folder, { recursive: true }).catch(() => undefined);
     return new Spool(file, folder);
@@ -361,7 +365,7 @@ class Spool {
   private async flush(): Promise<void> {
     const lines = this.lines;
     this.lines = "";
-    await this.file.writeFile(lines);
+    await this.file.writeFile(lines).catch(cannotSpool);
   }
 
   async *steps(): AsyncGenerator<Step> {
@@ -373,4 +377,8 @@ class Spool {
     await this.file.close();
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+function cannotSpool(error: unknown): never {
+  throw new MigrateError(`the plan cannot be kept in "${tmpdir()}"; name a folder with room in TMPDIR`, { cause: error });
 }

@@ -11,6 +11,11 @@ export class Refusal extends Error {
   override name = "Refusal";
 }
 
+/** What ends a run: a place, the journal or the plan cannot be used. The message and those of its causes say what to do. */
+export class MigrateError extends Error {
+  override name = "MigrateError";
+}
+
 /** One side of a migration: a folder, or a bucket. */
 export interface Place {
   /** Where it is, without credentials; also its identity. */

@@ -1,4 +1,5 @@
 /** What has to be done to make one side like the other. Pure: it sees two listings, and nothing else. */
+import { MigrateError } from "./place.ts";
 
 /** A file or an object. */
 export interface Item {
@@ -25,7 +26,7 @@ export type Known = (from: Item, to: Item) => boolean | undefined;
 /**
  * Compares two listings, each in the order of `compareKeys` and without repetition. Holds one item of each at a time.
  *
- * @throws Error when a listing is out of order: the plan would be wrong
+ * @throws MigrateError when a listing is out of order: the plan would be wrong
  */
 export async function* plan(from: AsyncIterable<Item>, to: AsyncIterable<Item>, known: Known): AsyncGenerator<Step> {
   const left = ordered(from);
@@ -55,7 +56,7 @@ async function* ordered(items: AsyncIterable<Item>): AsyncGenerator<Item, undefi
   let last: string | undefined;
   for await (const item of items) {
     if (last !== undefined && compareKeys(last, item.key) >= 0) {
-      throw new Error(`the listing is out of order: "${item.key}" comes after "${last}"; this server's listings cannot be compared`);
+      throw new MigrateError(`the listing is out of order: "${item.key}" comes after "${last}"; this server's listings cannot be compared`);
     }
     last = item.key;
     yield item;

@@ -21,7 +21,9 @@ export class TextReport implements Reporter {
 
   step(step: Step): void {
     const { key, size } = step.from ?? step.to;
-    if (this.printsPlan) process.stdout.write(`${SIGNS[step.kind]} ${printable(key)} (${bytesText(size)})\n`);
+    if (!this.printsPlan) return;
+    this.clear();
+    process.stdout.write(`${SIGNS[step.kind]} ${printable(key)} (${bytesText(size)})\n`);
   }
 
   problem({ kind, key, reason }: Problem): void {
@@ -29,13 +31,21 @@ export class TextReport implements Reporter {
     console.error(`${kind} ${printable(key)}: ${printable(reason)}`);
   }
 
+  compared(files: number): void {
+    this.now(() => `${files} files compared`);
+  }
+
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void {
+    const start = (this.start ??= Date.now());
+    this.now((now) => progressText(done, total, (now - start) / 1000));
+  }
+
+  /** Says how it goes, if it is time to. */
+  private now(text: (now: number) => string): void {
     const now = Date.now();
-    this.start ??= now;
     if (now - this.last < (this.isTerminal ? TERMINAL_EVERY_MS : LINE_EVERY_MS)) return;
     this.last = now;
-    const line = progressText(done, total, (now - this.start) / 1000);
-    process.stderr.write(this.isTerminal ? `\r\u001b[K${line}` : `${line}\n`);
+    process.stderr.write(this.isTerminal ? `\r\u001b[K${text(now)}` : `${text(now)}\n`);
     this.hasLine = this.isTerminal;
   }
 
@@ -65,9 +75,9 @@ export class JsonReport implements Reporter {
     this.line({ problem: problem.kind, key: problem.key, reason: problem.reason });
   }
 
-  progress(): void {
-    // The last line says it all.
-  }
+  // The last line says it all.
+  readonly compared = (): undefined => undefined;
+  readonly progress = (): undefined => undefined;
 
   end(summary: Summary): void {
     this.line({ summary });

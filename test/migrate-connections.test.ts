@@ -1,50 +1,32 @@
-import { execFile, spawn, spawnSync } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import dns from "node:dns";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
 import { expect } from "chai";
-import { buildEnv, type StorageSettings } from "../authentik/env.ts";
-import { onPath } from "../local/programs.ts";
+import type { StorageSettings } from "../authentik/env.ts";
 import { freePort } from "../local/versitygw.ts";
 import { S3Bucket } from "../migrate/s3.ts";
+import { selfSigned } from "./support/certificate.ts";
 import { listen } from "./support/listen.ts";
-import { IMPATIENT, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
+import { startListingServer } from "./support/listing-server.ts";
+import { envFile, IMPATIENT, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
 import { startProxy } from "./support/proxy.ts";
 import { ROOT, startTestServer } from "./support/server.ts";
+import { onTerminal } from "./support/terminal.ts";
 
 const MIB = 1024 * 1024;
 const EMPTY_LISTING = { status: 200, body: "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>" };
 const MIGRATE = ["--import", "tsx", "commands/migrate.ts"];
-/** Runs a command on a terminal, types when it is asked, and prints what it shows. */
-const TERMINAL = `
-import os, pty, sys
-answered = False
-def read(fd):
-    global answered
-    data = os.read(fd, 65536)
-    if b"(y/N)" in data and not answered:
-        answered = True
-        os.write(fd, sys.argv[1].encode().decode("unicode_escape").encode())
-    return data
-sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[2:], read, lambda fd: os.read(fd, 1024) and b"")))
-`;
 
 describe("migrate: connections and credentials", function () {
   this.timeout(20_000);
   let server: TestServer;
   before(async () => { server = await startServer(); });
   after(() => server.stop());
-
-  function envFile(folder: string, settings: StorageSettings): string {
-    const file = join(folder, "authentik.env");
-    writeFileSync(file, Object.entries(buildEnv(settings).env).map(([name, value]) => `${name}=${value}\n`).join(""));
-    return `env:${file}`;
-  }
 
   async function command(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<{ code: number; out: string; err: string }> {
     return new Promise((resolve) => {
@@ -79,17 +61,17 @@ describe("migrate: connections and credentials", function () {
     }
   });
 
-  it("TLS: a certificate of one's own is trusted with NODE_EXTRA_CA_CERTS, and refused without", async function () {
-    if ((await onPath("openssl")) === undefined) this.skip();
+  it("TLS: a certificate of one's own is trusted with NODE_EXTRA_CA_CERTS, and refused without", async () => {
     const { bucket, inBucket, folder, state, top } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });
-    const [keyFile, certFile] = [join(top, "key.pem"), join(top, "cert.pem")];
-    spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=migrate", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", keyFile, "-out", certFile]);
-    const proxy = await startProxy(server.endpoint, { tls: { key: readFileSync(keyFile, "utf8"), cert: readFileSync(certFile, "utf8") } });
+    const tls = await selfSigned();
+    const certFile = join(top, "cert.pem");
+    writeFileSync(certFile, tls.cert);
+    const proxy = await startProxy(server.endpoint, { tls });
     try {
       const place = envFile(top, { ...bucket, endpoint: `https://${proxy.host}` });
       const refused = await command([folder, place, "--yes", "--state", state]);
-      expect(refused).to.include({ code: 1 });
+      expect(refused).to.include({ code: 2 });
       expect(refused.err).to.include("self-signed certificate");
       expect(await command([folder, place, "--yes", "--state", state], { NODE_EXTRA_CA_CERTS: certFile })).to.include({ code: 0 });
       expect(readTree(inBucket)).to.deep.equal(readTree(folder));
@@ -113,7 +95,7 @@ describe("migrate: connections and credentials", function () {
     const fromEnvironment = await command([folder, none, "--yes", "--state", state], { ...alone, AWS_ACCESS_KEY_ID: accessKey, AWS_SECRET_ACCESS_KEY: secretKey });
     expect(fromEnvironment.code).to.equal(0);
     const without = await command([folder, none, "--yes", "--state", state], alone);
-    expect(without.code).to.equal(1);
+    expect(without.code).to.equal(2);
     expect(without.err).to.match(/cannot be listed: .*credentials/i);
   });
 
@@ -178,7 +160,7 @@ describe("migrate: connections and credentials", function () {
     });
     try {
       const { err, code } = await command([folder, envFile(top, { ...server.fresh().bucket, endpoint: `http://${proxy.host}` }), "--yes", "--state", state]);
-      expect(code).to.equal(1);
+      expect(code).to.equal(2);
       expect(err).to.include("301 PermanentRedirect: Elsewhere.: it names eu-south-2");
     } finally {
       await proxy.stop();
@@ -201,33 +183,41 @@ describe("migrate: connections and credentials", function () {
   });
 
   describe("at the terminal", () => {
-    it("asks, shows how it goes, and takes anything but yes for no", async function () {
-      if ((await onPath("python3")) === undefined) this.skip();
+    it("asks, shows how it goes, and takes anything but yes for no", async () => {
       const { bucket, inBucket, folder, state, top } = server.fresh();
       writeTree(folder, Object.fromEntries(Array.from({ length: 3 }, (_, index) => [`media/public/${index}.bin`, randomBytes(4 * MIB)])));
       // A slow line: so that there is a progress to show.
       let slow = 0;
       const proxy = await startProxy(server.endpoint, { answer: () => { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, slow); return undefined; } });
       const place = envFile(top, { ...bucket, endpoint: `http://${proxy.host}` });
-      const typing = async (keys: string): Promise<string> => {
-        const args = ["-c", TERMINAL, keys, process.execPath, ...MIGRATE, folder, place, "--state", state];
-        const { stdout } = await promisify(execFile)("python3", args).catch((error: unknown) => ({ stdout: String(Reflect.get(Object(error), "stdout")) }));
-        return stdout;
-      };
+      const typing = (keys: string) => onTerminal(process.execPath, [...MIGRATE, folder, place, "--state", state], [["(y/N)", keys]]);
       try {
-        for (const keys of ["n\\r", "\\r", "\\x03", "\\x04"]) {
+        for (const keys of ["n\r", "\r", "\x03", "\x04"]) {
           const shown = await typing(keys);
           expect(shown).to.include("Go on? (y/N)").and.match(/Copied 0 files|Aborted/);
           expect(shown).not.to.match(/\n {4}at /);
           expect(readTree(inBucket)).to.deep.equal({});
         }
         slow = 150;
-        const shown = await typing("y\\r");
+        const shown = await typing("y\r");
         expect(shown).to.match(/\r\u001b\[K\d of 3 files, .* of 12\.6 MB, .*\/s/).and.include("Copied 3 files");
         expect(shown).not.to.include(bucket.secretKey);
         expect(readTree(inBucket)).to.deep.equal(readTree(folder));
       } finally {
         await proxy.stop();
+      }
+    });
+
+    it("shows how the comparison goes", async () => {
+      const { folder, state, top } = server.fresh();
+      mkdirSync(join(folder, "media"), { recursive: true });
+      const listing = await startListingServer({ count: 100_000, keyAt: (index) => `media/public/${String(index).padStart(6, "0")}.png` });
+      try {
+        const place = envFile(top, { bucketName: "listed", endpoint: listing.endpoint, accessKey: "k", secretKey: "s", secureUrls: false });
+        const shown = await onTerminal(process.execPath, [...MIGRATE, folder, place, "--state", state], []);
+        expect(shown).to.match(/\r\u001b\[K\d+ files compared/).and.include("100000 only in the destination");
+      } finally {
+        await listing.stop();
       }
     });
 
@@ -243,11 +233,31 @@ describe("migrate: connections and credentials", function () {
       expect(readTree(inBucket)).to.deep.equal(readTree(folder));
     });
 
+    it("tells what cannot be tried in one line, and exits with 2", async () => {
+      const { bucket, folder, state, top } = server.fresh();
+      const place = envFile(top, bucket);
+      writeTree(folder, { "media/public/x.png": "x" });
+      for (const [args, words] of [
+        [[folder], "write two places"],
+        [[folder, place, "--delete-old"], "--delete-old goes with --mend-layout"],
+        [[folder, "--mend-layout"], "mends buckets"],
+        [[place, place], "are both"],
+        [[folder, "env:/not/there"], "cannot be read"],
+        [["/not/there", place], "is not there"],
+        [[folder, place, "--yess"], "unknown option"],
+        [[folder, place, "--layout", "both"], "Allowed choices"],
+      ] as const) {
+        const { code, out, err } = await command([...args, "--state", state]);
+        expect({ code, out }, args.join(" ")).to.deep.equal({ code: 2, out: "" });
+        expect(err).to.match(/^error: .*\n(?:\(Did you mean --yes\?\)\n)?$/).and.include(words);
+      }
+    });
+
     it("takes no URL for a folder", async () => {
       const { folder, state } = server.fresh();
       writeTree(folder, { "media/public/x.png": "x" });
       const { code, err } = await command([folder, "s3://bucket", "--yes", "--state", state]);
-      expect(code).to.equal(1);
+      expect(code).to.equal(2);
       expect(err).to.include('"s3://bucket" is no place');
     });
   });

@@ -1,5 +1,4 @@
 import { resolve, sep } from "node:path";
-import { execFileSync } from "node:child_process";
 import { expect } from "chai";
 import fc from "fast-check";
 import { contentType } from "../authentik/objects.ts";
@@ -127,16 +126,15 @@ describe("migrate: keys and paths", () => {
 });
 
 describe("migrate: content", () => {
-  it("guesses types as Python does", function () {
-    const names = ["a.png", "a.PNG", "x/y.jpeg", "x.svg", "x.svgz", "x.gif", "x.webp", "x.ico", ".png", "..a.svg", "x.tar.gz", "x.gz", "x.csv", "x.json", "a.b/c", "x.", "x.unknown", "x.svg.GZ"];
-    const script = "import mimetypes,json,sys; m=mimetypes.MimeTypes(); m.add_type('application/gzip','.gz'); m.add_type('image/webp','.webp'); print(json.dumps([m.guess_type(n)[0] or 'application/octet-stream' for n in json.loads(sys.argv[1])]))";
-    let guessed: unknown;
-    try {
-      guessed = JSON.parse(execFileSync("python3", ["-c", script, JSON.stringify(names)], { encoding: "utf8" }));
-    } catch {
-      this.skip();
-    }
-    expect(names.map(contentType)).to.deep.equal(guessed);
+  it("guesses types as Python does", () => {
+    // What `mimetypes.MimeTypes().guess_type` answers with `image/webp` and `application/gzip` added, as authentik adds them.
+    const guessed = {
+      "a.png": "image/png", "a.PNG": "image/png", "x/y.jpeg": "image/jpeg", "x.svg": "image/svg+xml", "x.svgz": "image/svg+xml", "x.gif": "image/gif",
+      "x.webp": "image/webp", "x.ico": "image/vnd.microsoft.icon", "..a.svg": "image/svg+xml", "x.tar.gz": "application/x-tar", "x.csv": "text/csv",
+      "x.json": "application/json", "x.svg.GZ": "application/gzip",
+    };
+    for (const [name, type] of Object.entries(guessed)) expect(contentType(name), name).to.equal(type);
+    for (const name of [".png", "x.gz", "a.b/c", "x.", "x.unknown"]) expect(contentType(name), name).to.equal("application/octet-stream");
   });
 
   it("cuts parts that S3 takes, for files of any size", () => {

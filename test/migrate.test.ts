@@ -4,12 +4,12 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect } from "chai";
-import { buildEnv, type StorageSettings } from "../authentik/env.ts";
+import type { StorageSettings } from "../authentik/env.ts";
 import { authentikPolicy } from "../authentik/permissions.ts";
 import { S3Bucket } from "../migrate/s3.ts";
 import { startFaultProxy, type FaultProxy } from "./support/fault-proxy.ts";
 import { startListingServer } from "./support/listing-server.ts";
-import { mend, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
+import { envFile, mend, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
 
 const MIB = 1024 * 1024;
 const HARD_NAMES = [
@@ -264,13 +264,11 @@ describe("migrate", function () {
     it("prints the plan, wants --yes without a terminal, says how it went, and no secret", async () => {
       const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(folder, { "media/public/x.png": "x" });
-      const env = join(folder, "..", "authentik.env");
-      writeFileSync(env, Object.entries(buildEnv(bucket).env).map(([name, value]) => `${name}=${value}\n`).join(""));
-      const place = `env:${env}`;
+      const place = envFile(join(folder, ".."), bucket);
       const dry = await command(folder, place, "--dry-run", "--state", state);
       expect(dry.out).to.include("+ media/public/x.png");
       const unasked = await command(folder, place, "--state", state);
-      expect(unasked).to.include({ code: 1 });
+      expect(unasked).to.include({ code: 2 });
       expect(unasked.err).to.include("--yes");
       expect(readTree(inBucket)).to.deep.equal({});
       symlinkSync("/etc/passwd", join(folder, "media/public/link"));

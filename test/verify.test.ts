@@ -7,9 +7,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { S3Client} from "@aws-sdk/client-s3";
 import {
-  CreateBucketCommand, DeleteObjectCommand, ListMultipartUploadsCommand, ListObjectsV2Command, PutBucketCorsCommand, PutBucketPolicyCommand
+  CreateBucketCommand, DeleteObjectCommand, ListMultipartUploadsCommand, ListObjectsV2Command, PutBucketCorsCommand, PutBucketPolicyCommand, type S3Client,
 } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import * as v from "valibot";
@@ -17,10 +16,10 @@ import { buildEnv, type StorageSettings } from "../authentik/env.ts";
 import { BUCKET_ACTIONS, OBJECT_ACTIONS, authentikPolicy, type PolicyDocument } from "../authentik/permissions.ts";
 import { parseRelease } from "../authentik/release.ts";
 import { formatEnv } from "../env/index.ts";
-import { onPath } from "../local/programs.ts";
 import { findVersitygw, freePort, startVersitygw, type RunningServer } from "../local/versitygw.ts";
 import { SYMPTOMS, diagnoseUrl, type Symptom } from "../verify/diagnosis.ts";
 import { isWell, renderResults, verify, type CheckResult, type Target } from "../verify/index.ts";
+import { selfSigned } from "./support/certificate.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./support/proxy.ts";
 import { rootClient } from "./support/server.ts";
@@ -516,13 +515,10 @@ describe("verify", function () {
     describe("over TLS", () => {
       let tls: { key: string; cert: string };
       let certFile: string;
-      before(async function () {
-        if ((await onPath("openssl")) === undefined) { this.skip(); return; }
+      before(async () => {
+        tls = await selfSigned();
         certFile = join(dir, "cert.pem");
-        const keyFile = join(dir, "key.pem");
-        const subject = ["-subj", "/CN=verify", "-addext", "subjectAltName=IP:127.0.0.1"];
-        spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", keyFile, "-out", certFile, ...subject]);
-        tls = { key: readFileSync(keyFile, "utf8"), cert: readFileSync(certFile, "utf8") };
+        await writeFile(certFile, tls.cert);
       });
 
       it("names a certificate that is not trusted, and the other scheme", async () => {

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import type { StorageSettings } from "../../authentik/env.ts";
+import { buildEnv, type StorageSettings } from "../../authentik/env.ts";
 import { findVersitygw, startVersitygw, type RunningServer } from "../../local/versitygw.ts";
 import { Bucket } from "../../migrate/bucket.ts";
 import { MemoryBudget } from "../../migrate/content.ts";
@@ -57,7 +57,7 @@ async function withJournal(
 ): Promise<Summary> {
   const journal = new Journal(state, [places[0].name, places[1].name]);
   if (places[1].kind === "bucket") places[1].useJournal(journal);
-  const reporter = { step: onProgress, problem: () => undefined, progress: onProgress };
+  const reporter = { compared: () => undefined, step: onProgress, problem: () => undefined, progress: onProgress };
   try {
     return await work({ journal, memory, reporter, dryRun, confirm: () => Promise.resolve(true) });
   } finally {
@@ -113,6 +113,13 @@ export async function startServer(): Promise<TestServer> {
     return { bucket: bucket(name), inBucket: join(buckets, name), folder: join(top, "data"), state: join(top, "state"), top };
   };
   return { ...server, buckets, bucket, fresh };
+}
+
+/** Writes the variables for a bucket into a folder, and gives the place that they are for the command. */
+export function envFile(folder: string, settings: StorageSettings): string {
+  const file = join(folder, "authentik.env");
+  writeFileSync(file, Object.entries(buildEnv(settings).env).map(([name, value]) => `${name}=${value}\n`).join(""));
+  return `env:${file}`;
 }
 
 /** Writes files; names are paths below the folder. */

@@ -1,9 +1,11 @@
 /** Times `migrate` against `aws s3 sync` and `rclone copy` on a local server, and prints one table. */
+import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { link, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
+import { promisify } from "node:util";
 import * as v from "valibot";
 import { buildEnv } from "../authentik/env.ts";
 import { onPath } from "../local/programs.ts";
@@ -14,6 +16,8 @@ import { measure, type Figure } from "./measure.ts";
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
 const LARGE_BYTES = 256 * 1024 * 1024;
+/** All files together are for the runs that find nothing to do. */
+const SETS = ["small", "large", "all"] as const;
 const LISTED_KEYS = 1_000_000;
 const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
 const Manifest = v.object({ scripts: v.object({ migrate: v.string() }) });
@@ -32,22 +36,22 @@ export async function benchMigrate(): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
   const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(work, "buckets"), iamDir: join(work, "iam"), root: KEYS });
   try {
-    const small = join(work, "small");
-    const large = join(work, "large");
-    await makeFiles(small, SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
-    await makeFiles(large, LARGE_FILES, () => LARGE_BYTES);
+    await makeFiles(join(work, "small"), SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
+    await makeFiles(join(work, "large"), LARGE_FILES, () => LARGE_BYTES);
+    for (const name of ["small", "large"]) await linkFiles(join(work, name), join(work, "all"));
     const rows: Record<string, Record<string, string>> = {};
     for (const tool of await tools(work, server.endpoint)) {
       const row: Record<string, string> = {};
-      for (const [name, folder] of [["small", small], ["large", large]] as const) {
+      for (const name of SETS) {
         const bucket = `${tool.name.replaceAll(/\W+/g, "-")}-${name}`;
         await mkdir(join(work, "buckets", bucket));
         const copy = join(work, "copy", tool.name, name);
         await mkdir(copy, { recursive: true });
-        row[`${name} up`] = text(await time(tool, folder, bucket, bucket));
-        row[`${name} up again`] = text(await time(tool, folder, bucket, bucket));
-        row[`${name} down`] = text(await time(tool, bucket, copy, bucket));
-        row[`${name} down again`] = text(await time(tool, bucket, copy, bucket));
+        for (const [direction, from, to] of [["up", join(work, name), bucket], ["down", bucket, copy]] as const) {
+          const figure = await time(tool, from, to, bucket, work);
+          if (name === "all") row[`nothing to do ${direction}`] = text(await time(tool, from, to, bucket, work));
+          else row[`${name} ${direction}`] = text(figure);
+        }
         await rm(copy, { recursive: true });
         await rm(join(work, "buckets", bucket), { recursive: true });
       }
@@ -63,9 +67,20 @@ export async function benchMigrate(): Promise<void> {
 
 async function makeFiles(folder: string, count: number, size: (index: number) => number): Promise<void> {
   for (let index = 0; index < count; index++) {
-    const path = join(folder, "media", "public", `set-${index % 10}`);
+    const path = join(folder, "media", "public", `${basename(folder)}-${index % 10}`);
     await mkdir(path, { recursive: true });
     await writeFile(join(path, `file-${index}.png`), randomBytes(size(index)));
+  }
+}
+
+/** Puts a folder's files into another one too. */
+async function linkFiles(folder: string, to: string): Promise<void> {
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const path = join(entry.parentPath, entry.name);
+    const linked = join(to, relative(folder, path));
+    await mkdir(dirname(linked), { recursive: true });
+    await link(path, linked);
   }
 }
 
@@ -78,7 +93,7 @@ async function envFile(work: string, endpoint: string, bucket: string): Promise<
 
 /** `migrate`, and those of the others that are on PATH. */
 async function tools(work: string, endpoint: string): Promise<Tool[]> {
-  for (const name of ["small", "large"]) await envFile(work, endpoint, `migrate-${name}`);
+  for (const name of SETS) await envFile(work, endpoint, `migrate-${name}`);
   const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
   const found: Tool[] = [{
     name: "migrate",
@@ -116,7 +131,9 @@ async function tools(work: string, endpoint: string): Promise<Tool[]> {
   return found;
 }
 
-async function time(tool: Tool, from: string, to: string, bucket: string): Promise<Figure> {
+/** Times a tool on a disk that has nothing left to write of what came before. */
+async function time(tool: Tool, from: string, to: string, bucket: string, work: string): Promise<Figure> {
+  await promisify(execFile)("sync", ["-f", work]);
   const [program = "", ...args] = tool.args(from, to, bucket);
   return measure(program, args, { env: tool.env });
 }

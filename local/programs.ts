@@ -28,18 +28,20 @@ export interface RunOptions {
 }
 
 /**
- * Runs a program to its end.
+ * Runs a program to its end, and gives its standard output.
  *
  * @throws Error with what it wrote to its standard error
  */
-export async function run(program: string, args: readonly string[], { cwd, env, input = "", signal }: RunOptions): Promise<void> {
-  const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: ["pipe", "ignore", "pipe"], signal });
-  let words = "";
+export async function run(program: string, args: readonly string[], { cwd, env, input = "", signal }: RunOptions): Promise<string> {
+  const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "pipe"], signal });
+  let [output, words] = ["", ""];
+  child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
   child.stderr.on("data", (chunk: Buffer) => (words = `${words}${chunk.toString()}`.slice(-4000)));
   // A program that ends before it has read everything says why in its own words.
   child.stdin.on("error", () => undefined).end(input);
   const code = await new Promise<number | null>((resolve, reject) => child.once("close", resolve).once("error", reject));
   if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${words.trim()}`);
+  return output;
 }
 
 /**

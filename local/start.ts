@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import type { Inputs } from "@pulumi/pulumi/output.js";
 import { openLocalHome, type LocalHome } from "./home.ts";
 import { findPulumi, upInProcess, upWithEngine } from "./stack.ts";
-import { findVersitygw, isFree, startVersitygw } from "./versitygw.ts";
+import { findVersitygw, isFree, removeContainer, startVersitygw } from "./versitygw.ts";
 
 export interface LocalStart {
   /** Folder of the server's data, keys and state; `.local` in this repository by default. */
@@ -40,6 +40,7 @@ export async function withLocalStack<T>({ dir, progress, notice, signal }: Local
   try {
     progress("starting the S3 server");
     await stopLeftover(home);
+    if (versitygw.kind === "docker") removeContainer(home.port);
     const server = await startVersitygw({
       versitygw, dataDir, iamDir: home.iamDir, port: home.port, root: home.root, users: [home.authentik],
     });

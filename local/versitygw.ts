@@ -1,21 +1,17 @@
 /** A real S3 server on this machine: versitygw, found or installed, started on 127.0.0.1 and stopped with the process. */
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { executable, installWithGo, onPath, run } from "./programs.ts";
 
 /** The pinned version. The Azure gateway runs the same. */
 export const VERSITYGW_VERSION = "v1.8.0";
 
-/** How to run versitygw: the program and its leading arguments, and whether it runs in a container. */
-export interface Versitygw {
-  kind: "binary" | "docker";
-  /** Path of the binary, or the image. */
-  target: string;
-}
+/** How to run versitygw: the path of the binary, or the image for a container. */
+export type Versitygw = { kind: "binary"; path: string } | { kind: "docker"; image: string };
 
 /** Access key and secret key. */
 export interface Keys {
@@ -61,17 +57,20 @@ export async function findVersitygw(
   signal?: AbortSignal,
 ): Promise<Versitygw> {
   const binary = (await onPath("versitygw")) ?? (await executable(join(binDir, "versitygw")));
-  if (binary) return { kind: "binary", target: binary };
+  if (binary) return { kind: "binary", path: binary };
   if (await onPath("go")) {
     progress(`installing versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`);
     await installWithGo(`github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`, binDir, signal);
-    return { kind: "binary", target: join(binDir, "versitygw") };
+    return { kind: "binary", path: join(binDir, "versitygw") };
   }
   if (await onPath("docker")) {
     const image = `versity/versitygw:${VERSITYGW_VERSION}`;
-    progress(`fetching the image ${image}`);
-    await run("docker", ["pull", "--quiet", image], { signal });
-    return { kind: "docker", target: image };
+    const isHere = await run("docker", ["image", "inspect", image], { signal }).then(() => true, () => false);
+    if (!isHere) {
+      progress(`fetching the image ${image}`);
+      await run("docker", ["pull", "--quiet", image], { signal });
+    }
+    return { kind: "docker", image };
   }
   throw new Error("a local S3 server needs versitygw, Go or Docker, and none of them is on PATH; install one, e.g. Go from https://go.dev/dl");
 }
@@ -107,7 +106,7 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   await mkdir(options.iamDir, { recursive: true, mode: 0o700 });
   await writeUsers(options.iamDir, options.users ?? []);
   const endpoint = `http://127.0.0.1:${port}`;
-  const { command, args } = commandLine(options, port);
+  const { command, args } = await commandLine(options, port);
   // The keys go through the environment: arguments can be read by every user of the machine.
   const env = {
     ...process.env,
@@ -117,11 +116,14 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   };
   // A group of its own: Ctrl-C in the terminal reaches this process alone, which then stops the server in order.
   const child = spawn(command, args, { env, stdio: ["ignore", "ignore", "pipe"], detached: true });
-  const kill = () => child.kill("SIGKILL");
+  const kill = () => {
+    child.kill("SIGKILL");
+    if (options.versitygw.kind === "docker") removeContainer(port);
+  };
   process.once("exit", kill);
   const stop = async () => {
     process.off("exit", kill);
-    await stopChild(child);
+    await stopChild(child, kill);
   };
   try {
     await answering(`${endpoint}/health`, child);
@@ -132,20 +134,37 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   return { endpoint, pid: child.pid, stop };
 }
 
-function commandLine({ versitygw, dataDir, iamDir, flags = [], backend }: ServerOptions, port: number): { command: string; args: string[] } {
+/** Ends the container of the server on this port, if there is one: it outlives the docker that was killed. */
+export function removeContainer(port: number): void {
+  spawnSync("docker", ["rm", "--force", containerName(port)], { stdio: "ignore", timeout: 10_000 });
+}
+
+function containerName(port: number): string {
+  return `authentik-storage-${port}`;
+}
+
+async function commandLine({ versitygw, dataDir, iamDir, flags = [], backend }: ServerOptions, port: number): Promise<{ command: string; args: string[] }> {
   const common = ["--health", "/health", "--quiet", "--keep-alive", ...flags];
   if (versitygw.kind === "binary") {
     return {
-      command: versitygw.target,
+      command: versitygw.path,
       args: ["--port", `127.0.0.1:${port}`, "--iam-dir", iamDir, ...common, ...(backend ?? ["posix", dataDir])],
     };
   }
-  const docker = ["run", "--rm", "--init", "-e", "ROOT_ACCESS_KEY", "-e", "ROOT_SECRET_KEY", "-p", `127.0.0.1:${port}:7070`];
-  const volumes = ["-v", `${dataDir}:/data`, "-v", `${iamDir}:/iam`];
+  const docker = ["run", "--rm", "--init", "--name", containerName(port), "-e", "ROOT_ACCESS_KEY", "-e", "ROOT_SECRET_KEY", "-p", `127.0.0.1:${port}:7070`];
+  const volumes = ["-v", `${resolve(dataDir)}:/data`, "-v", `${resolve(iamDir)}:/iam`];
   return {
     command: "docker",
-    args: [...docker, ...volumes, versitygw.target, "--port", ":7070", "--iam-dir", "/iam", ...common, ...(backend ?? ["posix", "/data"])],
+    args: [...docker, ...(await containerUser()), ...volumes, versitygw.image, "--port", ":7070", "--iam-dir", "/iam", ...common, ...(backend ?? ["posix", "/data"])],
   };
+}
+
+/** The files are to be this user's, not root's. Where Docker itself runs without root, its root is this user. */
+async function containerUser(): Promise<string[]> {
+  const { getuid, getgid } = process;
+  if (!getuid || !getgid) return [];
+  const security = await run("docker", ["info", "--format", "{{.SecurityOptions}}"], {});
+  return security.includes("rootless") ? [] : ["--user", `${getuid()}:${getgid()}`];
 }
 
 async function writeUsers(iamDir: string, users: readonly Keys[]): Promise<void> {
@@ -175,13 +194,13 @@ async function answering(url: string, child: ChildProcess): Promise<void> {
   throw new Error(`the local S3 server did not answer on ${url} within 10 s: ${words.trim()}`);
 }
 
-async function stopChild(child: ChildProcess): Promise<void> {
+async function stopChild(child: ChildProcess, kill: () => void): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
   const ended = once(child, "exit");
   child.kill("SIGTERM");
   const hasEnded: unknown = await Promise.race([ended.then(() => true), sleep(3000, false, { ref: false })]);
   if (!hasEnded) {
-    child.kill("SIGKILL");
+    kill();
     await ended;
   }
 }

@@ -358,7 +358,8 @@ async function statusOf(work: Promise<unknown>): Promise<number | undefined> {
 async function startRecorded(recording: Recording, dir: string, blobs: string): Promise<RunningServer> {
   const app = appOf(recording);
   const [container] = app.template.containers;
-  const { target } = await findVersitygw(fileURLToPath(new URL("../.local/bin", import.meta.url)));
+  const versitygw = await findVersitygw(fileURLToPath(new URL("../.local/bin", import.meta.url)));
+  if (versitygw.kind === "docker") throw new Error("the gateway's command is run without a container; put versitygw or Go on PATH");
   const [port, iamDir] = [await freePort(), await mkdtemp(join(dir, "iam-"))];
   const [mount] = container.volumeMounts;
   for (const { secretRef, path } of app.template.volumes.find(({ name }) => name === mount?.volumeName)?.secrets ?? []) {
@@ -369,7 +370,7 @@ async function startRecorded(recording: Recording, dir: string, blobs: string): 
   const args = container.args.map((argument) => here.get(argument) ?? argument);
   expect(args.filter((argument, index) => argument !== container.args[index]), "arguments put in another place").to.have.length(4);
   const env = { PATH: process.env.PATH, ...environmentOf(app), AZ_ACCESS_KEY: ACCOUNT.key };
-  const child = spawn(target, args, { env, stdio: "ignore" });
+  const child = spawn(versitygw.path, args, { env, stdio: "ignore" });
   const endpoint = `http://127.0.0.1:${port}`;
   const health = container.probes[0]?.httpGet.path ?? "";
   const answer = await untilAnswered(() => fetch(`${endpoint}${health}`));

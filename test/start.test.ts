@@ -1,13 +1,20 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, stat, symlink } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import { openLocalHome } from "../local/home.ts";
+import { onPath } from "../local/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
+
+const docker = await onPath("docker");
+/** Whether there is a container engine here, and not only its client. */
+const hasEngine = docker !== undefined && spawnSync(docker, ["version"], { stdio: "ignore" }).status === 0;
+/** A folder with Docker's client alone, neither versitygw nor Go. */
+const PATH_WITH_DOCKER = join(tmpdir(), `authentik-storage-docker-${process.pid}`);
 
 /** Without the folder that has the Pulumi command line tool: the way that a machine without it takes. */
 const PATH_WITHOUT_PULUMI = (process.env.PATH ?? "").split(":").filter((folder) => !pulumi?.startsWith(`${folder}/`)).join(":");
@@ -16,6 +23,12 @@ describe("npm start", function () {
   this.timeout(180_000);
   this.slow(20_000);
   let dir: string;
+  before(async () => {
+    if (docker === undefined) return;
+    await mkdir(PATH_WITH_DOCKER);
+    await symlink(docker, join(PATH_WITH_DOCKER, "docker"));
+  });
+  after(() => rm(PATH_WITH_DOCKER, { recursive: true, force: true }));
   beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), "authentik-storage-start-")); });
   afterEach(() => rm(dir, { recursive: true, force: true }));
 
@@ -49,6 +62,7 @@ describe("npm start", function () {
     ["in this process", { PATH: PATH_WITHOUT_PULUMI }, true],
     ["with the real Pulumi engine", {}, pulumi !== undefined],
   ];
+  if (hasEngine) ways.push(["with the server in a container", { PATH: PATH_WITH_DOCKER }, true]);
   for (const [title, env, exists] of ways) {
     (exists ? describe : describe.skip)(title, () => {
       it("works twice in a row, with the same keys, and leaves nothing running", async () => {
@@ -63,7 +77,7 @@ describe("npm start", function () {
         expect(await isServed()).to.equal(false);
       });
 
-      for (const step of ["starting the S3 server", title === "in this process" ? "running the program" : "pulumi up", "acting as authentik"]) {
+      for (const step of ["starting the S3 server", title === "with the real Pulumi engine" ? "pulumi up" : "running the program", "acting as authentik"]) {
         it(`works again after Ctrl-C at "${step}", which leaves nothing running`, async () => {
           const { child, ended, said } = launch(env);
           while (!said().includes(step)) await sleep(20);
@@ -83,15 +97,17 @@ describe("npm start", function () {
     expect(await readdir(join(dir, "data"))).to.deep.equal([]);
   });
 
-  it("stops what a killed run has left behind", async () => {
-    const { child, ended, said } = launch({ PATH: PATH_WITHOUT_PULUMI });
-    while (!said().includes("acting as authentik")) await sleep(5);
-    child.kill("SIGKILL");
-    await ended;
-    expect(await isServed()).to.equal(true);
-    expectWell(await start({ PATH: PATH_WITHOUT_PULUMI }));
-    expect(await isServed()).to.equal(false);
-  });
+  for (const [title, env] of ways.filter(([title]) => !title.includes("engine"))) {
+    it(`${title}: stops what a killed run has left behind`, async () => {
+      const { child, ended, said } = launch(env);
+      while (!said().includes("acting as authentik")) await sleep(5);
+      child.kill("SIGKILL");
+      await ended;
+      expect(await isServed()).to.equal(true);
+      expectWell(await start(env));
+      expect(await isServed()).to.equal(false);
+    });
+  }
 
   it("says that another program has its port", async () => {
     const { port } = await openLocalHome(dir);

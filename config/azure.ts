@@ -20,7 +20,7 @@ const keys = v.object({
   redundancy: optional(oneOf(REDUNDANCIES, "How often the files are kept."), "Standard_ZRS"),
   softDeleteDays: optional(integer("How many days deleted files and containers can still be had back.", 1, 365), "30"),
   gateway: optional(oneOf(GATEWAYS, "Azure Blob has no S3 API: a `containerApp` with versitygw gives it one, or an `external` gateway of yours does."), "containerApp"),
-  gatewayImage: optional(text("Image of versitygw, with a tag or a digest.", unpinnedImage), `docker.io/versity/versitygw:${VERSITYGW_VERSION}`),
+  gatewayImage: optional(text("Image of versitygw, with a tag or a digest.", rules.pinnedImage), `docker.io/versity/versitygw:${VERSITYGW_VERSION}`),
   gatewayMaxReplicas: optional(integer("How many replicas the gateway may scale out to; one always runs.", 1, 30), "3"),
   endpoint: optional(text("For `external`: URL of the gateway, without the container.", rules.endpoint)),
   accessKey: optional(secret("For `external`: access key of authentik's user on the gateway.", rules.credential)),
@@ -106,10 +106,4 @@ function guid(value: string): string | undefined {
 
 function storageAccountName(value: string): string | undefined {
   return /^[a-z0-9]{3,24}$/.test(value) ? undefined : "is not the name of a storage account; write 3 to 24 lower-case letters and digits";
-}
-
-/** What is wrong with an image that is not pinned: what `latest` is changes from one start of a replica to the next. */
-export function unpinnedImage(value: string): string | undefined {
-  const [, tag] = /^[a-z0-9][\w.:/-]*?(?::([\w.-]+)|@sha256:[0-9a-f]{64}|:[\w.-]+@sha256:[0-9a-f]{64})$/.exec(value) ?? ["", "latest"];
-  return tag === "latest" ? `is not a pinned image; write one with a version or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"` : undefined;
 }

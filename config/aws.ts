@@ -1,14 +1,13 @@
 /** Config of the provider `aws`: Amazon S3 in any partition. */
-import * as v from "valibot";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
-import { parseTags, rotationKeys, tagKeys, type CommonConfig, type ProviderConfig, type Report, type Sound } from "./common.ts";
+import { parseTags, rotationKeys, tagKeys, type CommonConfig, type ProviderConfig, type Report, type Sound, type Values } from "./common.ts";
 import { integer, list, oneOf, optional, text } from "./values.ts";
 
 export const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
 export const CREDENTIALS = ["user", "role", "profile", "external"] as const;
 export const TRUSTS = ["irsa", "podIdentity"] as const;
 
-const keys = v.object({
+const keys = {
   region: text("The bucket's region, e.g. `eu-central-1`.", region),
   accountId: optional(text("The only AWS account that `pulumi up` may work in.", accountId)),
   ownership: optional(oneOf(OWNERSHIPS, "Who owns the objects. authentik uploads with the ACL `private`, which `BucketOwnerEnforced` may refuse."), "BucketOwnerPreferred"),
@@ -23,10 +22,9 @@ const keys = v.object({
   attachTo: optional(text("For `external`, and for `profile` if wanted: who gets the policy, `role/NAME` or `user/NAME`, or its ARN.", identity)),
   ...rotationKeys,
   ...tagKeys,
-});
+};
 
-type OwnConfig = v.InferOutput<typeof keys>;
-type AwsValues = CommonConfig & OwnConfig;
+type AwsValues = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3 bucket on AWS, complete. */
 export interface AwsConfig extends Omit<AwsValues, "tags" | "attachTo" | "credentials" | "bucketName"> {
@@ -58,7 +56,7 @@ export interface Identity {
   name: string;
 }
 
-export const aws: ProviderConfig<OwnConfig, AwsConfig> = { keys, partial: v.partial(keys), check, resolve };
+export const aws: ProviderConfig<typeof keys, AwsConfig> = { keys, check, resolve };
 
 function check(config: Sound<AwsValues>, report: Report): void {
   const { region, kmsKeyArn, adopt, bucketName, oidcProviderArn } = config;
@@ -77,7 +75,7 @@ function check(config: Sound<AwsValues>, report: Report): void {
 /** What each kind of credentials needs; other kinds' keys would have no effect. */
 function checkCredentials(config: Sound<AwsValues>, report: Report): void {
   const { credentials = "user", roleTrust } = config;
-  const needed: Partial<Record<keyof OwnConfig, boolean>> = {
+  const needed: Partial<Record<keyof typeof keys, boolean>> = {
     roleTrust: credentials === "role",
     serviceAccounts: credentials === "role",
     oidcProviderArn: credentials === "role" && roleTrust === "irsa",

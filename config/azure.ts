@@ -1,9 +1,8 @@
 /** Config of the provider `azure`: Azure Blob Storage behind an S3 gateway. */
-import * as v from "valibot";
 import { VERSITYGW_VERSION } from "../local/versitygw.ts";
 import {
   checkDomainHasBucket, DEFAULT_BUCKET_NAME, parseTags, rotationKeys, tagKeys,
-  type CommonConfig, type ProviderConfig, type Report, type Sound,
+  type CommonConfig, type ProviderConfig, type Report, type Sound, type Values,
 } from "./common.ts";
 import * as rules from "./rules.ts";
 import { integer, oneOf, optional, secret, text } from "./values.ts";
@@ -12,7 +11,7 @@ export const GATEWAYS = ["containerApp", "external"] as const;
 /** Redundancy of a general purpose account; those with read access elsewhere would need no more than these. */
 export const REDUNDANCIES = ["Standard_LRS", "Standard_ZRS", "Standard_GRS", "Standard_GZRS"] as const;
 
-const keys = v.object({
+const keys = {
   location: text("Azure region of every resource, e.g. `westeurope`.", location),
   resourceGroupName: text("A resource group that exists. The program makes everything in it, and never the group itself, whose deletion would take the files along.", resourceGroupName),
   subscriptionId: optional(text("Id of the subscription; only `adopt` needs it.", guid)),
@@ -29,13 +28,12 @@ const keys = v.object({
   adminSecretKey: optional(secret("For `external`: the gateway's root secret key.", rules.credential)),
   ...rotationKeys,
   ...tagKeys,
-});
+};
 
 /** The keys of a gateway of one's own. */
 const EXTERNAL_KEYS = ["endpoint", "accessKey", "secretKey", "adminAccessKey", "adminSecretKey"] as const;
 
-type OwnConfig = v.InferOutput<typeof keys>;
-type AzureValues = CommonConfig & OwnConfig;
+type AzureValues = CommonConfig & Values<typeof keys>;
 
 /** The config of an Azure container and its gateway, complete. */
 export interface AzureConfig extends Omit<AzureValues, "tags" | "gateway" | (typeof EXTERNAL_KEYS)[number]> {
@@ -51,7 +49,7 @@ export type Gateway =
   | { kind: "containerApp" }
   | { kind: "external"; endpoint: string; accessKey: string; secretKey: string; adminAccessKey: string; adminSecretKey: string };
 
-export const azure: ProviderConfig<OwnConfig, AzureConfig> = { keys, partial: v.partial(keys), check, resolve };
+export const azure: ProviderConfig<typeof keys, AzureConfig> = { keys, check, resolve };
 
 function check(config: Sound<AzureValues>, report: Report): void {
   const { bucketName = DEFAULT_BUCKET_NAME, adopt, customDomain } = config;

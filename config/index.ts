@@ -1,7 +1,7 @@
 /** The stack's config: from the texts that Pulumi hands over to one typed value, or to all of its problems at once. */
 import { RunError } from "@pulumi/pulumi/errors.js";
 import leven from "leven";
-import * as v from "valibot";
+import type * as v from "valibot";
 import { aws, type AwsConfig } from "./aws.ts";
 import { azure, type AzureConfig } from "./azure.ts";
 import { commonKeys, parseProvider, type Report } from "./common.ts";
@@ -18,10 +18,10 @@ export type ProviderName = (typeof PROVIDERS)[number];
 
 /** The keys of each provider, for messages and for the README's table. */
 export const providerKeys: Readonly<Record<ProviderName, v.ObjectEntries>> = {
-  aws: aws.keys.entries,
-  r2: r2.keys.entries,
-  azure: azure.keys.entries,
-  s3: s3.keys.entries,
+  aws: aws.keys,
+  r2: r2.keys,
+  azure: azure.keys,
+  s3: s3.keys,
 };
 
 /** Reads the rest of a config whose provider is known. */
@@ -89,8 +89,7 @@ export function parseConfig(raw: RawConfig): StorageConfig {
 
 /** Without a provider to parse for, at least the keys that all of them have are looked at. */
 function parseCommonKeys(values: RawConfig["values"], report: Report): undefined {
-  const none = v.object({});
-  parseProvider({ keys: none, partial: none, check: () => undefined, resolve: () => undefined }, values, report);
+  parseProvider({ keys: {}, check: () => undefined, resolve: () => undefined }, values, report);
 }
 
 function reportProvider(name: string | undefined, report: Report): void {

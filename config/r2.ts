@@ -1,6 +1,5 @@
 /** Config of the provider `r2`: Cloudflare R2. */
-import * as v from "valibot";
-import { DEFAULT_BUCKET_NAME, refuseForceDestroy, rotationKeys, type CommonConfig, type ProviderConfig, type Report, type Sound } from "./common.ts";
+import { DEFAULT_BUCKET_NAME, refuseForceDestroy, rotationKeys, type CommonConfig, type ProviderConfig, type Report, type Sound, type Values } from "./common.ts";
 import * as rules from "./rules.ts";
 import { oneOf, optional, text } from "./values.ts";
 
@@ -19,15 +18,14 @@ const WITHIN: Readonly<Record<Jurisdiction, readonly Location[]>> = {
   us: ["enam", "wnam"],
 };
 
-const keys = v.object({
+const keys = {
   accountId: text("Id of the Cloudflare account, 32 hex digits (dashboard: R2, \"Account details\").", accountId),
   jurisdiction: optional(oneOf(JURISDICTIONS, "Where R2 guarantees to keep the files. Changing it replaces the bucket."), "default"),
   location: optional(oneOf(LOCATIONS, "Where R2 is asked to put the files. It counts only when a bucket of this name is made for the first time.")),
   ...rotationKeys,
-});
+};
 
-type OwnConfig = v.InferOutput<typeof keys>;
-type R2Values = CommonConfig & OwnConfig;
+type R2Values = CommonConfig & Values<typeof keys>;
 
 /** The config of an R2 bucket, complete. */
 export interface R2Config extends R2Values {
@@ -38,7 +36,7 @@ export interface R2Config extends R2Values {
   customDomain: string;
 }
 
-export const r2: ProviderConfig<OwnConfig, R2Config> = { keys, partial: v.partial(keys), check, resolve };
+export const r2: ProviderConfig<typeof keys, R2Config> = { keys, check, resolve };
 
 function check(config: Sound<R2Values>, report: Report): void {
   const { bucketName = DEFAULT_BUCKET_NAME, jurisdiction = "default", location } = config;

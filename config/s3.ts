@@ -1,12 +1,11 @@
 /** Config of the provider `s3`: any S3-compatible server. */
-import * as v from "valibot";
 import { ADDRESSING_STYLES, DEFAULTS } from "../authentik/env.ts";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
-import { checkDomainHasBucket, DEFAULT_BUCKET_NAME, type CommonConfig, type ProviderConfig, type Report, type Sound } from "./common.ts";
+import { checkDomainHasBucket, DEFAULT_BUCKET_NAME, type CommonConfig, type ProviderConfig, type Report, type Sound, type Values } from "./common.ts";
 import * as rules from "./rules.ts";
 import { boolean, oneOf, optional, secret, text } from "./values.ts";
 
-const keys = v.object({
+const keys = {
   endpoint: text("URL of the server's S3 API, e.g. `https://s3.provider`, without the bucket.", rules.endpoint),
   region: optional(text("Region that requests are signed for. The default is the one in the endpoint of a known service; without any, boto3 and this program sign for `us-east-1`.", rules.region)),
   addressingStyle: optional(oneOf(ADDRESSING_STYLES, "Where the bucket stands in URLs (read from 2025.12): in the `path`, or in the host (`virtual`)."), DEFAULTS.addressingStyle),
@@ -18,10 +17,9 @@ const keys = v.object({
   adminAccessKey: optional(secret("Access key that creates the bucket and its CORS policy. The default is `accessKey`.", rules.credential)),
   adminSecretKey: optional(secret("Secret key that creates the bucket and its CORS policy. The default is `secretKey`.", rules.credential)),
   policyPrincipal: optional(text("Principal to whom a bucket policy gives exactly the rights that authentik needs, in the server's own form: an ARN, on versitygw an access key. Without it no policy is put.")),
-});
+};
 
-type OwnConfig = v.InferOutput<typeof keys>;
-type S3Values = CommonConfig & OwnConfig;
+type S3Values = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3-compatible server, complete. */
 export interface S3Config extends S3Values {
@@ -30,7 +28,7 @@ export interface S3Config extends S3Values {
   customDomain: string;
 }
 
-export const s3: ProviderConfig<OwnConfig, S3Config> = { keys, partial: v.partial(keys), check, resolve };
+export const s3: ProviderConfig<typeof keys, S3Config> = { keys, check, resolve };
 
 function check(config: Sound<S3Values>, report: Report): void {
   checkCredentials(config, report);

@@ -41,7 +41,7 @@ function originFault(value: string): string {
 }
 
 /**
- * The rules for general purpose buckets (AWS, "Bucket naming rules"). The provider's own, where stricter, are its module's.
+ * The rules for general purpose buckets (AWS, "Bucket naming rules"). A provider's own, where stricter, are in its file.
  */
 export function bucketName(value: string): string | undefined {
   const suggestion = value.toLowerCase().replace(/[^a-z0-9-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 63);

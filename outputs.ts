@@ -3,8 +3,8 @@ import * as log from "@pulumi/pulumi/log/index.js";
 import { all, secret, type Output } from "@pulumi/pulumi/output.js";
 import { buildEnv, type StorageSettings } from "./authentik/env.ts";
 import { parseRelease } from "./authentik/release.ts";
-import type { StorageConfig } from "./config/index.ts";
 import type { AuthentikStorage } from "./providers/contract.ts";
+import type { StorageConfig } from "./providers/index.ts";
 
 /** What a stack exports. */
 export interface StackOutputs {

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { PROVIDERS } from "../config/index.ts";
+import { PROVIDERS } from "../providers/index.ts";
 
 const PROGRAM = fileURLToPath(new URL("../test/fixtures/in-process.ts", import.meta.url));
 const RUNS = 5;

@@ -34,6 +34,7 @@ export const tagKeys = {
 /** The bucket's name where the config has none and names are not global. */
 export const DEFAULT_BUCKET_NAME = "authentik-media";
 
+/** The values of these keys. */
 export type Values<Keys extends v.ObjectEntries> = v.InferOutput<v.ObjectSchema<Keys, undefined>>;
 
 /** The values of the common keys. */
@@ -45,48 +46,50 @@ export type Sound<Config> = { [Key in keyof Config]?: Config[Key] | undefined };
 /** Reports one problem: the key, what is wrong with its value, and what to write instead. */
 export type Report = (key: string, wrong: string) => void;
 
+/** The values of these keys, each of which may be absent. */
+type PartialValues<Keys extends v.ObjectEntries> = v.InferOutput<v.SchemaWithPartial<v.ObjectSchema<Keys, undefined>, undefined>>;
+
 /** What a provider adds to the config: its own keys, what must hold between keys, and the defaults that follow from others. */
-export interface ProviderConfig<Own, Config> {
+export interface ProviderConfig<Keys extends v.ObjectEntries, Config> {
   /** The provider's own keys. */
-  keys: v.ObjectSchema<v.ObjectEntries, undefined> & v.GenericSchema<unknown, Own>;
-  /** The same keys, each of which may be absent. */
-  partial: v.GenericSchema<unknown, Sound<Own>>;
+  keys: Keys;
   /** Looks across keys. It is given those whose own values are sound, so that every problem is found at once. */
-  check: (sound: Sound<CommonConfig> & Sound<Own>, report: Report) => void;
+  check: (sound: Sound<CommonConfig> & PartialValues<Keys>, report: Report) => void;
   /** Completes a config without problems. */
-  resolve: (parsed: CommonConfig & Own) => Config;
+  resolve: (parsed: CommonConfig & Values<Keys>) => Config;
 }
 
 const common = v.object(commonKeys);
 const partialCommon = v.partial(common);
 
 /** Parses a stack's values as this provider's config; undefined when it has reported problems. */
-export function parseProvider<Own, Config>(
-  { keys, partial, check, resolve }: ProviderConfig<Own, Config>,
+export function parseProvider<Keys extends v.ObjectEntries, Config>(
+  { keys, check, resolve }: ProviderConfig<Keys, Config>,
   values: Readonly<Record<string, string>>,
   report: Report,
 ): Config | undefined {
+  const own = v.object(keys);
   const parsedCommon = v.safeParse(common, values);
-  const parsedOwn = v.safeParse(keys, values);
+  const parsedOwn = v.safeParse(own, values);
   const broken = new Set<string>();
   for (const issue of [...(parsedCommon.issues ?? []), ...(parsedOwn.issues ?? [])]) {
     const [key = "", ...indices] = (issue.path ?? []).map((item) => String(item.key));
     broken.add(key);
     const isMissing = !(key in values);
-    report(`${key}${indices.map((index) => `[${index}]`).join("")}`, isMissing ? missing(key, keys.entries[key]) : issue.message);
+    report(`${key}${indices.map((index) => `[${index}]`).join("")}`, isMissing ? missing(key, keys[key]) : issue.message);
   }
   const sound = Object.fromEntries(
-    Object.entries({ ...defaults(common), ...defaults(keys), ...values }).filter(([key]) => !broken.has(key)),
+    Object.entries({ ...defaults(commonKeys), ...defaults(keys), ...values }).filter(([key]) => !broken.has(key)),
   );
-  check({ ...v.parse(partialCommon, sound), ...v.parse(partial, sound) }, (key, wrong) => {
+  check({ ...v.parse(partialCommon, sound), ...v.parse(v.partial(own), sound) }, (key, wrong) => {
     // A value that is no good in itself looks as if it were missing.
     if (!broken.has(key)) report(key, wrong);
   });
   return parsedCommon.success && parsedOwn.success ? resolve({ ...parsedCommon.output, ...parsedOwn.output }) : undefined;
 }
 
-function defaults({ entries }: v.ObjectSchema<v.ObjectEntries, undefined>): Record<string, string> {
-  return Object.fromEntries(Object.entries(entries).flatMap(([key, schema]) => {
+function defaults(keys: v.ObjectEntries): Record<string, string> {
+  return Object.fromEntries(Object.entries(keys).flatMap(([key, schema]) => {
     const fallback = defaultOf(schema);
     return fallback === undefined ? [] : [[key, fallback] as const];
   }));

@@ -1,36 +1,12 @@
-/** The stack's config: from the texts that Pulumi hands over to one typed value, or to all of its problems at once. */
+/**
+ * The stack's config: from the texts that Pulumi hands over to one typed value, or to all of its problems at once. It knows
+ * no provider by name: it is handed the table of them.
+ */
 import { RunError } from "@pulumi/pulumi/errors.js";
 import leven from "leven";
-import * as v from "valibot";
-import { aws, type AwsConfig } from "./aws.ts";
-import { azure, type AzureConfig } from "./azure.ts";
+import type * as v from "valibot";
 import { commonKeys, parseProvider, type Report } from "./common.ts";
-import { r2, type R2Config } from "./r2.ts";
-import { s3, type S3Config } from "./s3.ts";
 import { documentationOf, splitList } from "./values.ts";
-
-/** The config of one stack: a union discriminated by `provider`. */
-export type StorageConfig = AwsConfig | R2Config | AzureConfig | S3Config;
-
-/** The closed list of providers. */
-export const PROVIDERS = ["aws", "r2", "azure", "s3"] as const;
-export type ProviderName = (typeof PROVIDERS)[number];
-
-/** The keys of each provider, for messages and for the README's table. */
-export const providerKeys: Readonly<Record<ProviderName, v.ObjectEntries>> = {
-  aws: aws.keys.entries,
-  r2: r2.keys.entries,
-  azure: azure.keys.entries,
-  s3: s3.keys.entries,
-};
-
-/** Reads the rest of a config whose provider is known. */
-const parsers: Readonly<Record<ProviderName, (values: RawConfig["values"], report: Report) => StorageConfig | undefined>> = {
-  aws: (values, report) => parseProvider(aws, values, report),
-  r2: (values, report) => parseProvider(r2, values, report),
-  azure: (values, report) => parseProvider(azure, values, report),
-  s3: (values, report) => parseProvider(s3, values, report),
-};
 
 /** A stack's config as Pulumi hands it to the program, without the project's name before each key. */
 export interface RawConfig {
@@ -66,52 +42,68 @@ export class ConfigError extends RunError {
   }
 }
 
+/** A provider, as far as its config goes. */
+export interface ConfigReader<Read> {
+  /** The provider's own keys, with their meanings. */
+  keys: v.ObjectEntries;
+  /** Reads a stack's values; undefined when it has reported problems. */
+  parse: (values: RawConfig["values"], report: Report) => Read | undefined;
+}
+
+/** The providers by name, each loaded only when it is asked for. */
+export type Providers<Read> = Readonly<Record<string, () => Promise<{ default: ConfigReader<Read> }>>>;
+
 /**
- * The typed config.
+ * What the provider that the config names reads in it.
  *
- * @throws ConfigError with every problem.
+ * @throws ConfigError with every problem
  */
-export function parseConfig(raw: RawConfig): StorageConfig {
+export async function parseConfig<Read>(raw: RawConfig, providers: Providers<Read>): Promise<Read> {
+  const all = Object.entries(providers);
+  const [provider, load] = all.find(([name]) => name === raw.values.provider) ?? [];
+  const chosen = (await load?.())?.default;
+  const known = new Set(["provider", ...Object.keys(commonKeys), ...Object.keys(chosen?.keys ?? {})]);
+  const unknown = Object.keys(raw.values).filter((key) => !known.has(key));
+  // Another provider may know an unknown key. For a config without one the others are never loaded.
+  const asked = unknown.length === 0 ? all.filter(([name]) => name === provider) : all;
+  const owners = await Promise.all(asked.map(async ([name, load]): Promise<Owner> => ({ name, keys: (await load()).default.keys })));
+
   const problems: Problem[] = [];
   const report: Report = (key, wrong) => {
-    problems.push({ key, value: shownValue(key, raw), wrong });
+    problems.push({ key, value: shownValue(key, raw, owners), wrong });
   };
-  const provider = PROVIDERS.find((name) => name === raw.values.provider);
-  reportUnknownKeys(raw, provider, report);
-  reportClearSecrets(raw, report);
+  reportUnknownKeys(unknown, provider, owners, report);
+  reportClearSecrets(raw, owners, report);
   for (const { key, instead } of raw.misplaced ?? []) report(key, `is under the name of another project, where nothing reads it; write ${instead}`);
-  const parse = provider && parsers[provider];
-  if (!parse) reportProvider(raw.values.provider, report);
-  const config = (parse ?? parseCommonKeys)(raw.values, report);
-  if (problems.length > 0 || !config) throw new ConfigError(problems);
-  return config;
+  if (!chosen) reportProvider(raw.values.provider, Object.keys(providers), report);
+  const read = (chosen?.parse ?? parseCommonKeys)(raw.values, report);
+  if (problems.length > 0 || read === undefined) throw new ConfigError(problems);
+  return read;
+}
+
+/** A provider by the keys that are its own. */
+interface Owner {
+  name: string;
+  keys: v.ObjectEntries;
 }
 
 /** Without a provider to parse for, at least the keys that all of them have are looked at. */
 function parseCommonKeys(values: RawConfig["values"], report: Report): undefined {
-  const none = v.object({});
-  parseProvider({ keys: none, partial: none, check: () => undefined, resolve: () => undefined }, values, report);
+  parseProvider({ keys: {}, check: () => undefined, resolve: () => undefined }, values, report);
 }
 
-function reportProvider(name: string | undefined, report: Report): void {
-  const choices = PROVIDERS.join(", ");
-  if (name === undefined) report("provider", `is missing; set it: pulumi config set provider <${PROVIDERS.join("|")}>`);
-  else report("provider", `is not a provider; write one of ${choices}${suggest(name, PROVIDERS)}`);
+function reportProvider(name: string | undefined, choices: readonly string[], report: Report): void {
+  if (name === undefined) report("provider", `is missing; set it: pulumi config set provider <${choices.join("|")}>`);
+  else report("provider", `is not a provider; write one of ${choices.join(", ")}${suggest(name, choices)}`);
 }
 
-function reportUnknownKeys(raw: RawConfig, provider: ProviderName | undefined, report: Report): void {
-  const own = provider && providerKeys[provider];
-  const known = ["provider", ...Object.keys(commonKeys), ...Object.keys(own ?? {})];
-  for (const key of Object.keys(raw.values)) {
-    if (known.includes(key)) continue;
-    const others = PROVIDERS.filter((name) => key in providerKeys[name]);
-    if (others.length === 0) report(key, `is not a key of this program; remove it${suggest(key, provider ? known : allKeys())}`);
-    else if (provider) report(key, `is a key of the provider ${others.join(" and ")}, but this stack's is ${provider}; remove it, or change provider`);
+function reportUnknownKeys(unknown: readonly string[], provider: string | undefined, owners: readonly Owner[], report: Report): void {
+  const possible = owners.filter(({ name }) => provider === undefined || name === provider).flatMap(({ keys }) => Object.keys(keys));
+  for (const key of unknown) {
+    const others = owners.filter(({ keys }) => Object.hasOwn(keys, key)).map(({ name }) => name);
+    if (others.length === 0) report(key, `is not a key of this program; remove it${suggest(key, ["provider", ...Object.keys(commonKeys), ...possible])}`);
+    else if (provider !== undefined) report(key, `is a key of the provider ${others.join(" and ")}, but this stack's is ${provider}; remove it, or change provider`);
   }
-}
-
-function allKeys(): string[] {
-  return ["provider", ...Object.keys(commonKeys), ...PROVIDERS.flatMap((name) => Object.keys(providerKeys[name]))];
 }
 
 /** The known word that was probably meant, as the end of a sentence. */
@@ -122,24 +114,27 @@ function suggest(word: string, known: readonly string[]): string {
   return nearest && nearest.distance <= Math.max(2, word.length / 3) ? ` (did you mean ${nearest.candidate}?)` : "";
 }
 
-function reportClearSecrets(raw: RawConfig, report: Report): void {
+function reportClearSecrets(raw: RawConfig, owners: readonly Owner[], report: Report): void {
   for (const key of Object.keys(raw.values)) {
-    if (isSecretKey(key) && !raw.secrets.has(key)) {
+    if (isSecretKey(key, owners) && !raw.secrets.has(key)) {
       report(key, `is not a secret: it is in clear in the stack's file, and would be in its state; set it again: pulumi config set --secret ${key}`);
     }
   }
 }
 
-function isSecretKey(key: string): boolean {
-  const schema = PROVIDERS.map((name) => providerKeys[name][key]).find((found) => found !== undefined);
-  return schema !== undefined && documentationOf(schema).secret === true;
+/** A key is a secret of every provider that has it, or of none. */
+function isSecretKey(key: string, owners: readonly Owner[]): boolean {
+  return owners.some(({ keys }) => {
+    const schema = Object.hasOwn(keys, key) ? keys[key] : undefined;
+    return schema !== undefined && documentationOf(schema).secret === true;
+  });
 }
 
 /** A misspelt key may hold a secret too, so whatever sounds like one is masked. */
-function shownValue(key: string, raw: RawConfig): string | undefined {
+function shownValue(key: string, raw: RawConfig, owners: readonly Owner[]): string | undefined {
   const [, name = key, index] = /^(.*?)(?:\[(\d+)\])?$/.exec(key) ?? [];
   const value = raw.values[name];
   if (value === undefined) return undefined;
-  if (raw.secrets.has(name) || isSecretKey(name) || /key|secret|token|pass/i.test(name)) return "[secret]";
+  if (raw.secrets.has(name) || isSecretKey(name, owners) || /key|secret|token|pass/i.test(name)) return "[secret]";
   return index === undefined ? JSON.stringify(value) : JSON.stringify(splitList(value)?.[Number(index)] ?? value);
 }

@@ -2,6 +2,7 @@
 import { durationSeconds } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
+import { VERSITYGW_VERSION } from "../local/versitygw.ts";
 
 /** An origin exactly as browsers send it (RFC 6454 and the WHATWG URL standard): scheme://host[:port]. */
 export function origin(value: string, index: number, all: readonly string[]): string | undefined {
@@ -40,7 +41,7 @@ function originFault(value: string): string {
 }
 
 /**
- * The rules for general purpose buckets (AWS, "Bucket naming rules"). The provider's own, where stricter, are its module's.
+ * The rules for general purpose buckets (AWS, "Bucket naming rules"). A provider's own, where stricter, are in its file.
  */
 export function bucketName(value: string): string | undefined {
   const suggestion = value.toLowerCase().replace(/[^a-z0-9-]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 63);
@@ -134,4 +135,10 @@ export function tag(value: string, index: number, all: readonly string[]): strin
   if (/^(?:aws|azure|microsoft|windows)/i.test(name)) return "has a name that the cloud reserves; choose another";
   const first = all.findIndex((other) => other.split("=")[0]?.toLowerCase() === name.toLowerCase());
   return first === index ? undefined : "names a tag twice; remove one";
+}
+
+/** An image that is pinned: what `latest` is changes from one start of a replica to the next. */
+export function pinnedImage(value: string): string | undefined {
+  const [, tag] = /^[a-z0-9][\w.:/-]*?(?::([\w.-]+)|@sha256:[0-9a-f]{64}|:[\w.-]+@sha256:[0-9a-f]{64})$/.exec(value) ?? ["", "latest"];
+  return tag === "latest" ? `is not a pinned image; write one with a version or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"` : undefined;
 }

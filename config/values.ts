@@ -49,7 +49,7 @@ export function text(
 }
 
 /** A text that must never be seen: accepted only as a Pulumi secret, always masked. */
-export function secret(meaning: string, rule?: (value: string) => string | undefined): Value<string> {
+export function secretText(meaning: string, rule?: (value: string) => string | undefined): Value<string> {
   return text(meaning, rule, { type: "secret string", secret: true });
 }
 

@@ -3,7 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { parse } from "yaml";
-import { PROVIDERS, type ProviderName } from "../config/index.ts";
+import { PROVIDERS, type ProviderName } from "../providers/index.ts";
 
 /** One entry of a workflow's matrix. */
 export interface StackEntry {

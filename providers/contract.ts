@@ -1,7 +1,9 @@
-/** What every provider module gives, whatever the provider. */
-import type { ComponentResourceOptions } from "@pulumi/pulumi/resource.js";
+/** What every provider's file gives, whatever the provider. */
 import type { Output } from "@pulumi/pulumi/output.js";
+import type { ObjectEntries } from "valibot";
 import type { AddressingStyle } from "../authentik/env.ts";
+import { parseProvider, type CommonConfig, type ProviderConfig } from "../config/common.ts";
+import type { ConfigReader } from "../config/index.ts";
 
 /** What authentik signs with: keys, or the name of an AWS profile, or nothing where it has a role. */
 export interface Credentials {
@@ -28,9 +30,31 @@ export interface AuthentikStorage {
   readonly addressingStyle?: AddressingStyle | undefined;
 }
 
-/**
- * What a provider's file exports as `provision`: declares its resources below one component.
- *
- * @param name the component's name, from which its resources' names are made
- */
-export type Provision<Config> = (name: string, config: Config, options?: ComponentResourceOptions) => AuthentikStorage;
+/** The provider of a stack, chosen and configured. */
+export interface Chosen<Config> {
+  config: Config;
+  /** Declares the storage that the config describes, below one component of this name. */
+  provision: (name: string) => AuthentikStorage;
+}
+
+/** What a provider's file exports by default. */
+export type Provider<Config> = ConfigReader<Chosen<Config>>;
+
+/** A provider: its part of the config, and what it makes of that. */
+interface Definition<Keys extends ObjectEntries, Config> extends ProviderConfig<Keys, Config> {
+  /** Makes the component; the names of its resources begin with its own. */
+  provision: (name: string, config: Config) => AuthentikStorage;
+}
+
+/** Binds a provider's config to its component, so that nobody else has to know which belongs to which. */
+export function defineProvider<Keys extends ObjectEntries, Config extends CommonConfig & { provider: string }>(
+  { provision, ...own }: Definition<Keys, Config>,
+): Provider<Config> {
+  return {
+    keys: own.keys,
+    parse: (values, report) => {
+      const config = parseProvider(own, values, report);
+      return config && { config, provision: (name) => provision(name, config) };
+    },
+  };
+}

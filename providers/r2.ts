@@ -1,4 +1,4 @@
-/** The provider `r2`: a bucket on Cloudflare R2. */
+/** The provider `r2`: a bucket on Cloudflare R2. First its config, then its resources. */
 import { createHash } from "node:crypto";
 import { AccountToken } from "@pulumi/cloudflare/accountToken.js";
 import { getAccountApiTokenPermissionGroupsListOutput } from "@pulumi/cloudflare/getAccountApiTokenPermissionGroupsList.js";
@@ -8,9 +8,81 @@ import { R2BucketLifecycle } from "@pulumi/cloudflare/r2bucketLifecycle.js";
 import { R2ManagedDomain } from "@pulumi/cloudflare/r2managedDomain.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
 import { ComponentResource, type ComponentResourceOptions, type CustomResource } from "@pulumi/pulumi/resource.js";
-import type { R2Config } from "../config/r2.ts";
-import type { AuthentikStorage, Credentials, Provision } from "./contract.ts";
+import { DEFAULT_BUCKET_NAME, refuseForceDestroy, rotationKeys, type CommonConfig, type Report, type Sound, type Values } from "../config/common.ts";
+import * as rules from "../config/rules.ts";
+import { oneOf, optional, text } from "../config/values.ts";
+import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
+
+/** Where R2 guarantees to keep a bucket's objects (Cloudflare, "Data location"); the list of the package's `R2Bucket`. */
+export const JURISDICTIONS = ["default", "eu", "fedramp", "us"] as const;
+type Jurisdiction = (typeof JURISDICTIONS)[number];
+/** Where R2 is asked to put a bucket, without a guarantee; the list of the package's `R2Bucket`. */
+export const LOCATIONS = ["apac", "eeur", "enam", "weur", "wnam", "oc"] as const;
+type Location = (typeof LOCATIONS)[number];
+
+/** The locations within a jurisdiction. */
+const WITHIN: Readonly<Record<Jurisdiction, readonly Location[]>> = {
+  default: LOCATIONS,
+  eu: ["weur", "eeur"],
+  fedramp: ["enam", "wnam"],
+  us: ["enam", "wnam"],
+};
+
+const keys = {
+  accountId: text("Id of the Cloudflare account, 32 hex digits (dashboard: R2, \"Account details\").", accountId),
+  jurisdiction: optional(oneOf(JURISDICTIONS, "Where R2 guarantees to keep the files. Changing it replaces the bucket."), "default"),
+  location: optional(oneOf(LOCATIONS, "Where R2 is asked to put the files. It counts only when a bucket of this name is made for the first time.")),
+  ...rotationKeys,
+};
+
+type R2Values = CommonConfig & Values<typeof keys>;
+
+/** The config of an R2 bucket, complete. */
+export interface R2Config extends R2Values {
+  provider: "r2";
+  bucketName: string;
+  /** URL of the S3 API, by jurisdiction. */
+  endpoint: string;
+  customDomain: string;
+}
+
+export default defineProvider({ keys, check, resolve, provision: (name, config) => new R2Storage(name, config) });
+
+function check(config: Sound<R2Values>, report: Report): void {
+  const { bucketName = DEFAULT_BUCKET_NAME, jurisdiction = "default", location } = config;
+  const wrongName = rules.bucketNameWithoutDots(bucketName);
+  if (wrongName !== undefined) report("bucketName", wrongName);
+  if (location !== undefined && !WITHIN[jurisdiction].includes(location)) {
+    report("location", `is not in the jurisdiction "${jurisdiction}"; write ${WITHIN[jurisdiction].map((name) => `"${name}"`).join(" or ")}, or remove it`);
+  }
+  refuseForceDestroy(config, "R2 never deletes a bucket that is not empty; remove the key, and empty the bucket yourself before pulumi destroy", report);
+  if (config.secureUrls === false) report("secureUrls", "sends browsers to http, which R2 does not speak; remove it");
+  if (config.accountId !== undefined) checkCustomDomain(config, `${apiHost(config.accountId, jurisdiction)}/${bucketName}`, report);
+}
+
+function checkCustomDomain({ customDomain }: Sound<R2Values>, only: string, report: Report): void {
+  if (customDomain === undefined || customDomain === only) return;
+  report(
+    "customDomain",
+    `is not R2's S3 API, and presigned URLs work there alone, neither on r2.dev nor on a domain of your own (Cloudflare, "Presigned URLs"); write "${only}", or remove it`,
+  );
+}
+
+function resolve(config: R2Values): R2Config {
+  const host = apiHost(config.accountId, config.jurisdiction);
+  const bucketName = config.bucketName ?? DEFAULT_BUCKET_NAME;
+  return { ...config, provider: "r2", bucketName, endpoint: `https://${host}`, customDomain: `${host}/${bucketName}` };
+}
+
+/** A bucket with a jurisdiction is reached on that jurisdiction's host alone (Cloudflare, "Data location"). */
+function apiHost(account: string, jurisdiction: Jurisdiction): string {
+  return `${account}${jurisdiction === "default" ? "" : `.${jurisdiction}`}.r2.cloudflarestorage.com`;
+}
+
+function accountId(value: string): string | undefined {
+  return /^[0-9a-f]{32}$/.test(value) ? undefined : "is not a Cloudflare account id; write its 32 lower-case hex digits";
+}
 
 /** Arguments of `R2Storage`; the config of a stack is one. */
 export type R2StorageArgs = Pick<
@@ -126,6 +198,3 @@ export function groupId(groups: readonly { id: string; name: string }[], name: s
   if (!found) throw new Error(`the Cloudflare account has no permission group "${name}"; enable R2 for it, and let pulumi up's token read account API tokens`);
   return found.id;
 }
-
-export const provision = ((name: string, config: R2Config, options?: ComponentResourceOptions) =>
-  new R2Storage(name, config, options)) satisfies Provision<R2Config>;

@@ -126,7 +126,7 @@ describe("AWS: regions", () => {
   }
 
   for (const region of ["EU-Central-1", "eu-central-1a", "frankfurt", "eu_central_1", "xx-central-1"]) {
-    it(`refuses ${region}`, () => { expect(problems({ region }).join()).to.match(/^region: is not an AWS region; write e\.g\. "eu-central-1"/); });
+    it(`refuses ${region}`, async () => { expect((await problems({ region })).join()).to.match(/^region: is not an AWS region; write e\.g\. "eu-central-1"/); });
   }
 });
 
@@ -141,7 +141,7 @@ describe("AWS: the bucket", () => {
   it("is adopted by its name", async () => {
     expect((await record({ ...sound, adopt: "true" })).one("aws:s3/bucket:Bucket").options.import).to.equal("company-media");
     expect((await record(sound)).one("aws:s3/bucket:Bucket").options).not.to.have.property("import");
-    expect(problems({ adopt: "true", bucketName: undefined })[0]).to.match(/^bucketName: is missing, and adopt/);
+    expect((await problems({ adopt: "true", bucketName: undefined }))[0]).to.match(/^bucketName: is missing, and adopt/);
   });
 
   it("is protected and never emptied, unless the config says so", async () => {
@@ -159,9 +159,9 @@ describe("AWS: the bucket", () => {
     expect(recording.one("aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration").inputs.rules).to.deep.equal([
       { applyServerSideEncryptionByDefault: { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn }, bucketKeyEnabled: true },
     ]);
-    expect(problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") })[0]).to.match(/^kmsKeyArn: is not of the region "eu-central-1"/);
-    expect(problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` })[0]).to.match(/^kmsKeyArn: is not of the partition "aws-cn"/);
-    expect(problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` })[0]).to.match(/not an alias/);
+    expect((await problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") }))[0]).to.match(/^kmsKeyArn: is not of the region "eu-central-1"/);
+    expect((await problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` }))[0]).to.match(/^kmsKeyArn: is not of the partition "aws-cn"/);
+    expect((await problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` }))[0]).to.match(/not an alias/);
   });
 
   it("is of the one account, tagged, its old versions kept as long as told", async () => {
@@ -171,8 +171,8 @@ describe("AWS: the bucket", () => {
     expect(JSON.parse(String(defaultTags))).to.deep.equal({ tags: { application: "authentik", team: "identity", "cost centre": "42" } });
     const { rules } = recording.one("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration").inputs;
     expect(rules).to.have.nested.property("[0].noncurrentVersionExpiration.noncurrentDays", 7);
-    expect(problems({ accountId: "12345" })[0]).to.match(/^accountId: is not an AWS account id/);
-    expect(problems({ tags: "aws:x=y" })[0]).to.match(/^tags\[0\]: has a name that the cloud reserves/);
+    expect((await problems({ accountId: "12345" }))[0]).to.match(/^accountId: is not an AWS account id/);
+    expect((await problems({ tags: "aws:x=y" }))[0]).to.match(/^tags\[0\]: has a name that the cloud reserves/);
   });
 });
 
@@ -245,7 +245,7 @@ describe("AWS: credentials", () => {
     ["a rotation without a key", { ...IRSA, keyGeneration: "2" }, /^keyGeneration: has no effect with credentials "role"/],
     ["a service account without its namespace", { ...IRSA, serviceAccounts: "authentik" }, /^serviceAccounts\[0\]: is not a service account/],
   ];
-  for (const [what, changes, message] of wrong) it(`refuses ${what}`, () => { expect(problems(changes).join("\n")).to.match(message); });
+  for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect((await problems(changes)).join("\n")).to.match(message); });
 });
 
 describe("AWS: custom domain", () => {
@@ -265,5 +265,5 @@ describe("AWS: custom domain", () => {
     ["it for a bucket with a dot", { authentikVersion: "2026.5", customDomain: "a.b.s3.eu-central-1.amazonaws.com", bucketName: "a.b" }, /certificate does not cover/],
     ["it over http", { authentikVersion: "2026.5", customDomain: own, secureUrls: "false" }, /^secureUrls: sends browsers to http/],
   ];
-  for (const [what, changes, message] of wrong) it(`refuses ${what}`, () => { expect(problems(changes).join("\n")).to.match(message); });
+  for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect((await problems(changes)).join("\n")).to.match(message); });
 });

@@ -21,7 +21,7 @@ const sound = { provider: "azure", location: "westeurope", resourceGroupName: "a
 const EXTERNAL = {
   gateway: "external", endpoint: "https://s3.company", accessKey: "authentik", secretKey: "secret", adminAccessKey: "root", adminSecretKey: "rootsecret",
 };
-const problems = (changes: Record<string, string>) => configProblems({ ...sound, ...changes }).join("\n");
+const problems = async (changes: Record<string, string>) => (await configProblems({ ...sound, ...changes })).join("\n");
 const APP = "azure-native:app:ContainerApp";
 
 /** The parts of the recorded Container App that start the gateway. */
@@ -193,12 +193,12 @@ describe("Azure: config", () => {
     ["https on a gateway that speaks http", { ...EXTERNAL, endpoint: "http://s3.company" }, /^secureUrls: sends browsers to https/],
     ["a custom domain without the container", { customDomain: "media.company" }, /^customDomain: does not have the bucket/],
   ];
-  for (const [what, changes, message] of wrong) it(`refuses ${what}`, () => { expect(problems(changes)).to.match(message); });
+  for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect(await problems(changes)).to.match(message); });
 
-  it("accepts images by tag, digest or both", () => {
+  it("accepts images by tag, digest or both", async () => {
     const digest = `sha256:${"a".repeat(64)}`;
     for (const gatewayImage of ["versity/versitygw:v1.8.0", `ghcr.io/versity/versitygw@${digest}`, `registry.company:5000/vgw:v1@${digest}`]) {
-      expect(problems({ gatewayImage }), gatewayImage).to.equal("");
+      expect(await problems({ gatewayImage }), gatewayImage).to.equal("");
     }
   });
 });

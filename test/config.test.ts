@@ -1,6 +1,10 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { ConfigError, parseConfig, PROVIDERS, type RawConfig, type StorageConfig } from "../config/index.ts";
+import { commonKeys } from "../config/common.ts";
+import { ConfigError, parseConfig, type RawConfig } from "../config/index.ts";
+import { documentationOf } from "../config/values.ts";
+import type { Chosen } from "../providers/contract.ts";
+import { chooseProvider, PROVIDERS, providers, type StorageConfig } from "../providers/index.ts";
 
 const sound = {
   provider: "s3",
@@ -16,14 +20,14 @@ function raw(values: Record<string, string | undefined>): RawConfig {
   return { values: Object.fromEntries(present), secrets: new Set(secretKeys) };
 }
 
-function parse(changes: Record<string, string | undefined> = {}): StorageConfig {
-  return parseConfig(raw({ ...sound, ...changes }));
+async function parse(changes: Record<string, string | undefined> = {}): Promise<StorageConfig> {
+  return (await chooseProvider(raw({ ...sound, ...changes }))).config;
 }
 
 /** Each problem as "key: what is wrong". */
-function problems(changes: Record<string, string | undefined>): string[] {
+async function problems(changes: Record<string, string | undefined>): Promise<string[]> {
   try {
-    parse(changes);
+    await parse(changes);
     return [];
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
@@ -32,8 +36,8 @@ function problems(changes: Record<string, string | undefined>): string[] {
 }
 
 describe("config", () => {
-  it("has the defaults of the README", () => {
-    expect(parse()).to.deep.equal({
+  it("has the defaults of the README", async () => {
+    expect(await parse()).to.deep.equal({
       provider: "s3",
       bucketName: "authentik-media",
       endpoint: "https://s3.provider",
@@ -53,17 +57,17 @@ describe("config", () => {
     });
   });
 
-  it("takes a list as YAML's or separated by commas", () => {
-    expect(parse({ origins: "https://a.company, http://10.0.0.1:9000" }).origins).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
+  it("takes a list as YAML's or separated by commas", async () => {
+    expect((await parse({ origins: "https://a.company, http://10.0.0.1:9000" })).origins).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
   });
 
-  it("names the custom domain after the endpoint, where the release puts the bucket", () => {
-    expect(parse({ addressingStyle: "virtual" }).customDomain).to.equal("authentik-media.s3.provider");
-    expect(parse({ addressingStyle: "virtual", authentikVersion: "2025.10" }).customDomain).to.equal("s3.provider/authentik-media");
-    expect(parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" }).customDomain).to.equal("10.0.0.1:9000/authentik-media");
+  it("names the custom domain after the endpoint, where the release puts the bucket", async () => {
+    expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal("authentik-media.s3.provider");
+    expect((await parse({ addressingStyle: "virtual", authentikVersion: "2025.10" })).customDomain).to.equal("s3.provider/authentik-media");
+    expect((await parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" })).customDomain).to.equal("10.0.0.1:9000/authentik-media");
   });
 
-  it("takes the region from the endpoints of services that sign with it", () => {
+  it("takes the region from the endpoints of services that sign with it", async () => {
     const regions = {
       "https://s3.us-west-004.backblazeb2.com": "us-west-004",
       "https://s3.eu-central-1.wasabisys.com": "eu-central-1",
@@ -71,12 +75,12 @@ describe("config", () => {
       "https://storage.googleapis.com": "auto",
       "https://minio.company": undefined,
     };
-    for (const [endpoint, region] of Object.entries(regions)) expect(parse({ endpoint })).to.have.property("region", region);
+    for (const [endpoint, region] of Object.entries(regions)) expect(await parse({ endpoint })).to.have.property("region", region);
   });
 
   const bad: [title: string, changes: Record<string, string | undefined>, ...expected: RegExp[]][] = [
-    ["an unknown provider", { provider: "s33" }, /^provider: is not a provider; write one of aws, r2, azure, s3 \(did you mean s3\?\)$/],
-    ["no provider", { provider: undefined }, /^provider: is missing; set it: pulumi config set provider <aws\|r2\|azure\|s3>$/],
+    ["an unknown provider", { provider: "s33" }, new RegExp(`^provider: is not a provider; write one of ${PROVIDERS.join(", ")} \\(did you mean s3\\?\\)$`)],
+    ["no provider", { provider: undefined }, new RegExp(`^provider: is missing; set it: pulumi config set provider <${PROVIDERS.join("\\|")}>$`)],
     ["a misspelt key", { orgins: "x" }, /^orgins: is not a key.*did you mean origins\?/],
     ["a key that resembles none", { zzzzzzzzz: "x" }, /^zzzzzzzzz: is not a key of this program; remove it$/],
     ["no origins", { origins: undefined }, /^origins: is missing; set it: pulumi config set --path 'origins\[0\]'/],
@@ -129,45 +133,75 @@ describe("config", () => {
     ["an empty value", { policyPrincipal: " " }, /^policyPrincipal: is empty/],
   ];
   for (const [title, changes, ...expected] of bad) {
-    it(`refuses ${title}`, () => {
-      const found = problems(changes);
+    it(`refuses ${title}`, async () => {
+      const found = await problems(changes);
       expect(found).to.have.length(expected.length);
       for (const [index, pattern] of expected.entries()) expect(found[index]).to.match(pattern);
     });
   }
 
-  it("tells all problems at once, whatever the provider", () => {
+  it("tells all problems at once, whatever the provider", async () => {
     for (const provider of [...PROVIDERS, "none", undefined]) {
-      expect(problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" }).map((line) => line.split(":")[0]))
+      expect((await problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" })).map((line) => line.split(":")[0]))
         .to.include.members(["origins[0]", "bucketName", "secureUrls", "typo"]);
     }
   });
 
-  it("refuses secrets that are in clear, and shows none", () => {
-    const values = { ...sound, secretKey: "hunter2\n", secretkey: "hunter2", adminSecretKey: "hunter2" };
-    expect(() => parseConfig({ values, secrets: new Set(["accessKey"]) }))
-      .to.throw(ConfigError, /secretKey = \[secret\] is not a secret/).and.satisfy((error: Error) => !error.message.includes("hunter2"));
+  it("refuses secrets that are in clear, and shows none, whatever the provider", async () => {
+    for (const provider of [...PROVIDERS, "none"]) {
+      const values = { ...sound, provider, secretKey: "hunter2\n", secretkey: "hunter2", adminSecretKey: "hunter2" };
+      const error: unknown = await chooseProvider({ values, secrets: new Set(["accessKey"]) }).catch((reason: unknown) => reason);
+      expect(error, provider).to.be.instanceOf(ConfigError).and.property("message")
+        .to.match(/secretKey = \[secret\] is not a secret/).and.to.match(/adminSecretKey = \[secret\] is not a secret/).and.not.to.contain("hunter2");
+    }
   });
 
-  it("accepts exactly the origins that browsers send (property)", () => {
+  it("loads the chosen provider alone, and the others to say whose key it is that it does not know", async () => {
+    const loaded = async (changes: Record<string, string | undefined>): Promise<string[]> => {
+      const asked = new Set<string>();
+      const counted = Object.fromEntries(Object.entries(providers).map(([name, load]) => [name, () => {
+        asked.add(name);
+        return load();
+      }]));
+      await parseConfig<Chosen<StorageConfig>>(raw({ ...sound, ...changes }), counted).catch((error: unknown) => {
+        if (!(error instanceof ConfigError)) throw error;
+      });
+      return [...asked];
+    };
+    expect(await loaded({})).to.deep.equal(["s3"]);
+    expect(await loaded({ origins: "a", endpoint: undefined })).to.deep.equal(["s3"]);
+    expect(await loaded({ jurisdiction: "eu" })).to.have.members(PROVIDERS);
+  });
+
+  it("has keys of one meaning: no provider's own is a common one, and what is secret is so for each provider that has it", async () => {
+    const own = (await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider]()).default.keys)))).flat();
+    const secrets = new Set(own.filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key));
+    expect([...secrets]).to.include.members(secretKeys);
+    for (const [key, schema] of own) {
+      expect(commonKeys).not.to.have.property(key);
+      expect(documentationOf(schema).secret, key).to.equal(secrets.has(key));
+    }
+  });
+
+  it("accepts exactly the origins that browsers send (property)", async () => {
     const host = fc.oneof(fc.domain(), fc.ipV4(), fc.ipV6().map((address) => `[${address}]`));
-    fc.assert(
-      fc.property(fc.constantFrom("http", "https"), host, fc.option(fc.integer({ min: 1, max: 65535 })), (scheme, name, port) => {
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom("http", "https"), host, fc.option(fc.integer({ min: 1, max: 65535 })), async (scheme, name, port) => {
         const origin = new URL(`${scheme}://${name}${port === null ? "" : `:${port}`}`).origin;
-        expect(parse({ origins: origin }).origins).to.deep.equal([origin]);
+        expect((await parse({ origins: origin })).origins).to.deep.equal([origin]);
         for (const spoilt of [`${origin}/`, `${origin}/x`, origin.toUpperCase(), origin.replace("://", "://*."), `${origin}?`]) {
-          expect(problems({ origins: spoilt }), spoilt).to.have.length(1);
+          expect(await problems({ origins: spoilt }), spoilt).to.have.length(1);
         }
       }),
     );
   });
 
-  it("never fails but with a ConfigError, whatever the values (property)", () => {
+  it("never fails but with a ConfigError, whatever the values (property)", async () => {
     const value = fc.oneof(fc.string(), fc.webUrl(), fc.json());
     const keys = [...Object.keys(sound), ...secretKeys, "bucketName", "customDomain", "urlExpiry", "region", "useSsl", "nonsense"];
-    fc.assert(
-      fc.property(fc.dictionary(fc.constantFrom(...keys), value), (changes) => {
-        for (const problem of problems(changes)) expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
+    await fc.assert(
+      fc.asyncProperty(fc.dictionary(fc.constantFrom(...keys), value), async (changes) => {
+        for (const problem of await problems(changes)) expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
       }),
       { numRuns: 500 },
     );

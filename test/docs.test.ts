@@ -12,8 +12,9 @@ import { promisify } from "node:util";
 import { expect } from "chai";
 import * as v from "valibot";
 import { parse } from "yaml";
-import { parseConfig } from "../config/index.ts";
+import type { RawConfig } from "../config/index.ts";
 import type { RunningServer } from "../local/versitygw.ts";
+import { chooseProvider } from "../providers/index.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
@@ -263,7 +264,7 @@ interface World {
 
       it("leaves stack files that the program takes", async () => {
         const files = (await readdir(join(world.dir, "clone"))).filter((name) => /^Pulumi\.(?!dev\.).+\.yaml$/.test(name));
-        for (const file of files) parseConfig(await configIn(join(world.dir, "clone", file)));
+        for (const file of files) await chooseProvider(await configIn(join(world.dir, "clone", file)));
       });
 
       if (page === "README.md") after(() => keep("prod"));
@@ -326,7 +327,7 @@ const StackFile = v.looseObject({ config: v.record(v.string(), v.unknown()) });
 const NAMESPACE = "authentik-storage:";
 
 /** A stack file's config as the program gets it; what is encrypted in it is any text. */
-async function configIn(file: string): Promise<Parameters<typeof parseConfig>[0]> {
+async function configIn(file: string): Promise<RawConfig> {
   const { config } = v.parse(StackFile, parse(await readFile(file, "utf8")));
   const own = Object.entries(config).filter(([key]) => key.startsWith(NAMESPACE)).map(([key, value]) => [key.slice(NAMESPACE.length), value] as const);
   const textOf = (value: unknown) => (v.is(Secret, value) ? "encrypted" : typeof value === "string" ? value : JSON.stringify(value));

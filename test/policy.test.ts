@@ -4,13 +4,13 @@ import { join } from "node:path";
 import { expect } from "chai";
 import * as v from "valibot";
 import { parse } from "yaml";
-import { PROVIDERS, type ProviderName } from "../config/index.ts";
 import { policies } from "../policy/policies.ts";
 import { TYPES } from "../policy/rule.ts";
+import { PROVIDERS, type ProviderName } from "../providers/index.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { exampleValues } from "./support/examples.ts";
 import { judge, UNKNOWN } from "./support/policies.ts";
-import { configOf, record, recordConfig, type Recorded } from "./support/recorder.ts";
+import { record, type Recorded } from "./support/recorder.ts";
 import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
 /** Values of a stack beside those of its provider's example. */
@@ -256,7 +256,7 @@ describe("policy pack", function () {
 
   it("finds that browsers are sent to http, unless it is this machine's", async () => {
     const outputs = (customDomain: string) => judge([{ type: "pulumi:pulumi:Stack", name: "test", parent: "", inputs: { secureUrls: false, customDomain }, outputs: {}, secretInputs: [], options: {} }]);
-    const { customDomain = "" } = await recordConfig(configOf({ ...(await exampleValues("s3")), secureUrls: "false", customDomain: "media.company/authentik-media" }));
+    const { customDomain = "" } = await record({ ...(await exampleValues("s3")), secureUrls: "false", customDomain: "media.company/authentik-media" });
     expect((await outputs(customDomain)).violations.map(({ message }) => message).join()).to.contain("http://media.company/authentik-media in clear");
     expect((await outputs("localhost:7070/authentik-media")).violations).to.deep.equal([]);
   });

@@ -18,8 +18,8 @@ const PROGRAMS = {
   empty: "export {};",
   other: `
     import { readStackConfig } from ${JSON.stringify(join(REPOSITORY, "config/stack.ts"))};
-    import { provision } from ${JSON.stringify(join(REPOSITORY, "providers/index.ts"))};
-    await provision("other", readStackConfig());`,
+    import { chooseProvider } from ${JSON.stringify(join(REPOSITORY, "providers/index.ts"))};
+    (await chooseProvider(readStackConfig())).provision("other");`,
 } as const;
 const PACK = `
   const { PolicyPack } = require("@pulumi/policy");

@@ -1,6 +1,5 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { PROVIDERS } from "../config/index.ts";
 import { diff } from "../preview/diff.ts";
 import { endangeredBy, holdsFiles } from "../preview/guard.ts";
 import { outcomeOf } from "../preview/outcome.ts";
@@ -9,6 +8,7 @@ import { wholePlan } from "../preview/preview.ts";
 import { purposeOf } from "../preview/purposes.ts";
 import { renderMarkdown, renderText } from "../preview/render.ts";
 import { failedReport, reportOn, type Report } from "../preview/report.ts";
+import { PROVIDERS } from "../providers/index.ts";
 import { exampleValues } from "./support/examples.ts";
 import { EXPECTED, PLAN_NAMES, recordedReport } from "./support/plans.ts";
 import { record } from "./support/recorder.ts";

@@ -1,11 +1,10 @@
 import { expect } from "chai";
-import { JURISDICTIONS, LOCATIONS } from "../config/r2.ts";
-import { groupId, s3Keys } from "../providers/r2.ts";
+import { groupId, JURISDICTIONS, LOCATIONS, s3Keys } from "../providers/r2.ts";
 import { configProblems, PERMISSION_GROUPS, record } from "./support/recorder.ts";
 
 const ACCOUNT = "0123456789abcdef0123456789abcdef";
 const sound = { provider: "r2", accountId: ACCOUNT, origins: "https://authentik.company" };
-const problems = (changes: Record<string, string>) => configProblems({ ...sound, ...changes }).join("\n");
+const problems = async (changes: Record<string, string>) => (await configProblems({ ...sound, ...changes })).join("\n");
 
 describe("R2: keys", () => {
   // The one-block message of FIPS 180-2, appendix B.1: Cloudflare's rule is plain SHA-256 of the token's value, in hex.
@@ -48,10 +47,10 @@ describe("R2: jurisdictions", () => {
       }
     });
 
-    it(`${jurisdiction}: no custom domain but the S3 API's with the bucket`, () => {
-      expect(problems({ jurisdiction, customDomain: `${host}/authentik-media` })).to.equal("");
+    it(`${jurisdiction}: no custom domain but the S3 API's with the bucket`, async () => {
+      expect(await problems({ jurisdiction, customDomain: `${host}/authentik-media` })).to.equal("");
       for (const customDomain of ["pub-0123.r2.dev", "media.company", `authentik-media.${host}`, `${host}/another`]) {
-        expect(problems({ jurisdiction, customDomain })).to.match(/^customDomain: is not R2's S3 API, and presigned URLs work there alone/).and.to.contain(`write "${host}/authentik-media"`);
+        expect(await problems({ jurisdiction, customDomain })).to.match(/^customDomain: is not R2's S3 API, and presigned URLs work there alone/).and.to.contain(`write "${host}/authentik-media"`);
       }
     });
 
@@ -78,7 +77,7 @@ describe("R2: config", () => {
     ["forceDestroy", { forceDestroy: "true" }, /^forceDestroy: cannot be had: R2 never deletes a bucket that is not empty/],
     ["http", { secureUrls: "false" }, /^secureUrls: sends browsers to http/],
   ];
-  for (const [what, changes, message] of wrong) it(`refuses ${what}`, () => { expect(problems(changes)).to.match(message); });
+  for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect(await problems(changes)).to.match(message); });
 
   it("tells which permission group the account lacks", () => {
     expect(groupId([{ id: "1", name: "Other" }, { id: "2", name: "Wanted" }], "Wanted")).to.equal("2");

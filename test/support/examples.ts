@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { parse } from "yaml";
 import * as v from "valibot";
-import type { ProviderName } from "../../config/index.ts";
+import type { ProviderName } from "../../providers/index.ts";
 
 const NAMESPACE = "authentik-storage:";
 const StackFile = v.object({ config: v.record(v.string(), v.union([v.string(), v.boolean(), v.number(), v.array(v.string())])) });

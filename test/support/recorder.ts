@@ -3,9 +3,9 @@ import type { RegisterResourceRequest } from "@pulumi/pulumi/proto/resource_pb.j
 import { isSecret, output, type Output } from "@pulumi/pulumi/output.js";
 import { setMocks, type MockCallArgs, type MockResourceArgs, type MockResourceResult } from "@pulumi/pulumi/runtime/mocks.js";
 import { disconnect, getMonitor } from "@pulumi/pulumi/runtime/settings.js";
-import { ConfigError, parseConfig, type StorageConfig } from "../../config/index.ts";
-import type { AuthentikStorage, Credentials } from "../../providers/contract.ts";
-import { provision } from "../../providers/index.ts";
+import { ConfigError } from "../../config/index.ts";
+import type { AuthentikStorage, Chosen, Credentials } from "../../providers/contract.ts";
+import { chooseProvider, type StorageConfig } from "../../providers/index.ts";
 
 /** One registered resource, with what the engine is told of it. */
 export interface Recorded {
@@ -143,22 +143,17 @@ function fakeCall({ token, inputs }: MockCallArgs): Record<string, unknown> {
   return { ...entriesOf(inputs), results: PERMISSION_GROUPS };
 }
 
-/** Provisions what these values of a stack describe. Every key with a secret's name counts as one. */
-export async function record(values: Record<string, string>): Promise<Recording> {
-  return recordConfig(configOf(values));
-}
-
-/** The typed config of these values. */
-export function configOf(values: Record<string, string>): StorageConfig {
+/** Chooses a provider by these values of a stack. Every key with a secret's name counts as one. */
+function choose(values: Record<string, string>): Promise<Chosen<StorageConfig>> {
   const secrets = new Set(Object.keys(values).filter((key) => /accessKey|secretKey/i.test(key)));
-  return parseConfig({ values, secrets });
+  return chooseProvider({ values, secrets });
 }
 
 /** Each problem of these values as "key: what is wrong". */
-export function configProblems(values: Record<string, string | undefined>): string[] {
+export async function configProblems(values: Record<string, string | undefined>): Promise<string[]> {
   const present = Object.fromEntries(Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined));
   try {
-    configOf(present);
+    await choose(present);
     return [];
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
@@ -166,8 +161,9 @@ export function configProblems(values: Record<string, string | undefined>): stri
   }
 }
 
-/** Provisions this config. */
-export async function recordConfig(config: StorageConfig): Promise<Recording> {
+/** Provisions what these values of a stack describe. */
+export async function record(values: Record<string, string>): Promise<Recording> {
+  const { config, provision } = await choose(values);
   const calls: Recording["calls"] = [];
   const resources: Recorded[] = [];
   const known = fakes(() => (config.provider === "aws" ? config.region : ""));
@@ -202,15 +198,15 @@ export async function recordConfig(config: StorageConfig): Promise<Recording> {
   const listeners = process.listeners("unhandledRejection");
   process.removeAllListeners("unhandledRejection").on("unhandledRejection", refuse);
   try {
-    return await Promise.race([refused, resolve(config, resources, calls)]);
+    return await Promise.race([refused, resolve(() => provision("authentik"), resources, calls)]);
   } finally {
     process.removeAllListeners("unhandledRejection");
     for (const listener of listeners) process.on("unhandledRejection", listener);
   }
 }
 
-async function resolve(config: StorageConfig, resources: Recorded[], calls: Recording["calls"]): Promise<Recording> {
-  const storage = await provision("authentik", config);
+async function resolve(provision: () => AuthentikStorage, resources: Recorded[], calls: Recording["calls"]): Promise<Recording> {
+  const storage = provision();
   const outputs = output({
     bucketName: storage.bucketName,
     region: storage.region,

@@ -1,4 +1,6 @@
 /** The state's home (Pulumi: "backend") and what encrypts its secrets ("secrets provider"): what their URLs say. */
+import { homedir } from "node:os";
+import { resolve } from "node:path";
 
 /** What the user can mend about the state's home. The message says what to do. */
 export class StateError extends Error {
@@ -36,9 +38,27 @@ export function parseHome(url: string): Home {
   if (parsed.username !== "" || parsed.password !== "") {
     throw new StateError(`the URL of the ${parsed.protocol}// home has credentials in it, where others can read them; put them into the environment (docs/state.md)`);
   }
-  const place = kind === "file" ? decodeURIComponent(parsed.pathname) : parsed.host;
+  const place = kind === "file" ? folderOf(url) : parsed.host;
   if (place === "") throw new StateError(`"${url}" names no ${kind === "azblob" ? "container" : "bucket"}; write ${parsed.protocol}//name`);
   return { kind, url, place, query: parsed.searchParams };
+}
+
+/**
+ * The folder of a `file:` URL. Pulumi takes what follows `file://` up to a `?` for a path: `file://state` is relative to where it
+ * runs, which is not one folder for all commands here, and `~` is a home that is a machine's own (`massageBlobPath` of
+ * `pkg/backend/diy/backend.go`). A whole path is the same to everybody.
+ */
+function folderOf(url: string): string {
+  const [path = ""] = url.replace(/^file:(?:\/\/)?/i, "").split(/[?#]/);
+  if (!url.startsWith("file:///")) {
+    const meant = path.replace(/^~(?=\/|$)/, homedir());
+    throw new StateError(`"${url}" is not the whole path of a folder; write three slashes and all of it, e.g. "file://${resolve(meant)}"`);
+  }
+  try {
+    return resolve(decodeURIComponent(path));
+  } catch (error) {
+    throw new StateError(`"${url}" has a "%" that begins no character; write %25 for the "%" itself`, { cause: error });
+  }
 }
 
 /**

@@ -2,8 +2,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { homedir, tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CreateBucketCommand, GetBucketVersioningCommand, PutBucketPolicyCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { expect } from "chai";
@@ -29,6 +29,7 @@ describe("state: what the URLs say", () => {
     ["azblob://state?storage_account=company", "azblob", "state"],
     ["gs://company-state", "gs", "company-state"],
     ["file:///srv/pulumi%20state", "file", "/srv/pulumi state"],
+    ["file:///srv/../srv//state/?no_tmp_dir=false", "file", "/srv/state"],
   ];
   for (const [url, kind, place] of homes) {
     it(`takes ${url}`, () => { expect(parseHome(url)).to.include({ kind, place, url }); });
@@ -38,6 +39,14 @@ describe("state: what the URLs say", () => {
       expect(() => parseHome(url)).to.throw(StateError).with.property("message").that.does.not.contain("user:secret@api");
     });
   }
+  const notWhole: [url: string, whole: string][] = [
+    ["file://~", homedir()], ["file://~/state", join(homedir(), "state")], ["file://", process.cwd()], ["file://state", resolve("state")], ["file://./state", resolve("state")],
+    ["file://localhost/srv", resolve("localhost/srv")], ["file:/srv/state", "/srv/state"], ["FILE:///srv/state", "/srv/state"],
+  ];
+  for (const [url, whole] of notWhole) {
+    it(`refuses ${url}, and has the whole path`, () => { expect(() => parseHome(url)).to.throw(StateError, `"file://${whole}"`); });
+  }
+  it("refuses a % that begins no character", () => { expect(() => parseHome("file:///srv/100%")).to.throw(StateError, "write %25"); });
   const sound = [
     "passphrase", "awskms://alias/pulumi-state?region=eu-central-1", "awskms://1234abcd-12ab-34cd-56ef-1234567890ab?region=eu-central-1",
     "awskms:///arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab", "azurekeyvault://company.vault.azure.net/keys/pulumi-state",
@@ -206,6 +215,15 @@ describe("state: what a move compares", () => {
       }
       const left = await readdir(join(dir, "check"), { recursive: true, withFileTypes: true });
       expect(left.filter((entry) => entry.isFile()).map(({ name }) => name).filter((name) => !name.endsWith(".attrs"))).to.deep.equal(["meta.yaml"]);
+    });
+
+    it("makes and finds a folder where Pulumi does, whatever its name", async () => {
+      for (const name of ["a b", "100%25", "c%2Fd", "e\\\\f", "g/../h//i/"]) {
+        const home = parseHome(`file://${dir}/${name}`);
+        await createHome(home);
+        expect((await checkHome(home)).map(({ ok, said }) => [ok, said]), name).to.deep.equal([[true, undefined], [true, undefined], [true, undefined]]);
+        expect(await readdir(home.place), name).to.include(".pulumi");
+      }
     });
 
     it("says what is wrong", async () => {

@@ -2,6 +2,7 @@
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
+import { checkStackName, StackError } from "../preview/stacks.ts";
 import { parseHome, StateError } from "../state/home.ts";
 import { interruptible, runCommand } from "./process.ts";
 import { createProgress } from "./progress.ts";
@@ -64,7 +65,8 @@ async function check(url: string, { json }: { json?: true }): Promise<void> {
   if (results.some(({ ok }) => !ok)) process.exitCode = 1;
 }
 
-async function start(stack: string, { backend, secretsProvider }: { backend: string; secretsProvider: string }): Promise<void> {
+async function start(name: string, { backend, secretsProvider }: { backend: string; secretsProvider: string }): Promise<void> {
+  const stack = checkStackName(name);
   const { startStack } = await import("../state/start.ts");
   await interruptible((signal) => startStack({ stack, home: parseHome(backend), secretsProvider, projectDir: REPOSITORY, signal }));
   console.log(`made the stack ${stack}; from now on, here and in CI:\n  export PULUMI_BACKEND_URL='${backend}'`);
@@ -96,4 +98,4 @@ async function move(stack: string, { from, to, json, ...flags }: MoveFlags): Pro
   if (preview !== undefined) process.exitCode = 1;
 }
 
-await runCommand(command, [StateError]);
+await runCommand(command, [StateError, StackError]);

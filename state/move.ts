@@ -8,7 +8,7 @@ import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
 import { parse } from "yaml";
 import { checkSecretsProvider, StateError, type Home } from "./home.ts";
-import { pulumi, requirePassphrase } from "./pulumi.ts";
+import { pulumi, requireNewPassphrase, requirePassphrase } from "./pulumi.ts";
 
 export interface Move {
   stack: string;
@@ -73,7 +73,8 @@ async function checkBefore({ stack, to, secretsProvider, projectDir, signal }: M
   const today = file.secretsprovider ?? (file.encryptionsalt === undefined ? "default" : "passphrase");
   const provider = secretsProvider ?? today;
   checkSecretsProvider(provider, to);
-  if (today === "passphrase" || provider === "passphrase") requirePassphrase(`moving "${stack}"`);
+  if (today === "passphrase") requirePassphrase(`moving "${stack}"`);
+  else if (provider === "passphrase") await requireNewPassphrase(`moving "${stack}"`);
   const version = (await pulumi(["version"], { cwd: projectDir, home: to, signal })).trim();
   const [, major = 0, minor = 0] = (/^v?(\d+)\.(\d+)/.exec(version) ?? []).map(Number);
   if (major < FIRST_WITH_MIGRATE[0] || (major === FIRST_WITH_MIGRATE[0] && minor < FIRST_WITH_MIGRATE[1])) {

@@ -1,5 +1,6 @@
 /** The Pulumi command line tool, told where the state is by its environment: the user's own login is not touched. */
 import { execFile } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { promisify } from "node:util";
 import * as v from "valibot";
 import { StateError, type Home } from "./home.ts";
@@ -40,13 +41,38 @@ export async function pulumi(args: readonly string[], { cwd, home, env, signal }
   }
 }
 
-/** True when Pulumi will find the passphrase without asking for it. */
-export function hasPassphrase(env: NodeJS.ProcessEnv = process.env): boolean {
-  return env.PULUMI_CONFIG_PASSPHRASE !== undefined || (env.PULUMI_CONFIG_PASSPHRASE_FILE ?? "") !== "";
+/**
+ * Sees that Pulumi will find the passphrase of a stack that has one without asking for it. An empty one can be the right one.
+ *
+ * @throws StateError when none is set
+ */
+export function requirePassphrase(purpose: string): void {
+  const { PULUMI_CONFIG_PASSPHRASE: phrase, PULUMI_CONFIG_PASSPHRASE_FILE: file = "" } = process.env;
+  if (phrase !== undefined || file !== "") return;
+  throw new StateError(`${purpose} needs the passphrase; put it into PULUMI_CONFIG_PASSPHRASE, or the path of a file with it into PULUMI_CONFIG_PASSPHRASE_FILE. Nothing was done.`);
 }
 
-/** @throws StateError when a passphrase is needed and none is set */
-export function requirePassphrase(purpose: string): void {
-  if (hasPassphrase()) return;
-  throw new StateError(`${purpose} needs the passphrase; put it into PULUMI_CONFIG_PASSPHRASE, or the path of a file with it into PULUMI_CONFIG_PASSPHRASE_FILE. Nothing was done.`);
+/**
+ * The same for secrets that a passphrase is to encrypt from now on: an empty one would keep them from nobody.
+ *
+ * @throws StateError when none is set, or an empty one
+ */
+export async function requireNewPassphrase(purpose: string): Promise<void> {
+  requirePassphrase(purpose);
+  const { PULUMI_CONFIG_PASSPHRASE: phrase, PULUMI_CONFIG_PASSPHRASE_FILE: file = "" } = process.env;
+  // As Pulumi does: the variable comes first, even an empty one, and white space around what a file has is left out.
+  const found = phrase ?? (await readPassphrase(file));
+  if (found !== "") return;
+  throw new StateError(
+    `${purpose} needs a passphrase, and ${phrase === undefined ? `"${file}"` : "PULUMI_CONFIG_PASSPHRASE"} is empty; put one into PULUMI_CONFIG_PASSPHRASE, ` +
+      "or unset that and put the path of a file with one into PULUMI_CONFIG_PASSPHRASE_FILE. Nothing was done.",
+  );
+}
+
+async function readPassphrase(file: string): Promise<string> {
+  try {
+    return (await readFile(file, "utf8")).trim();
+  } catch (error) {
+    throw new StateError(`the file "${file}" of PULUMI_CONFIG_PASSPHRASE_FILE cannot be read; correct the path. Nothing was done.`, { cause: error });
+  }
 }

@@ -1,7 +1,7 @@
 /** The first stack of an environment. */
 import { checkHome } from "./check.ts";
 import { checkSecretsProvider, StateError, type Home } from "./home.ts";
-import { pulumi, requirePassphrase } from "./pulumi.ts";
+import { pulumi, requireNewPassphrase } from "./pulumi.ts";
 
 export interface Start {
   stack: string;
@@ -19,7 +19,7 @@ export interface Start {
  */
 export async function startStack({ stack, home, secretsProvider, projectDir, signal }: Start): Promise<void> {
   checkSecretsProvider(secretsProvider, home);
-  if (secretsProvider === "passphrase") requirePassphrase(`the stack "${stack}"`);
+  if (secretsProvider === "passphrase") await requireNewPassphrase(`the stack "${stack}"`);
   const failed = (await checkHome(home, signal)).find(({ ok }) => !ok);
   if (failed) throw new StateError(`${home.url} cannot keep the state (${failed.step}): ${failed.said ?? ""}\n${failed.advice ?? ""}`);
   await pulumi(["stack", "init", stack, "--secrets-provider", secretsProvider], { cwd: projectDir, home, signal });

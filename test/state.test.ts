@@ -282,6 +282,48 @@ describe("state: what a move compares", () => {
     });
   });
 
+  describe("an empty passphrase", () => {
+    beforeEach(() => { setEnvironment({ PULUMI_CONFIG_PASSPHRASE: "" }); });
+
+    it("encrypts no new stack, whichever way it is set", async () => {
+      const start = { stack: "empty", home: await folder("no-passphrase"), secretsProvider: "passphrase", projectDir: await project("no-passphrase-project") };
+      const refused = async (words: string) => {
+        expect(await startStack(start).catch((error: unknown) => error)).to.be.instanceOf(StateError).with.property("message").that.contains(words);
+        expect(await readdir(join(dir, "no-passphrase"))).to.deep.equal([]);
+      };
+      const file = join(dir, "passphrase.txt");
+      await writeFile(file, "in a file\n");
+      setEnvironment({ PULUMI_CONFIG_PASSPHRASE_FILE: file });
+      await refused("PULUMI_CONFIG_PASSPHRASE is empty");
+      setEnvironment({ PULUMI_CONFIG_PASSPHRASE: undefined, PULUMI_CONFIG_PASSPHRASE_FILE: `${file}.not-there` });
+      await refused("cannot be read");
+      await writeFile(`${file}.empty`, " \n");
+      setEnvironment({ PULUMI_CONFIG_PASSPHRASE_FILE: `${file}.empty` });
+      await refused('passphrase.txt.empty" is empty');
+      setEnvironment({ PULUMI_CONFIG_PASSPHRASE_FILE: file });
+      await startStack(start);
+    });
+
+    it("is not what a move begins to encrypt with", async () => {
+      const projectDir = await project("from-key");
+      await writeFile(join(projectDir, "Pulumi.prod.yaml"), "secretsprovider: awskms://alias/pulumi-state\n");
+      const move = { stack: "prod", projectDir, workDir: join(dir, "from-key-work"), progress: () => undefined, from: await folder("from-key-home"), to: await folder("from-key-to") };
+      const error: unknown = await moveStack({ ...move, secretsProvider: "passphrase" }).catch((error: unknown) => error);
+      expect(error).to.be.instanceOf(StateError).with.property("message").that.contains("PULUMI_CONFIG_PASSPHRASE is empty");
+    });
+
+    it("moves with a stack that it does encrypt", async () => {
+      const [projectDir, from, to] = [await project("with-empty"), await folder("with-empty-first"), await folder("with-empty-second")];
+      const options = { cwd: projectDir, home: from };
+      await tool(["stack", "init", "prod", "--secrets-provider", "passphrase"], options);
+      await run("pulumi", ["config", "set", "--secret", "key", "--stack", "prod"], { cwd: projectDir, env: { PULUMI_BACKEND_URL: from.url }, input: "hidden from nobody" });
+      await tool(["up", "--stack", "prod", "--yes", "--skip-preview"], options);
+      const moved = await moveStack({ stack: "prod", projectDir, workDir: join(dir, "with-empty-work"), progress: () => undefined, from, to });
+      expect(moved).to.deep.equal({ resources: 2, wasThere: false, oldDeleted: false });
+      expect(await tool(["config", "get", "key", "--stack", "prod"], { cwd: projectDir, home: to })).to.contain("hidden from nobody");
+    });
+  });
+
   describe("move", () => {
     let move: Omit<Move, "from" | "to">;
     const SECRET = "moved-secret-0123456789";

@@ -2,7 +2,8 @@
  * Moves a stack from one home to another. Pulumi's own `stack migrate` copies and encrypts anew; this gives it a folder of its
  * own to do so, compares what came out, and changes the project's file only then. So it can be cut off anywhere and run again.
  */
-import { access, copyFile, mkdir, mkdtemp, readFile, rename, rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { copyFile, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
@@ -52,9 +53,10 @@ export async function moveStack(move: Move): Promise<Moved> {
   progress(`reading ${stack} at both homes`);
   const old = await exportState(move, from);
   const there = await exportState(move, to).catch(noStack);
-  const begun = await isThere(workFolder(move));
   const isFull = there !== undefined && there.resources.length > 0;
-  if (!isFull || begun) await transfer(move, provider, old, there);
+  const begun = isFull && (await readBegun(move))?.to === to.url;
+  if (!isFull) await copyOver(move, provider, old, there);
+  if (!isFull || begun) await finish(move, provider);
   else requireSame(move, old, there);
 
   progress(`previewing ${stack} at its new home`);
@@ -115,48 +117,84 @@ function noStack(error: unknown): undefined {
   throw error;
 }
 
-async function isThere(path: string): Promise<boolean> {
-  return access(path).then(() => true, () => false);
+/** What a copy was begun with, kept beside the stack's file of then. */
+const Begun = v.object({ to: v.string(), provider: v.string(), state: v.string() });
+const BEGUN = "begun.json";
+
+function begunWith({ to }: Move, provider: string, { resources }: State): v.InferOutput<typeof Begun> {
+  return { to: to.url, provider, state: createHash("sha256").update(JSON.stringify(resources)).digest("hex") };
+}
+
+function beforeName(stack: string): string {
+  return `${fileName(stack)}.before`;
 }
 
 function workFolder({ workDir, stack }: Move): string {
-  return join(workDir, basename(stack));
+  return join(workDir, `${basename(stack)}.move`);
 }
 
-/** Copies the state, compares both, and gives the project the stack's new file. */
-async function transfer(move: Move, provider: string, old: State, there: State | undefined): Promise<void> {
-  const { stack, from, to, projectDir, progress, signal } = move;
+async function readBegun(move: Move): Promise<v.InferOutput<typeof Begun> | undefined> {
+  const text = await readFile(join(workFolder(move), BEGUN), "utf8").catch(() => undefined);
+  return text === undefined ? undefined : v.parse(Begun, JSON.parse(text));
+}
+
+/** Copies the state to where none is. What an earlier try has left is of its time, so it begins anew. */
+async function copyOver(move: Move, provider: string, old: State, there: State | undefined): Promise<void> {
+  const { stack, from, to, progress, signal } = move;
   const work = workFolder(move);
-  const file = fileName(stack);
-  if (!(await isThere(work))) await begin(move, old);
-  if (there === undefined || there.resources.length === 0) {
-    // A stack without resources is what a cut off run has left, or nothing that could be lost.
-    if (there) await pulumi(["stack", "rm", stack, "--yes", "--preserve-config"], { cwd: projectDir, home: to, signal });
-    progress(`copying ${stack} to its new home`);
-    await copyFile(join(work, `${file}.before`), join(work, file));
+  await rm(work, { recursive: true, force: true });
+  await begin(move, provider, old);
+  // A stack without resources is what a cut off run has left, or nothing that could be lost.
+  if (there) await removeEmpty(move);
+  progress(`copying ${stack} to its new home`);
+  try {
     await pulumi(["stack", "migrate", from.url, stack, "--secrets-provider", provider, "--yes"], { cwd: work, home: to, signal });
+  } catch (error) {
+    // What cannot be taken away is left to the next run; the error to tell is the copy's.
+    await undo(move).catch(() => undefined);
+    throw error;
   }
-  progress("comparing");
-  const [now, copy] = [await exportState(move, from), await exportState(move, to)];
-  requireSame(move, now, copy);
-  await writeFileAtomic(join(projectDir, file), await readFile(join(work, file)));
-  await rm(work, { recursive: true });
+}
+
+/** Takes away what a failed copy has left. A copy that is whole stays, with what the next run needs to finish it. */
+async function undo(move: Move): Promise<void> {
+  const there = await exportState(move, move.to).catch(noStack);
+  if (there !== undefined && there.resources.length > 0) return;
+  if (there) await removeEmpty(move);
+  await rm(workFolder(move), { recursive: true });
+}
+
+/** Pulumi refuses it for a stack with resources. */
+async function removeEmpty({ stack, to, projectDir, signal }: Move): Promise<void> {
+  await pulumi(["stack", "rm", stack, "--yes", "--preserve-config"], { cwd: projectDir, home: to, signal });
 }
 
 /** Sees that nothing is under way, and lays down the work folder whole: its presence says that a copy at the new home is this one. */
-async function begin(move: Move, { pending_operations }: State): Promise<void> {
-  const { stack, from, projectDir, workDir, progress } = move;
-  if (pending_operations.length > 0) {
+async function begin(move: Move, provider: string, old: State): Promise<void> {
+  const { stack, projectDir, progress } = move;
+  if (old.pending_operations.length > 0) {
     throw new StateError(`an update of "${stack}" was cut off and left operations pending, which a move would lose; run pulumi refresh and pulumi up first`);
   }
+  const file = fileName(stack);
+  // Read before the preview: what has changed since is found in the end.
+  const before = await readFile(join(projectDir, file));
   progress(`previewing ${stack} at its old home`);
-  const fault = await previewFault(move, from);
-  if (fault !== undefined) throw new StateError(`before a move a preview has to say "no changes"; run pulumi up first. It says:\n${fault}`);
-  await mkdir(workDir, { recursive: true, mode: 0o700 });
-  const folder = await mkdtemp(join(workDir, ".new-"));
+  await requireNoChanges(move);
+  const folder = `${workFolder(move)}.new`;
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(folder, { recursive: true, mode: 0o700 });
   await copyFile(join(projectDir, "Pulumi.yaml"), join(folder, "Pulumi.yaml"));
-  await copyFile(join(projectDir, fileName(stack)), join(folder, `${fileName(stack)}.before`));
+  for (const name of [file, beforeName(stack)]) await writeFile(join(folder, name), before);
+  await writeFile(join(folder, BEGUN), JSON.stringify(begunWith(move, provider, old)));
   await rename(folder, workFolder(move));
+}
+
+async function requireNoChanges(move: Move): Promise<void> {
+  const fault = await previewFault(move, move.from);
+  if (fault === undefined) return;
+  // The tool's words for --expect-no-changes; they have no status of their own.
+  if (fault.includes("no changes were expected")) throw new StateError(`before a move a preview has to say "no changes"; run pulumi up first. It says:\n${fault}`);
+  throw new StateError(`before a move a preview has to say "no changes", and it failed at ${move.from.url}; mend what it says, and run the move again:\n${fault}`);
 }
 
 async function previewFault({ stack, projectDir, signal }: Move, home: Home): Promise<string | undefined> {
@@ -167,6 +205,34 @@ async function previewFault({ stack, projectDir, signal }: Move, home: Home): Pr
     if (error instanceof StateError) return error.message;
     throw error;
   }
+}
+
+/** Compares both, and gives the project the stack's new file, if neither the state nor the file has become another one since the copy began. */
+async function finish(move: Move, provider: string): Promise<void> {
+  const { stack, from, to, projectDir, progress } = move;
+  const work = workFolder(move);
+  const file = fileName(stack);
+  progress("comparing");
+  const [now, copy] = [await exportState(move, from), await exportState(move, to)];
+  requireSame(move, now, copy);
+  const after = await readFile(join(work, file), "utf8");
+  const before = await readFile(join(work, beforeName(stack)), "utf8");
+  const today = await readFile(join(projectDir, file), "utf8");
+  const begun = await readBegun(move);
+  const changed = [
+    ...(begun?.state === begunWith(move, provider, now).state ? [] : [`the state at ${from.url}`]),
+    ...(begun?.provider === provider ? [] : ["the secrets provider"]),
+    // The new file is there where a run was cut off at its very end.
+    ...(today === before || today === after ? [] : [file]),
+  ];
+  if (changed.length > 0) {
+    throw new StateError(
+      `since the copy of "${stack}" at ${to.url} was made, what it was made of has changed: ${changed.join(", ")}. Nothing was written. ` +
+        `Take the copy away (the cloud is not touched), and run the move again: PULUMI_BACKEND_URL='${to.url}' pulumi stack rm ${stack} --force --preserve-config`,
+    );
+  }
+  await writeFileAtomic(join(projectDir, file), after);
+  await rm(work, { recursive: true });
 }
 
 function requireSame({ stack, from, to }: Move, old: State, copy: State): void {

@@ -1,7 +1,7 @@
 /** The state's home: URLs and advice in this process, buckets on versitygw and Azurite, moves by the real command line tool. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,7 +11,7 @@ import { run } from "../local/programs.ts";
 import type { RunningServer } from "../local/versitygw.ts";
 import { adviceOn, checkHome } from "../state/check.ts";
 import { createHome } from "../state/create.ts";
-import { parseHome, secretsProviderFault, StateError } from "../state/home.ts";
+import { parseHome, secretsProviderFault, StateError, type Home } from "../state/home.ts";
 import { differences, moveStack, type Move } from "../state/move.ts";
 import { pulumi as tool } from "../state/pulumi.ts";
 import { startStack } from "../state/start.ts";
@@ -265,6 +265,19 @@ describe("state: what a move compares", () => {
     return projectDir;
   }
 
+  /** A project whose stack `prod` is up in a folder, with a secret. */
+  async function stackUp(name: string, key: string, passphrase = AS_ROOT.PULUMI_CONFIG_PASSPHRASE): Promise<Omit<Move, "to">> {
+    const [cwd, home, env] = [await project(name), await folder(`${name}-first`), { PULUMI_CONFIG_PASSPHRASE: passphrase }];
+    await tool(["stack", "init", "prod"], { cwd, home, env });
+    await changeKey(cwd, home, key, env);
+    return { stack: "prod", from: home, projectDir: cwd, workDir: join(dir, `${name}-work`), progress: () => undefined };
+  }
+
+  async function changeKey(cwd: string, home: Home, key: string, env: Record<string, string> = {}): Promise<void> {
+    await run("pulumi", ["config", "set", "--secret", "key", "--stack", "prod"], { cwd, env: { ...env, PULUMI_BACKEND_URL: home.url }, input: key });
+    await tool(["up", "--stack", "prod", "--yes", "--skip-preview"], { cwd, home, env });
+  }
+
   describe("start", () => {
     it("makes the stack with its secrets provider, and says that it is there", async () => {
       const start = { stack: "prod", home: bucket(), secretsProvider: "passphrase", projectDir: await project("start") };
@@ -313,14 +326,10 @@ describe("state: what a move compares", () => {
     });
 
     it("moves with a stack that it does encrypt", async () => {
-      const [projectDir, from, to] = [await project("with-empty"), await folder("with-empty-first"), await folder("with-empty-second")];
-      const options = { cwd: projectDir, home: from };
-      await tool(["stack", "init", "prod", "--secrets-provider", "passphrase"], options);
-      await run("pulumi", ["config", "set", "--secret", "key", "--stack", "prod"], { cwd: projectDir, env: { PULUMI_BACKEND_URL: from.url }, input: "hidden from nobody" });
-      await tool(["up", "--stack", "prod", "--yes", "--skip-preview"], options);
-      const moved = await moveStack({ stack: "prod", projectDir, workDir: join(dir, "with-empty-work"), progress: () => undefined, from, to });
+      const [move, to] = [await stackUp("with-empty", "hidden from nobody", ""), await folder("with-empty-second")];
+      const moved = await moveStack({ ...move, to });
       expect(moved).to.deep.equal({ resources: 2, wasThere: false, oldDeleted: false });
-      expect(await tool(["config", "get", "key", "--stack", "prod"], { cwd: projectDir, home: to })).to.contain("hidden from nobody");
+      expect(await tool(["config", "get", "key", "--stack", "prod"], { cwd: move.projectDir, home: to })).to.contain("hidden from nobody");
     });
   });
 
@@ -331,17 +340,11 @@ describe("state: what a move compares", () => {
     const RESOURCES = 2;
 
     before(async () => {
-      const values = { ...AS_ROOT, AZURE_STORAGE_ACCOUNT: ACCOUNT.name, AZURE_STORAGE_KEY: ACCOUNT.key };
-      move = { stack: "prod", projectDir: await project("move"), workDir: join(dir, "work"), progress: () => undefined };
-      const home = await folder("first");
-      const options = { cwd: move.projectDir, home, env: values };
-      await tool(["stack", "init", "prod"], options);
-      await run("pulumi", ["config", "set", "--secret", "key", "--stack", "prod"], { cwd: move.projectDir, env: { ...values, PULUMI_BACKEND_URL: home.url }, input: SECRET });
-      await tool(["up", "--stack", "prod", "--yes", "--skip-preview"], options);
+      move = await stackUp("move", SECRET);
     });
 
     it("says before anything is done that the passphrase is missing, or that the homes are one", async () => {
-      const [from, to] = [await folder("first"), await folder("empty")];
+      const [from, to] = [await folder("move-first"), await folder("empty")];
       expect(await moveStack({ ...move, from, to: from }).catch((error: unknown) => error)).to.be.instanceOf(StateError);
       setEnvironment({ PULUMI_CONFIG_PASSPHRASE: undefined });
       expect(await moveStack({ ...move, from, to }).catch((error: unknown) => error)).to.be.instanceOf(StateError);
@@ -349,7 +352,7 @@ describe("state: what a move compares", () => {
     });
 
     it("goes from a folder to a bucket, in the place of an empty stack, and is found moved when run again", async () => {
-      const [from, to] = [await folder("first"), bucket()];
+      const [from, to] = [await folder("move-first"), bucket()];
       expect(await tool(["stack", "ls", "--json"], { cwd: move.projectDir, home: to }), "made by the test of start").to.contain('"prod"');
       expect(await moveStack({ ...move, from, to })).to.deep.equal({ resources: RESOURCES, wasThere: false, oldDeleted: false });
       expect(await moveStack({ ...move, from, to })).to.deep.equal({ resources: RESOURCES, wasThere: true, oldDeleted: false });
@@ -358,9 +361,9 @@ describe("state: what a move compares", () => {
     });
 
     it("goes on where it was killed, wherever that was", async () => {
-      const [from, to] = [await folder("first"), await folder("killed")];
+      const [from, to] = [await folder("move-first"), await folder("killed")];
       for (const [step, delay] of [["at its old home", 300], ["copying", 100], ["copying", 350], ["comparing", 50]] as const) {
-        await killAt(step, delay, from.url, to.url);
+        await killAt(step, delay, { ...move, from, to });
         await tool(["stack", "export", "--stack", "prod"], { cwd: move.projectDir, home: from });
       }
       expect(await moveStack({ ...move, from, to })).to.deep.include({ resources: RESOURCES, oldDeleted: false });
@@ -369,11 +372,11 @@ describe("state: what a move compares", () => {
     });
 
     /** Runs a move in a process of its own, which is killed with its children some time after it has named a step. */
-    async function killAt(step: string, delayMs: number, from: string, to: string): Promise<void> {
+    async function killAt(step: string, delayMs: number, move: Move): Promise<void> {
       const program = `
         const { moveStack } = await import(${JSON.stringify(join(REPOSITORY, "state/move.ts"))});
         const { parseHome } = await import(${JSON.stringify(join(REPOSITORY, "state/home.ts"))});
-        const { from, to, ...move } = ${JSON.stringify({ ...move, from, to })};
+        const { from, to, ...move } = ${JSON.stringify({ ...move, from: move.from.url, to: move.to.url })};
         await moveStack({ ...move, from: parseHome(from), to: parseHome(to), progress: (step) => process.stdout.write(step + "\\n") });`;
       const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "--eval", program], { cwd: REPOSITORY, detached: true, stdio: ["ignore", "pipe", "ignore"] });
       let said = "";
@@ -384,6 +387,66 @@ describe("state: what a move compares", () => {
       if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, "SIGKILL");
       await ended;
     }
+
+    describe("after a try that did not come to its end", () => {
+      let edited: Omit<Move, "to">;
+      const file = () => readFile(join(edited.projectDir, "Pulumi.prod.yaml"), "utf8");
+      const failure = async (move: Move) => {
+        const error: unknown = await moveStack(move).catch((error: unknown) => error);
+        expect(error).to.be.instanceOf(StateError);
+        return String(error);
+      };
+      before(async () => { edited = await stackUp("edited", SECRET); });
+
+      it("has left nothing, where the copy failed", async () => {
+        const [to, before] = [await folder("edited-failed"), await file()];
+        setEnvironment({ AWS_ACCESS_KEY_ID: undefined, AWS_SECRET_ACCESS_KEY: undefined });
+        expect(await failure({ ...edited, to, secretsProvider: "awskms://alias/pulumi-state?region=eu-central-1" })).to.contain("credentials");
+        expect(await readdir(edited.workDir)).to.deep.equal([]);
+        expect(await file()).to.equal(before);
+        expect(await tool(["stack", "ls", "--json"], { cwd: edited.projectDir, home: to })).to.equal("[]\n");
+      });
+
+      it("says that the preview failed, and not that there are changes", async () => {
+        setEnvironment({ PULUMI_CONFIG_PASSPHRASE: "wrong" });
+        const said = await failure({ ...edited, to: await folder("edited-wrong") });
+        expect(said).to.contain("it failed at file://").and.contain("incorrect passphrase").and.not.contain("pulumi up");
+      });
+
+      it("moves what has been changed and brought up since", async () => {
+        const to = await folder("edited-second");
+        await killAt("copying", 0, { ...edited, to });
+        await changeKey(edited.projectDir, edited.from, `${SECRET}-second`);
+        expect(await moveStack({ ...edited, to })).to.deep.include({ oldDeleted: false, resources: RESOURCES });
+        expect(await tool(["config", "get", "key", "--stack", "prod"], { cwd: edited.projectDir, home: to })).to.equal(`${SECRET}-second\n`);
+        expect(await tool(["stack", "output", "key", "--show-secrets", "--stack", "prod"], { cwd: edited.projectDir, home: to })).to.equal(`${SECRET}-second\n`);
+      });
+
+      it("does not write an old file over one that was edited, or a copy that another provider was asked for, and says how to begin anew", async () => {
+        const to = await folder("edited-third");
+        await killAt("comparing", 0, { ...edited, to });
+        await appendFile(join(edited.projectDir, "Pulumi.prod.yaml"), "# edited\n");
+        const edit = await file();
+        expect(await failure({ ...edited, to })).to.match(/has changed: Pulumi\.prod\.yaml\. Nothing was written\./);
+        expect(await failure({ ...edited, to, secretsProvider: "hashivault://other" })).to.contain("the secrets provider");
+        expect(await file()).to.equal(edit);
+        await tool(["stack", "rm", "prod", "--yes", "--force", "--preserve-config"], { cwd: edited.projectDir, home: to });
+        expect(await moveStack({ ...edited, to })).to.deep.equal({ resources: RESOURCES, wasThere: false, oldDeleted: false });
+        expect(await file()).to.contain("# edited").and.not.equal(edit);
+        expect(await readdir(edited.workDir)).to.deep.equal([]);
+      });
+
+      it("tells a copy from a state that was brought up since, be it in a secret alone", async () => {
+        const to = await folder("edited-fourth");
+        await killAt("comparing", 0, { ...edited, to });
+        const path = join(edited.projectDir, "Pulumi.prod.yaml");
+        const before = await file();
+        await changeKey(edited.projectDir, edited.from, `${SECRET}-fourth`);
+        await writeFile(path, before);
+        expect(await failure({ ...edited, to })).to.match(/has changed: the state at file:|differs from the one/);
+        expect(await file()).to.equal(before);
+      });
+    });
 
     it("goes from a bucket to a container, and has the bucket forget it when told", async () => {
       const [from, to] = [bucket(), container()];
@@ -399,7 +462,7 @@ describe("state: what a move compares", () => {
       const open: unknown = await moveStack({ ...move, from: container(), to: await folder("changed") }).catch((error: unknown) => error);
       expect(open).to.be.instanceOf(StateError).with.property("message").that.contains("run pulumi up first");
       await tool(["up", "--stack", "prod", "--yes", "--skip-preview"], options);
-      const other: unknown = await moveStack({ ...move, from: await folder("first"), to: container() }).catch((error: unknown) => error);
+      const other: unknown = await moveStack({ ...move, from: await folder("move-first"), to: container() }).catch((error: unknown) => error);
       expect(other).to.be.instanceOf(StateError).with.property("message").that.contains("differs");
     });
 

@@ -43,6 +43,16 @@ export function parseHome(url: string): Home {
   return { kind, url, place, query: parsed.searchParams };
 }
 
+/** What of a bucket's URL says where it is; all else is how to get there. */
+const WHERE = ["endpoint", "storage_account", "domain"] as const;
+
+/** True when two URLs are known to be of one home, however they are written. */
+export function isSameHome(one: Home, other: Home): boolean {
+  const where = ({ kind, url, place, query }: Home) =>
+    JSON.stringify([kind, place, kind === "file" ? "" : new URL(url).pathname.replace(/\/+$/, ""), ...WHERE.map((name) => query.get(name))]);
+  return where(one) === where(other);
+}
+
 /**
  * The folder of a `file:` URL. Pulumi takes what follows `file://` up to a `?` for a path: `file://state` is relative to where it
  * runs, which is not one folder for all commands here, and `~` is a home that is a machine's own (`massageBlobPath` of

@@ -8,7 +8,7 @@ import { basename, join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
 import { parse } from "yaml";
-import { checkSecretsProvider, StateError, type Home } from "./home.ts";
+import { checkSecretsProvider, isSameHome, StateError, type Home } from "./home.ts";
 import { pulumi, requireNewPassphrase, requirePassphrase } from "./pulumi.ts";
 
 export interface Move {
@@ -48,7 +48,8 @@ const FIRST_WITH_MIGRATE = [3, 254] as const;
  */
 export async function moveStack(move: Move): Promise<Moved> {
   const { stack, from, to, projectDir, progress } = move;
-  if (from.url === to.url) throw new StateError(`--from and --to are both "${from.url}"`);
+  // With --delete-old it would lose the only copy.
+  if (isSameHome(from, to)) throw new StateError(`--from "${from.url}" and --to "${to.url}" are one home; a stack is moved to another`);
   const provider = await checkBefore(move);
   progress(`reading ${stack} at both homes`);
   const old = await exportState(move, from);

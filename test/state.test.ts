@@ -11,7 +11,7 @@ import { run } from "../local/programs.ts";
 import type { RunningServer } from "../local/versitygw.ts";
 import { adviceOn, checkHome } from "../state/check.ts";
 import { createHome } from "../state/create.ts";
-import { parseHome, secretsProviderFault, StateError, type Home } from "../state/home.ts";
+import { isSameHome, parseHome, secretsProviderFault, StateError, type Home } from "../state/home.ts";
 import { differences, moveStack, type Move } from "../state/move.ts";
 import { pulumi as tool } from "../state/pulumi.ts";
 import { startStack } from "../state/start.ts";
@@ -45,6 +45,18 @@ describe("state: what the URLs say", () => {
   ];
   for (const [url, whole] of notWhole) {
     it(`refuses ${url}, and has the whole path`, () => { expect(() => parseHome(url)).to.throw(StateError, `"file://${whole}"`); });
+  }
+  const pairs: [one: string, other: string, same: boolean][] = [
+    ["file:///srv/state", "file:///srv//x/../state/?no_tmp_dir=true", true],
+    ["file:///srv/state", "file:///srv/states", false],
+    ["https://api.pulumi.com", "https://api.pulumi.com/", true],
+    ["s3://state?region=a", "s3://state/?region=a&profile=b", true],
+    ["s3://state/a", "s3://state/b", false],
+    ["s3://state", "s3://state?endpoint=https://s3.provider", false],
+    ["azblob://state?storage_account=a", "azblob://state?storage_account=b", false],
+  ];
+  for (const [one, other, same] of pairs) {
+    it(`${same ? "knows" : "does not take"} ${one} and ${other} for one home`, () => { expect(isSameHome(parseHome(one), parseHome(other))).to.equal(same); });
   }
   it("refuses a % that begins no character", () => { expect(() => parseHome("file:///srv/100%")).to.throw(StateError, "write %25"); });
   const sound = [
@@ -345,7 +357,11 @@ describe("state: what a move compares", () => {
 
     it("says before anything is done that the passphrase is missing, or that the homes are one", async () => {
       const [from, to] = [await folder("move-first"), await folder("empty")];
-      expect(await moveStack({ ...move, from, to: from }).catch((error: unknown) => error)).to.be.instanceOf(StateError);
+      for (const same of [from, parseHome(`${from.url}/`)]) {
+        const error: unknown = await moveStack({ ...move, from, to: same, deleteOld: true }).catch((error: unknown) => error);
+        expect(error).to.be.instanceOf(StateError).with.property("message").that.contains("are one home");
+      }
+      expect(await tool(["stack", "ls", "--json"], { cwd: move.projectDir, home: from })).to.contain('"prod"');
       setEnvironment({ PULUMI_CONFIG_PASSPHRASE: undefined });
       expect(await moveStack({ ...move, from, to }).catch((error: unknown) => error)).to.be.instanceOf(StateError);
       expect(await readdir(join(dir, "empty"))).to.deep.equal([]);

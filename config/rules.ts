@@ -63,7 +63,10 @@ export function bucketNameWithoutDots(value: string): string | undefined {
 
 /** An endpoint of the S3 API: with scheme, without the bucket, without anything behind the path. */
 export function endpoint(value: string): string | undefined {
-  if (!/^https?:\/\//.test(value)) return `has no http:// or https:// in front; write "https://${value.replace(/^[^/]*:\/\//, "")}"`;
+  if (!/^https?:\/\//.test(value)) {
+    const [host = "", ...path] = value.replace(/^[^/]*:\/\//, "").split("/");
+    return `has no http:// or https:// in front; write "https://${host}"${path.join("") === "" ? "" : ", with a path only if the S3 API has one, and without the bucket"}`;
+  }
   const url = parseUrl(value);
   if (!url) return 'is not a URL; write e.g. "https://s3.provider"';
   if (url.username || url.password || url.search || url.hash) return `has more than scheme, host and path; write "${url.origin}"`;

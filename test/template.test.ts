@@ -1,6 +1,5 @@
 /** `pulumi new` on this repository: what it asks for, and that what it makes previews at once, under any name. */
-import { execFile, spawn } from "node:child_process";
-import { once } from "node:events";
+import { execFile } from "node:child_process";
 import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -17,6 +16,7 @@ import { onPath } from "../local/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 import { exampleValues } from "./support/examples.ts";
 import { configProblems } from "./support/recorder.ts";
+import { onTerminal, script } from "./support/terminal.ts";
 
 const Asked = v.object({ description: v.string(), default: v.optional(v.string()), secret: v.optional(v.boolean(), false) });
 const Project = v.object({ name: v.string(), template: v.optional(v.object({ config: v.record(v.string(), Asked) })) });
@@ -25,7 +25,6 @@ const { name, template } = v.parse(Project, parse(await readFile(join(REPOSITORY
 const asked = template?.config ?? {};
 /** A project that `pulumi new` has made is no template any more. */
 const isTemplate = template !== undefined;
-const script = process.platform === "linux" ? await onPath("script") : undefined;
 
 (isTemplate ? describe : describe.skip)("template", () => {
   it("asks for the provider, the origins, and every key without which a provider has no preview", async () => {
@@ -141,7 +140,8 @@ describe("a project under another name", () => {
       "(accessKey)": "access", "(accountId)": "", "(endpoint)": "https://s3.provider", "(location)": "", "(origins)": "https://a.company, https://b.company",
       "(provider)": "", "(region)": "", "(resourceGroupName)": "", "(secretKey)": "secret",
     });
-    const text = await answer(join(dir, project), answers);
+    const { text, unasked } = await onTerminal("pulumi new ../template", { cwd: join(dir, project), env: { ...process.env, ...env }, timeout: 60_000 }, answers);
+    expect(unasked, text).to.deep.equal([]);
     expect(text).to.contain("Your new project is ready to go!");
     expect(text).not.to.match(/access\r|secret\r/);
     const config = await configOf(project, "prod");
@@ -150,28 +150,6 @@ describe("a project under another name", () => {
     expect(config["asked-storage:secretKey"]).to.have.property("secure");
     expect(await expectOk(project, "pulumi", preview)).to.contain("https://b.company");
   });
-
-  /** Answers the questions of `pulumi new` on a terminal, each when it is asked. */
-  const answer = async (cwd: string, answers: (readonly [question: string, reply: string])[]): Promise<string> => {
-    const child = spawn("script", ["-qefc", "pulumi new ../template", "/dev/null"], { cwd, env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "inherit"], timeout: 60_000 });
-    let text = "";
-    let seen = 0;
-    const left = [...answers];
-    child.stdout.on("data", (chunk: Buffer) => {
-      text += chunk.toString();
-      // The tool asks the terminal where its cursor is.
-      if (chunk.toString().includes("\u001b[6n")) child.stdin.write("\u001b[1;1R");
-      const [question, reply] = left[0] ?? [];
-      if (question === undefined || reply === undefined || !text.includes(question, seen)) return;
-      seen = text.length;
-      left.shift();
-      // What is written before the tool listens is lost.
-      setTimeout(() => child.stdin.write(`${reply}\r`), 200);
-    });
-    await once(child, "close");
-    expect(left, text).to.deep.equal([]);
-    return text;
-  };
 });
 
 /** What a clone of this repository has, and what is new in this one. */

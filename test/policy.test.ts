@@ -172,6 +172,7 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
   "pinned-gateway-image": {
     azure: [
       ["latest", set(TYPES.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:latest"), /"docker\.io\/versity\/versitygw:latest" is not a pinned image/],
+      ["a branch", set(TYPES.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:main"), /"docker\.io\/versity\/versitygw:main" is not a pinned image/],
       ["no tag", set(TYPES.azureGateway, "template.containers.0.image", "registry.company:5000/versitygw"), /is not a pinned image/],
       ["an image beside it", set(TYPES.azureGateway, "template.initContainers", [{ image: "busybox" }]), /"busybox" is not a pinned image/],
     ],
@@ -226,6 +227,7 @@ describe("policy pack", function () {
     ["aws", "a role and a KMS key", { ...role, ...kms }],
     ["aws", "pod identity", { credentials: "role", roleTrust: "podIdentity", serviceAccounts: "authentik/authentik", clusterName: "company" }],
     ["aws", "an adopted bucket, two keys", { bucketName: "company-media", adopt: "true", keyGeneration: "2" }],
+    ["azure", "an image of another build", { gatewayImage: "registry.company:5000/versitygw:1.8.0-alpine" }],
     ["azure", "an image with a digest", { gatewayImage: `docker.io/versity/versitygw@sha256:${"0".repeat(64)}` }],
     ["azure", "an external gateway", { gateway: "external", endpoint: "https://gateway.company", accessKey: "a", secretKey: "s", adminAccessKey: "aa", adminSecretKey: "as" }],
     ["s3", "a bucket policy", withPolicy],

@@ -8,9 +8,11 @@ import * as v from "valibot";
 /** A policy that judges resources, before they are made, and mostly the whole stack too, at the end of a preview or an update. */
 export type StoragePolicy = ResourceValidationPolicy & { validateResource: ResourceValidation[] } & Partial<StackValidationPolicy>;
 
-/** The types that the policies judge, as the providers register them. */
+/** The types that the policies judge, as the providers register them; `typeName` gives their other names. */
 export const TYPES = {
   awsBucket: "aws:s3/bucket:Bucket",
+  awsAccessPoint: "aws:s3/accessPoint:AccessPoint",
+  awsAccessPointPolicy: "aws:s3control/accessPointPolicy:AccessPointPolicy",
   awsBucketAcl: "aws:s3/bucketAcl:BucketAcl",
   awsCors: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration",
   awsBucketPolicy: "aws:s3/bucketPolicy:BucketPolicy",
@@ -34,6 +36,17 @@ export const TYPES = {
 } as const;
 
 /**
+ * A type by the one name that it has in `TYPES`: AWS's resources of S3 have a second one (`aws:s3/bucketV2:BucketV2`), and
+ * Azure's may have the version of the API in them (`azure-native:storage/v20230101:StorageAccount`, or with a package of its
+ * own `azure-native_storage_v20230101:storage:StorageAccount`).
+ */
+export function typeName(type: string): string {
+  return type
+    .replace(/^(aws:s3\/\w+)V2:(\w+)V2$/, "$1:$2")
+    .replace(/^azure-native(?:_\w+)?:(\w+)(?:\/v\w+)?:/, "azure-native:$1:");
+}
+
+/**
  * A rule for the resources of one type. A property that is not in the form which `schema` knows is a finding too, so that
  * a new release of a provider cannot slip past. A property that is not known before `up` is reported by the framework as
  * an advice, and judged in `up`, before the resource is made.
@@ -44,7 +57,7 @@ export function rule<Props>(
   judge: (props: Props, options: PolicyResourceOptions) => string[],
 ): ResourceValidation {
   return ({ type: actual, props, opts, urn }, report) => {
-    if (actual !== type) return;
+    if (typeName(actual) !== type) return;
     for (const finding of judged(schema, props, (known) => judge(known, opts))) report(`${finding} (${urn})`);
   };
 }
@@ -60,9 +73,9 @@ export function judged<Props>(schema: v.GenericSchema<unknown, Props>, props: un
   });
 }
 
-/** The resources of a type. */
+/** The resources of a type, whichever of its names they have. */
 export function ofType(resources: readonly PolicyResource[], type: string): PolicyResource[] {
-  return resources.filter((resource) => resource.type === type);
+  return resources.filter((resource) => typeName(resource.type) === type);
 }
 
 /** A finding of a stack rule, and the resource that it is about. */

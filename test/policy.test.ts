@@ -44,6 +44,9 @@ const replace = (type: string, input: string, from: string, to: string) => edit(
 const without = (type: string): Change => (resources) => resources.filter((resource) => resource.type !== type);
 const unprotected = (type: string): Change => (resources) =>
   resources.map((resource) => (resource.type === type ? { ...resource, options: {} } : resource));
+/** The same under another name of its type. */
+const renamed = (type: string, name: string): Change => (resources) => resources.map((resource) => (resource.type === type ? { ...resource, type: name } : resource));
+const both = (first: Change, second: Change): Change => (resources) => second(first(resources));
 /** A resource of a kind that the program does not make. */
 const added = (type: string, inputs: Record<string, unknown> = {}): Change => (resources) =>
   [...resources, { type, name: "added", parent: "authentik", inputs, outputs: {}, secretInputs: [], options: {} }];
@@ -65,7 +68,11 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
       ["no blocks", without(TYPES.awsPublicAccess), /has no BucketPublicAccessBlock.*add one/],
       ["a public ACL", set(TYPES.awsBucket, "acl", "public-read"), /acl = "public-read".*write "private"/],
       ["an ACL of its own resource", added(TYPES.awsBucketAcl, { acl: "authenticated-read" }), /acl = "authenticated-read"/],
-      ["a grant to a group", set(TYPES.awsBucket, "grants", [{ uri: "http://acs.amazonaws.com/groups/global/AllUsers", type: "Group", permissions: ["READ"] }]), /grants.*AllUsers.*remove it/],
+      ["an ACL by its second name", added("aws:s3/bucketAclV2:BucketAclV2", { acl: "public-read" }), /acl = "public-read"/],
+      ["a grant to a group", set(TYPES.awsBucket, "grants", [{ uri: "http://acs.amazonaws.com/groups/global/AllUsers", type: "Group", permissions: ["READ"] }]), /grants.*remove it/],
+      ["a grant to another's account", set(TYPES.awsBucket, "grants", [{ id: "abc", type: "CanonicalUser", permissions: ["FULL_CONTROL"] }]), /grants.*remove it/],
+      ["a bucket by its second name", both(set(TYPES.awsBucket, "acl", "public-read"), renamed(TYPES.awsBucket, "aws:s3/bucketV2:BucketV2")), /acl = "public-read"/],
+      ["a policy of the bucket itself", set(TYPES.awsBucket, "policy", JSON.stringify({ Statement: open })), /Principal "\*"/],
       ["a statement for everyone", statement(TYPES.awsBucketPolicy, open), /Principal "\*"/],
       ["one in another spelling", statement(TYPES.awsBucketPolicy, { ...open, Principal: { AWS: ["*"] } }), /Principal "\*"/],
       ["one for everyone but", statement(TYPES.awsBucketPolicy, { ...open, Principal: undefined, NotPrincipal: { AWS: "arn:aws:iam::123456789012:root" } }), /Principal "\*"/],
@@ -77,6 +84,9 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
     ],
     azure: [
       ["a public container", set(TYPES.azureContainer, "publicAccess", "Blob"), /publicAccess = "Blob".*write "None"/],
+      ["a public container of another API version", both(set(TYPES.azureContainer, "publicAccess", "Blob"), renamed(TYPES.azureContainer, "azure-native:storage/v20230101:BlobContainer")), /publicAccess = "Blob"/],
+      ["an account of another API version", both(set(TYPES.azureAccount, "allowBlobPublicAccess", true), renamed(TYPES.azureAccount, "azure-native:storage/v20230101:StorageAccount")), /allowBlobPublicAccess is not false/],
+      ["one of a package for that version", both(set(TYPES.azureAccount, "allowBlobPublicAccess", true), renamed(TYPES.azureAccount, "azure-native_storage_v20240101:storage:StorageAccount")), /allowBlobPublicAccess is not false/],
       ["an account that allows one", set(TYPES.azureAccount, "allowBlobPublicAccess", true), /allowBlobPublicAccess is not false/],
       ["a statement for everyone", set(TYPES.s3BucketPolicy, "policy", public_), /Principal "\*"/],
     ],
@@ -161,11 +171,16 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
     ],
   },
   "protected-bucket": {
-    aws: [["a bucket without protection", unprotected(TYPES.awsBucket), /protect is false.*allow-bucket-deletion\.json/]],
+    aws: [
+      ["a bucket without protection", unprotected(TYPES.awsBucket), /protect is false.*allow-bucket-deletion\.json/],
+      ["a bucket by its second name", both(unprotected(TYPES.awsBucket), renamed(TYPES.awsBucket, "aws:s3/bucketV2:BucketV2")), /protect is false/],
+    ],
     r2: [["a bucket without protection", unprotected(TYPES.r2Bucket), /protect is false/]],
     azure: [
       ["an account without protection", unprotected(TYPES.azureAccount), /protect is false/],
       ["a container without protection", unprotected(TYPES.azureContainer), /protect is false/],
+      ["an account of another API version", both(unprotected(TYPES.azureAccount), renamed(TYPES.azureAccount, "azure-native:storage/v20230101:StorageAccount")), /protect is false/],
+      ["a container of a package for that version", both(unprotected(TYPES.azureContainer), renamed(TYPES.azureContainer, "azure-native_storage_v20240101:storage:BlobContainer")), /protect is false/],
     ],
     s3: [["a bucket without protection", unprotected(TYPES.s3Bucket), /protect is false/]],
   },
@@ -195,6 +210,13 @@ const HARMLESS = [
   "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration", "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration",
   "aws:iam/user:User", "aws:iam/accessKey:AccessKey", "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle", "azure-native:storage:ManagementPolicy",
   "azure-native:managedidentity:UserAssignedIdentity", "azure-native:app:ManagedEnvironment", "random:index/randomPassword:RandomPassword",
+];
+
+/** How a whole stack may be named otherwise. */
+const OTHER_NAMES: [provider: ProviderName, rename: (type: string) => string][] = [
+  ["aws", (type) => type.replace(/^(aws:s3\/bucket(?!Policy|Public|Ownership)\w*):(\w+)$/, "$1V2:$2V2")],
+  ["azure", (type) => type.replace(/^azure-native:(\w+):/, "azure-native:$1/v20230101preview:")],
+  ["azure", (type) => type.replace(/^azure-native:(\w+):/, "azure-native_$1_v20230101:$1:")],
 ];
 
 describe("policy pack", function () {
@@ -255,6 +277,13 @@ describe("policy pack", function () {
       }
     });
   }
+
+  it("passes the types of the example stacks by their other names", async () => {
+    for (const [provider, rename] of OTHER_NAMES) {
+      const resources = (await registered(provider)).map((resource) => ({ ...resource, type: rename(resource.type) }));
+      expect(await judge(resources), resources.map(({ type }) => type).join(" ")).to.deep.equal({ violations: [], unknown: [] });
+    }
+  });
 
   it("finds that browsers are sent to http, unless it is this machine's", async () => {
     const outputs = (customDomain: string) => judge([{ type: "pulumi:pulumi:Stack", name: "test", parent: "", inputs: { secureUrls: false, customDomain }, outputs: {}, secretInputs: [], options: {} }]);

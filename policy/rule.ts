@@ -17,6 +17,7 @@ export const TYPES = {
   awsCors: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration",
   awsBucketPolicy: "aws:s3/bucketPolicy:BucketPolicy",
   awsPublicAccess: "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock",
+  awsPods: "aws:eks/podIdentityAssociation:PodIdentityAssociation",
   awsRole: "aws:iam/role:Role",
   awsRolePolicy: "aws:iam/rolePolicy:RolePolicy",
   awsUserPolicy: "aws:iam/userPolicy:UserPolicy",
@@ -29,6 +30,7 @@ export const TYPES = {
   azureBlobs: "azure-native:storage:BlobServiceProperties",
   azureContainer: "azure-native:storage:BlobContainer",
   azureGateway: "azure-native:app:ContainerApp",
+  azureIdentity: "azure-native:managedidentity:UserAssignedIdentity",
   azureRole: "azure-native:authorization:RoleAssignment",
   s3Bucket: "pulumi-nodejs:dynamic/authentik-storage:S3Bucket",
   s3Cors: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors",
@@ -93,4 +95,10 @@ export function reportAll(findings: readonly Finding[], report: ReportViolation)
 export function lonely(resources: readonly PolicyResource[], type: string, companion: string, finding: string): Finding[] {
   const accompanied = new Set(ofType(resources, companion).flatMap(({ dependencies }) => dependencies.map(({ urn }) => urn)));
   return ofType(resources, type).filter(({ urn }) => !accompanied.has(urn)).map(({ urn }) => ({ finding, urn }));
+}
+
+/** One finding for each resource of `type` that does not depend on an `owner` of this stack. */
+export function foreign(resources: readonly PolicyResource[], type: string, owner: string, finding: string): Finding[] {
+  const owners = new Set(ofType(resources, owner).map(({ urn }) => urn));
+  return ofType(resources, type).filter(({ dependencies }) => !dependencies.some(({ urn }) => owners.has(urn))).map(({ urn }) => ({ finding, urn }));
 }

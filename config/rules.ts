@@ -140,8 +140,8 @@ export function tag(value: string, index: number, all: readonly string[]): strin
   return first === index ? undefined : "names a tag twice; remove one";
 }
 
-/** An image that is pinned: what `latest` is changes from one start of a replica to the next. */
+/** An image that is pinned, by a whole version or a digest: `latest`, `edge`, `v1` change from one start of a replica to the next. */
 export function pinnedImage(value: string): string | undefined {
-  const [, tag] = /^[a-z0-9][\w.:/-]*?(?::([\w.-]+)|@sha256:[0-9a-f]{64}|:[\w.-]+@sha256:[0-9a-f]{64})$/.exec(value) ?? ["", "latest"];
-  return tag === "latest" ? `is not a pinned image; write one with a version or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"` : undefined;
+  if (/^[a-z0-9][\w.:/-]*(?::v?\d+\.\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})$/.test(value)) return undefined;
+  return `is not a pinned image; write one with a whole version (three numbers) or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"`;
 }

@@ -1,5 +1,5 @@
 /** `npm run migrate -- <from> <to>`: moves authentik's files between folders and buckets. */
-import { dirname, join } from "node:path";
+import { dirname, isAbsolute, join, relative, sep } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { fileURLToPath } from "node:url";
 import { Command, Option } from "commander";
@@ -10,7 +10,7 @@ import { Journal } from "../migrate/journal.ts";
 import { LAYOUTS, type Layout } from "../migrate/layout.ts";
 import { mendLayout, migrate, reasonOf, type Options, type Summary } from "../migrate/migrate.ts";
 import { MigrateError } from "../migrate/place.ts";
-import { JsonReport, TextReport, summaryText } from "../migrate/report.ts";
+import { JsonReport, printable, TextReport, summaryText } from "../migrate/report.ts";
 import { S3Bucket, S3Error } from "../migrate/s3.ts";
 import { outliveReaders } from "./output.ts";
 import { UsageError, runCommand } from "./process.ts";
@@ -50,7 +50,7 @@ const command = new Command("migrate")
   .option("--json", "print JSON, one object a line; the last is the summary", false)
   .option("--state <folder>", "where runs that were cut short leave what the next one needs", STATE)
   .addHelpText("after", EXAMPLES)
-  .addHelpText("after", "\nExit status: 0 when all is as planned, 1 when a file was refused or failed, 2 when it cannot be tried or told.")
+  .addHelpText("after", "\nExit status: 0 when all is as planned, 1 when a file was refused or failed or deletions were left undone, 2 when it cannot be tried or told.")
   .action(run);
 
 async function run(from: string, to: string | undefined, flags: Flags): Promise<void> {
@@ -64,19 +64,27 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
   const first = await openPlace(from, memory, flags, "from");
   const second = to === undefined ? first : await openPlace(to, memory, flags, "to");
   if (to !== undefined && first.name === second.name) throw new UsageError(`<from> and <to> are both "${first.name}"`);
+  if (to !== undefined && first.kind === "disk" && second.kind === "disk" && isWithin(second.name, first.name)) {
+    throw new UsageError(`"${second.name}" is in "${first.name}", and would be copied into itself; name a folder elsewhere`);
+  }
   const journal = new Journal(flags.state, [first.name, second.name]);
   const reporter = flags.json ? new JsonReport() : new TextReport(flags.dryRun);
   const options: Options = { journal, memory, reporter, dryRun: flags.dryRun, confirm: (summary) => confirm(summary, flags) };
   if (second.kind === "bucket") second.useJournal(journal);
   try {
     const summary = await carryOut(first, second, flags, options);
-    summary.notes.push(...notesOn(first, flags), ...(to === undefined ? [] : notesOn(second, flags)));
+    summary.notes.push(...journal.notes, ...notesOn(first, flags), ...(to === undefined ? [] : notesOn(second, flags)));
     reporter.end(summary);
-    if (summary.failed + summary.refused > 0) process.exitCode = 1;
+    if (summary.withheld || summary.failed + summary.refused > 0) process.exitCode = 1;
   } finally {
     journal.close();
     await Promise.all([first.close(), second.close()]);
   }
+}
+
+function isWithin(folder: string, other: string): boolean {
+  const path = relative(other, folder);
+  return path !== ".." && !path.startsWith(`..${sep}`) && !isAbsolute(path);
 }
 
 async function carryOut(from: Disk | Bucket, to: Disk | Bucket, flags: Flags, options: Options): Promise<Summary> {
@@ -132,4 +140,4 @@ async function confirm(summary: Summary, { yes, json }: Flags): Promise<boolean>
   }
 }
 
-await runCommand(command, [MigrateError, S3Error], reasonOf);
+await runCommand(command, [MigrateError, S3Error], (error) => printable(reasonOf(error)));

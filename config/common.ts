@@ -96,8 +96,9 @@ function defaults(keys: v.ObjectEntries): Record<string, string> {
 }
 
 function missing(key: string, schema: v.GenericSchema = commonKeys.origins): string {
-  const target = documentationOf(schema).type === "list of strings" ? `--path '${key}[0]'` : key;
-  return `is missing; set it: pulumi config set ${target} <value> (${v.getDescription(schema) ?? ""})`;
+  const { type, secret } = documentationOf(schema);
+  const command = secret ? `--secret ${key}` : `${type === "list of strings" ? `--path '${key}[0]'` : key} <value>`;
+  return `is missing; set it: pulumi config set ${command} (${v.getDescription(schema) ?? ""})`;
 }
 
 /** Reports a custom domain that does not lead to the bucket: `host/bucket`, or `bucket.host`. */

@@ -70,7 +70,7 @@ export async function parseConfig<Read>(raw: RawConfig, providers: Providers<Rea
 
   const problems: Problem[] = [];
   const report: Report = (key, wrong) => {
-    problems.push({ key, value: shownValue(key, raw, owners), wrong });
+    problems.push({ key, value: shownValue(key, raw, owners), wrong: withoutPassword(wrong) });
   };
   reportUnknownKeys(unknown, provider, owners, report);
   reportClearSecrets(raw, owners, report);
@@ -136,5 +136,10 @@ function shownValue(key: string, raw: RawConfig, owners: readonly Owner[]): stri
   const value = raw.values[name];
   if (value === undefined) return undefined;
   if (raw.secrets.has(name) || isSecretKey(name, owners) || /key|secret|token|pass/i.test(name)) return "[secret]";
-  return index === undefined ? JSON.stringify(value) : JSON.stringify(splitList(value)?.[Number(index)] ?? value);
+  return withoutPassword(JSON.stringify(index === undefined ? value : (splitList(value)?.[Number(index)] ?? value)));
+}
+
+/** A URL may have a user and a password in it, by mistake. */
+function withoutPassword(text: string): string {
+  return text.replaceAll(/[^\s/@"]*:[^\s/@"]*@/g, "[secret]@");
 }

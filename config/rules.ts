@@ -63,7 +63,10 @@ export function bucketNameWithoutDots(value: string): string | undefined {
 
 /** An endpoint of the S3 API: with scheme, without the bucket, without anything behind the path. */
 export function endpoint(value: string): string | undefined {
-  if (!/^https?:\/\//.test(value)) return `has no http:// or https:// in front; write "https://${value.replace(/^[^/]*:\/\//, "")}"`;
+  if (!/^https?:\/\//.test(value)) {
+    const [host = "", ...path] = value.replace(/^[^/]*:\/\//, "").split("/");
+    return `has no http:// or https:// in front; write "https://${host}"${path.join("") === "" ? "" : ", with a path only if the S3 API has one, and without the bucket"}`;
+  }
   const url = parseUrl(value);
   if (!url) return 'is not a URL; write e.g. "https://s3.provider"';
   if (url.username || url.password || url.search || url.hash) return `has more than scheme, host and path; write "${url.origin}"`;
@@ -137,8 +140,8 @@ export function tag(value: string, index: number, all: readonly string[]): strin
   return first === index ? undefined : "names a tag twice; remove one";
 }
 
-/** An image that is pinned: what `latest` is changes from one start of a replica to the next. */
+/** An image that is pinned, by a whole version or a digest: `latest`, `edge`, `v1` change from one start of a replica to the next. */
 export function pinnedImage(value: string): string | undefined {
-  const [, tag] = /^[a-z0-9][\w.:/-]*?(?::([\w.-]+)|@sha256:[0-9a-f]{64}|:[\w.-]+@sha256:[0-9a-f]{64})$/.exec(value) ?? ["", "latest"];
-  return tag === "latest" ? `is not a pinned image; write one with a version or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"` : undefined;
+  if (/^[a-z0-9][\w.:/-]*(?::v?\d+\.\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})$/.test(value)) return undefined;
+  return `is not a pinned image; write one with a whole version (three numbers) or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"`;
 }

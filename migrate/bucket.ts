@@ -83,7 +83,7 @@ export class Bucket implements Place {
     }
     // Every key there has a flaw, so that nothing is yielded.
     for (const folder of this.root.dangerous) await this.items(folder, "", refuse).next();
-    yield* merge(inPlace, this.listMisplaced(refuse));
+    yield* merge(inPlace, this.listMisplaced(refuse), refuse);
   }
 
   /** Misplaced objects under the keys that they should have. */

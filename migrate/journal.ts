@@ -1,6 +1,6 @@
 /** What a run leaves on disk for the next one: begun multipart uploads, and which contents were found to be the same. */
 import { hash } from "node:crypto";
-import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
@@ -27,24 +27,34 @@ const PAIR_BYTES = 8;
  * on the server until its lifecycle rule ends them, and contents are compared by reading them once.
  */
 export class Journal {
-  /** Uploads that a run began and did not end, by key. */
+  /** Uploads to the second place that a run began and did not end, by key. */
   readonly uploads: Map<string, Upload>;
+  /** What the user should know at the end. */
+  readonly notes: string[] = [];
+  private readonly stateFolder: string;
+  /** Of the uploads. */
   private readonly folder: string;
+  private readonly lock: string;
   private readonly known: BigUint64Array;
   private readonly file: number;
 
   /**
-   * @param places identities of the two places, e.g. a folder and a bucket's URL
-   * @throws MigrateError where the folder cannot be written
+   * @param places identities of the two places, e.g. a folder and a bucket's URL; it is copied to the second one
+   * @throws MigrateError where the folder cannot be written, or another run has it
    */
-  constructor(stateFolder: string, places: readonly [string, string]) {
-    this.folder = join(stateFolder, hash("sha256", [...places].sort().join("\0")).slice(0, 24));
-    const pairs = join(this.folder, "same");
+  constructor(stateFolder: string, [from, to]: readonly [string, string]) {
+    const folder = join(stateFolder, shortHash([from, to].sort().join("\0")));
+    const pairs = join(folder, "same");
+    this.stateFolder = stateFolder;
+    this.folder = join(folder, `uploads-${shortHash(to)}`);
+    this.lock = join(folder, "process");
     try {
-      mkdirSync(join(this.folder, "uploads"), { recursive: true, mode: 0o700 });
-      this.uploads = readUploads(join(this.folder, "uploads"));
+      mkdirSync(this.folder, { recursive: true, mode: 0o700 });
+      takeLock(this.lock);
+      this.uploads = readUploads(this.folder);
       this.file = openSync(pairs, "a", 0o600);
     } catch (error) {
+      if (error instanceof MigrateError) throw error;
       throw new MigrateError(`the journal in "${stateFolder}" cannot be written; name a folder of yours with --state`, { cause: error });
     }
     // A torn record would shift all that follow.
@@ -55,6 +65,7 @@ export class Journal {
 
   close(): void {
     closeSync(this.file);
+    rmSync(this.lock, { force: true });
   }
 
   async keepUpload(upload: Upload): Promise<void> {
@@ -68,7 +79,7 @@ export class Journal {
   }
 
   private uploadFile(key: string): string {
-    return join(this.folder, "uploads", `${hash("sha256", key)}.json`);
+    return join(this.folder, `${hash("sha256", key)}.json`);
   }
 
   /** Whether these two versions were found to have the same content, by this run's forerunners. */
@@ -89,7 +100,46 @@ export class Journal {
   addSame(a: Item, b: Item): void {
     const bytes = Buffer.alloc(PAIR_BYTES);
     bytes.writeBigUInt64LE(fingerprint(a, b));
-    writeSync(this.file, bytes);
+    try {
+      writeSync(this.file, bytes);
+    } catch (error) {
+      // The file itself is where it should be.
+      if (this.notes.length === 0) {
+        const reason = error instanceof Error ? error.message : String(error);
+        this.notes.push(`The journal in "${this.stateFolder}" could not be written (${reason}): the next run reads again what this one has copied.`);
+      }
+    }
+  }
+}
+
+function shortHash(text: string): string {
+  return hash("sha256", text).slice(0, 24);
+}
+
+/** Two runs with one journal would take up and end each other's uploads. */
+function takeLock(file: string): void {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      writeFileSync(file, String(process.pid), { flag: "wx", mode: 0o600 });
+      return;
+    } catch (error) {
+      if (!(error instanceof Error && "code" in error && error.code === "EEXIST") || attempt > 1) throw error;
+      const holder = Number(readFileSync(file, "utf8"));
+      if (isOther(holder)) {
+        throw new MigrateError(`process ${holder} is copying between the same places; wait for its end (if it is none of this program, remove "${file}")`);
+      }
+      rmSync(file, { force: true });
+    }
+  }
+}
+
+/** Whether there is such a process beside this one. */
+function isOther(pid: number): boolean {
+  if (!Number.isInteger(pid) || pid <= 0 || pid === process.pid) return false;
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "EPERM";
   }
 }
 
@@ -111,8 +161,8 @@ function readPairs(file: string): BigUint64Array {
 function readUploads(folder: string): Map<string, Upload> {
   const uploads = new Map<string, Upload>();
   for (const name of readdirSync(folder)) {
+    // Not yet in its place when the run was killed, and perhaps half written; nothing of its upload was sent yet.
     if (!name.endsWith(".json")) {
-      // Not yet in its place when the run was killed, and perhaps half written; nothing of its upload was sent yet.
       rmSync(join(folder, name));
       continue;
     }

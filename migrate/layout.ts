@@ -42,6 +42,9 @@ const MAX_KEY_BYTES = 1024;
 /** What Linux and macOS allow for a file's name, in bytes. */
 const MAX_NAME_BYTES = 255;
 
+/** What XML 1.0 has no way to write ("Characters"), but for NUL. */
+const NOT_XML = /[\u0001-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/;
+
 /**
  * Why nothing is copied under this key, or undefined. authentik itself accepts none of these names (its
  * `admin/files/validation.py`); on disk some would lead out of the root.
@@ -60,11 +63,12 @@ export function keyFlaw(key: string): string | undefined {
     return `it has a part longer than ${MAX_NAME_BYTES} bytes`;
   }
   if (/\p{Surrogate}/u.test(key)) return "it is not valid Unicode";
+  if (NOT_XML.test(key)) return "it has a character that XML, in which buckets are listed, cannot have";
   return TEMPORARY_NAME.test(parts.at(-1) ?? "") ? "it is the name of a half-written file" : undefined;
 }
 
-/** Names of the files that are being written beside their place; the number is the process. */
-export const TEMPORARY_NAME = /^\.migrate-(\d+)-\d+\.part$/;
+/** Names of the files that are being written beside their place; the first number is the process, the second one its run. */
+export const TEMPORARY_NAME = /^\.migrate-(\d+)-(?:[0-9a-f]+-)?\d+\.part$/;
 
 /** Whether a folder at the bucket's root is one that the setup page's `aws s3 sync /media s3://bucket/` has made. */
 export function isMisplaced(folder: string): boolean {

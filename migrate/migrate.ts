@@ -34,8 +34,12 @@ const MAX_PROBLEMS = 1000;
 /** What a run has found and done. */
 export interface Summary {
   plan: Counts;
+  /** What is to be deleted when all else has gone well. */
+  deletions: Amount;
   copied: Amount;
   deleted: Amount;
+  /** Whether deletions were left undone, for the reason in the notes. */
+  withheld: boolean;
   refused: number;
   failed: number;
   problems: Problem[];
@@ -47,8 +51,10 @@ export interface Summary {
 export interface Reporter {
   /** How many files have been compared for the plan. */
   compared(files: number): void;
-  /** Each step of the plan, but `same`. */
+  /** Each step of the plan, but `same`; of those to be deleted `deletion` is told instead. */
   step(step: Step): void;
+  /** What the plan deletes. */
+  deletion(item: Item): void;
   problem(problem: Problem): void;
   /** How much of the plan's work is done. */
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void;
@@ -82,18 +88,20 @@ export async function migrate(from: Disk | Bucket, to: Disk | Bucket, deleteExtr
   const extras = await Spool.create();
   try {
     for (const usage of usages) {
-      const source = from.list(usage, run.refuse);
+      const { isEmpty, items: source } = await peeked(from.list(usage, run.refuse));
       const wanted = to.kind === "disk" ? withoutCollisions(source, run.refuse) : source;
-      const steps = plan(wanted, to.list(usage, () => undefined), (a, b) => options.journal.isSame(a, b) || isSameMd5(a, b) || undefined);
-      for await (const step of settled(steps, (step) => isSame(from, to, step, options))) {
-        run.count(step);
+      const steps = plan(wanted, to.list(usage, () => undefined), (a, b) => options.journal.isSame(a, b) || isSameMd5(a, b) || undefined, run.refuse);
+      for await (const step of settled(steps, (step) => isSame(from, to, step, options), run)) {
+        const isDeleted = step.kind === "extra" && deleteExtra && !isEmpty;
+        run.count(step, isDeleted ? step.to : undefined);
         if (step.kind === "create" || step.kind === "update") await changes.add(step);
-        if (step.kind === "extra" && deleteExtra) await extras.add(step);
+        if (isDeleted) await extras.add(step);
+        if (step.kind === "extra" && deleteExtra && isEmpty) run.withhold(`No ${usage} are deleted, as there are none to copy: that is hardly what was meant.`);
       }
     }
-    if (!(await run.mayStart(deleteExtra ? run.summary.plan.extra.files : 0))) return run.summary;
+    if (!(await run.mayStart())) return run.summary;
     await run.each(changes.steps(), (step) => copy(from, to, step, run));
-    if (to.kind === "bucket") await to.abortLeftUploads();
+    await run.abortLeftUploads(to);
     if (deleteExtra) await run.deleteAll(extras.steps(), to);
     return run.summary;
   } finally {
@@ -118,17 +126,17 @@ export async function mendLayout(bucket: Bucket, deleteOld: boolean, options: Op
   const run = new Run(options);
   const changes = await Spool.create();
   try {
-    const steps = plan(bucket.listMisplaced(run.refuse), bucket.list("media", () => undefined), (a, b) => isSameMd5(a, b) || undefined);
-    for await (const step of settled(steps, (step) => bucket.isCopy(step.from, step.to))) {
+    const steps = plan(bucket.listMisplaced(run.refuse), bucket.list("media", () => undefined), (a, b) => isSameMd5(a, b) || undefined, run.refuse);
+    for await (const step of settled(steps, (step) => bucket.isCopy(step.from, step.to), run)) {
       if (step.kind === "extra") continue;
       if (step.kind === "update") {
         run.refuse(step.from.at ?? step.from.key, `"${step.from.key}" is there with another content, and stays`);
         continue;
       }
-      run.count(step);
+      run.count(step, deleteOld ? misplaced(step.from) : undefined);
       if (step.kind === "create" || deleteOld) await changes.add(step);
     }
-    if (!(await run.mayStart(deleteOld ? run.summary.plan.same.files : 0))) return run.summary;
+    if (!(await run.mayStart())) return run.summary;
     await run.each(changes.steps(), async ({ kind, from }) => {
       if (!from) return;
       if (kind === "create") {
@@ -138,11 +146,26 @@ export async function mendLayout(bucket: Bucket, deleteOld: boolean, options: Op
       }
       if (deleteOld) await run.remove(from, bucket);
     });
-    await bucket.abortLeftUploads();
+    await run.abortLeftUploads(bucket);
     return run.summary;
   } finally {
     await changes.close();
   }
+}
+
+/** The object at the bucket's root, under its own key. */
+function misplaced({ at, ...item }: Item): Item {
+  return { ...item, key: at ?? item.key };
+}
+
+/** A listing, and whether there is anything in it. */
+async function peeked(listing: AsyncIterable<Item>): Promise<{ isEmpty: boolean; items: AsyncGenerator<Item> }> {
+  const iterator = listing[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  async function* items(): AsyncGenerator<Item> {
+    for (let next = first; next.done !== true; next = await iterator.next()) yield next.value;
+  }
+  return { isEmpty: first.done === true, items: items() };
 }
 
 /** Whether the contents are the same, by reading one of them. The answer is remembered. */
@@ -166,16 +189,16 @@ async function isSame(from: Disk | Bucket, to: Disk | Bucket, step: Pair, { memo
 
 type Pair = Extract<Step, { kind: "update" }>;
 
-/** Replaces unsure updates by sure ones or by `same`, in order, several at a time. */
-async function* settled(steps: AsyncIterable<Step>, same: (step: Pair) => Promise<boolean>): AsyncGenerator<Step> {
-  const queue: (Step | Promise<Step>)[] = [];
+/** Replaces unsure updates by sure ones or by `same`, in order, several at a time. What cannot be compared is a problem, and left out. */
+async function* settled(steps: AsyncIterable<Step>, same: (step: Pair) => Promise<boolean>, run: Run): AsyncGenerator<Step> {
+  const queue: (Step | Promise<Step | undefined>)[] = [];
   for await (const step of steps) {
     if (step.kind === "update" && step.unsure) {
       const { from, to } = step;
-      const sure = same(step).then((isSame): Step => (isSame ? { kind: "same", from, to } : { ...step, unsure: false }));
-      // Its failure is thrown where it is awaited.
-      sure.catch(() => undefined);
-      queue.push(sure);
+      queue.push(same(step).then(
+        (isSame): Step => (isSame ? { kind: "same", from, to } : { ...step, unsure: false }),
+        (error: unknown) => { run.fail(from.key, error); return undefined; },
+      ));
     } else if (queue.length === 0) yield step;
     else queue.push(step);
     if (queue.length >= CONNECTIONS) yield* await first(queue);
@@ -183,9 +206,9 @@ async function* settled(steps: AsyncIterable<Step>, same: (step: Pair) => Promis
   while (queue.length > 0) yield* await first(queue);
 }
 
-async function first(queue: (Step | Promise<Step>)[]): Promise<Step[]> {
-  const next = queue.shift();
-  return next ? [await next] : [];
+async function first(queue: (Step | Promise<Step | undefined>)[]): Promise<Step[]> {
+  const next = await queue.shift();
+  return next ? [next] : [];
 }
 
 async function copy(from: Disk | Bucket, to: Disk | Bucket, step: Step, run: Run): Promise<void> {
@@ -231,8 +254,8 @@ function counted(content: Content, seeing: (length: number) => void): Content {
 class Run {
   readonly options: Options;
   readonly summary: Summary = {
-    plan: { create: nothing(), update: nothing(), same: nothing(), extra: nothing() },
-    copied: nothing(), deleted: nothing(), refused: 0, failed: 0, problems: [], notes: [],
+    plan: { create: nothing(), update: nothing(), same: nothing(), extra: nothing() }, deletions: nothing(),
+    copied: nothing(), deleted: nothing(), withheld: false, refused: 0, failed: 0, problems: [], notes: [],
   };
   private compared = 0;
   private readonly done = nothing();
@@ -252,24 +275,33 @@ class Run {
     this.options.reporter.problem(problem);
   }
 
-  count(step: Step): void {
+  fail(key: string, error: unknown): void {
+    this.problem({ key, reason: reasonOf(error), kind: error instanceof Refusal ? "refused" : "failed" });
+  }
+
+  /** Leaves deletions undone. Told once. */
+  withhold(reason: string): void {
+    this.summary.withheld = true;
+    if (!this.summary.notes.includes(reason)) this.summary.notes.push(reason);
+  }
+
+  /** @param deleted what the step deletes, be it at the end or when its copy is checked */
+  count(step: Step, deleted?: Item): void {
     const size = (step.from ?? step.to).size;
     add(this.summary.plan[step.kind], size);
     this.options.reporter.compared(++this.compared);
-    if (step.kind === "same") return;
-    if (step.kind !== "extra") add(this.total, size);
-    this.options.reporter.step(step);
+    if (step.kind === "create" || step.kind === "update") add(this.total, size);
+    if (step.kind !== "same" && (!deleted || step.to !== deleted)) this.options.reporter.step(step);
+    if (!deleted) return;
+    add(this.summary.deletions, deleted.size);
+    this.options.reporter.deletion(deleted);
   }
 
-  /**
-   * Whether the plan is agreed to. Where there is nothing to do nobody is asked.
-   *
-   * @param deletions how many files the plan deletes
-   */
-  async mayStart(deletions: number): Promise<boolean> {
+  /** Whether the plan is agreed to. Where there is nothing to do nobody is asked. */
+  async mayStart(): Promise<boolean> {
     if (this.options.dryRun) return false;
-    const { create, update } = this.summary.plan;
-    return create.files + update.files + deletions === 0 || this.options.confirm(this.summary);
+    const { plan, deletions } = this.summary;
+    return plan.create.files + plan.update.files + deletions.files === 0 || this.options.confirm(this.summary);
   }
 
   advance(bytes: number): void {
@@ -288,23 +320,24 @@ class Run {
     const worker = async () => {
       for (let next = await steps.next(); !next.done; next = await steps.next()) {
         const { key } = next.value.from ?? next.value.to;
-        await work(next.value).catch((error: unknown) => {
-          this.problem({ key, reason: reasonOf(error), kind: error instanceof Refusal ? "refused" : "failed" });
-        });
+        await work(next.value).catch((error: unknown) => { this.fail(key, error); });
       }
     };
     await Promise.all(Array.from({ length: CONNECTIONS }, worker));
   }
 
   async deleteAll(steps: AsyncGenerator<Step>, place: Disk | Bucket): Promise<void> {
-    const { summary } = this;
-    if (summary.failed + summary.refused > 0) {
-      summary.notes.push("Nothing was deleted, as not everything was copied.");
-    } else if (summary.plan.create.files + summary.plan.update.files + summary.plan.same.files === 0) {
-      summary.notes.push("Nothing was deleted, as there are no files to copy: that is hardly what was meant.");
-    } else {
-      await this.each(steps, async ({ to }) => { if (to) await this.remove(to, place); });
-    }
+    const { failed, refused } = this.summary;
+    if (failed + refused > 0) this.withhold("Nothing was deleted, as not everything was copied.");
+    else await this.each(steps, async ({ to }) => { if (to) await this.remove(to, place); });
+  }
+
+  /** Ends what earlier runs have begun to upload. That it cannot be ended harms nothing. */
+  async abortLeftUploads(place: Disk | Bucket): Promise<void> {
+    if (place.kind === "disk") return;
+    await place.abortLeftUploads().catch((error: unknown) => {
+      this.summary.notes.push(`Parts of uploads of an earlier run may be left on ${place.name}: ${reasonOf(error)}`);
+    });
   }
 
   async remove(item: Item, place: Disk | Bucket): Promise<void> {

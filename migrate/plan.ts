@@ -1,5 +1,5 @@
 /** What has to be done to make one side like the other. Pure: it sees two listings, and nothing else. */
-import { MigrateError } from "./place.ts";
+import type { Refuse } from "./place.ts";
 
 /** A file or an object. */
 export interface Item {
@@ -24,13 +24,12 @@ export type Step =
 export type Known = (from: Item, to: Item) => boolean | undefined;
 
 /**
- * Compares two listings, each in the order of `compareKeys` and without repetition. Holds one item of each at a time.
- *
- * @throws MigrateError when a listing is out of order: the plan would be wrong
+ * Compares two listings, each in the order of `compareKeys` and without repetition; what is not in order is refused, since it
+ * would seem to be missing. Holds one item of each at a time.
  */
-export async function* plan(from: AsyncIterable<Item>, to: AsyncIterable<Item>, known: Known): AsyncGenerator<Step> {
-  const left = ordered(from);
-  const right = ordered(to);
+export async function* plan(from: AsyncIterable<Item>, to: AsyncIterable<Item>, known: Known, refuse: Refuse): AsyncGenerator<Step> {
+  const left = ordered(from, refuse);
+  const right = ordered(to, refuse);
   let [a, b] = [await left.next(), await right.next()];
   while (!a.done || !b.done) {
     const order = a.done ? 1 : b.done ? -1 : compareKeys(a.value.key, b.value.key);
@@ -52,11 +51,12 @@ function compare(from: Item, to: Item, known: Known): Step {
   return same === true ? { kind: "same", from, to } : { kind: "update", from, to, unsure: same === undefined };
 }
 
-async function* ordered(items: AsyncIterable<Item>): AsyncGenerator<Item, undefined> {
+async function* ordered(items: AsyncIterable<Item>, refuse: Refuse): AsyncGenerator<Item, undefined> {
   let last: string | undefined;
   for await (const item of items) {
     if (last !== undefined && compareKeys(last, item.key) >= 0) {
-      throw new MigrateError(`the listing is out of order: "${item.key}" comes after "${last}"; this server's listings cannot be compared`);
+      refuse(item.key, `the listing has it ${last === item.key ? "twice" : `after "${last}"`}, which is not S3's order`);
+      continue;
     }
     last = item.key;
     yield item;
@@ -65,12 +65,12 @@ async function* ordered(items: AsyncIterable<Item>): AsyncGenerator<Item, undefi
 }
 
 /** One ordered listing of two. Where both have a key, the first one's item is taken. */
-export async function* merge(first: AsyncIterable<Item>, second: AsyncIterable<Item>): AsyncGenerator<Item> {
-  for await (const step of plan(first, second, () => true)) yield step.from ?? step.to;
+export async function* merge(first: AsyncIterable<Item>, second: AsyncIterable<Item>, refuse: Refuse): AsyncGenerator<Item> {
+  for await (const step of plan(first, second, () => true, refuse)) yield step.from ?? step.to;
 }
 
 /** Passes on what a disk can hold: where one key is a folder in another's path, the longer one is refused. */
-export async function* withoutCollisions(items: AsyncIterable<Item>, refuse: (key: string, reason: string) => void): AsyncGenerator<Item> {
+export async function* withoutCollisions(items: AsyncIterable<Item>, refuse: Refuse): AsyncGenerator<Item> {
   // In an ordered listing all keys that begin with a key follow it without a gap, so the candidates are a stack.
   const shorter: string[] = [];
   for await (const item of items) {

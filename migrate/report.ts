@@ -1,10 +1,11 @@
 /** What a run says: its plan, its progress, its end. */
 import type { Amount, Problem, Reporter, Summary } from "./migrate.ts";
-import type { Step } from "./plan.ts";
+import type { Item, Step } from "./plan.ts";
 
 const TERMINAL_EVERY_MS = 200;
 const LINE_EVERY_MS = 10_000;
-const SIGNS = { create: "+", update: "~", same: "=", extra: "-" } as const;
+/** What is only in the destination, and stays, has no sign. */
+const SIGNS = { create: "+", update: "~", same: "=", extra: " " } as const;
 
 /** For people: the plan and the end on stdout, the progress on stderr. */
 export class TextReport implements Reporter {
@@ -19,11 +20,18 @@ export class TextReport implements Reporter {
     this.printsPlan = printsPlan;
   }
 
-  step(step: Step): void {
-    const { key, size } = step.from ?? step.to;
+  step({ kind, from, to }: Step): void {
+    this.print(SIGNS[kind], from ?? to);
+  }
+
+  deletion(item: Item): void {
+    this.print("-", item);
+  }
+
+  private print(sign: string, { key, size }: Item): void {
     if (!this.printsPlan) return;
     this.clear();
-    process.stdout.write(`${SIGNS[step.kind]} ${printable(key)} (${bytesText(size)})\n`);
+    process.stdout.write(`${sign} ${printable(key)} (${bytesText(size)})\n`);
   }
 
   problem({ kind, key, reason }: Problem): void {
@@ -60,6 +68,8 @@ export class TextReport implements Reporter {
     const seconds = (end - (this.start ?? end)) / 1000;
     process.stdout.write(`${summaryText(summary)}\n${resultText(summary, seconds)}\n`);
     for (const { kind, key, reason } of summary.problems) process.stdout.write(`  ${kind} ${printable(key)}: ${printable(reason)}\n`);
+    const more = summary.refused + summary.failed - summary.problems.length;
+    if (more > 0) process.stdout.write(`  and ${more} more, each told of above\n`);
     for (const note of summary.notes) process.stdout.write(`Note: ${printable(note)}\n`);
   }
 }
@@ -69,6 +79,10 @@ export class JsonReport implements Reporter {
   step(step: Step): void {
     const { key, size } = step.from ?? step.to;
     this.line({ step: step.kind, key, bytes: size });
+  }
+
+  deletion({ key, size }: Item): void {
+    this.line({ step: "delete", key, bytes: size });
   }
 
   problem(problem: Problem): void {
@@ -88,10 +102,11 @@ export class JsonReport implements Reporter {
   }
 }
 
-/** `3 new (1.2 MB), 1 changed (3 kB), 10 the same, 2 only in the destination`. */
-export function summaryText({ plan: { create, update, same, extra } }: Summary): string {
+/** `3 new (1.2 MB), 1 changed (3 kB), 10 the same, 2 only in the destination, 2 (5 kB) to be deleted`. */
+export function summaryText({ plan: { create, update, same, extra }, deletions }: Summary): string {
   const amount = ({ files, bytes }: Amount): string => (files === 0 ? "0" : `${files} (${bytesText(bytes)})`);
-  return `Plan: ${amount(create)} new, ${amount(update)} changed, ${same.files} the same, ${extra.files} only in the destination.`;
+  const deleted = deletions.files === 0 ? "" : `, ${amount(deletions)} to be deleted`;
+  return `Plan: ${amount(create)} new, ${amount(update)} changed, ${same.files} the same, ${extra.files} only in the destination${deleted}.`;
 }
 
 function resultText({ copied, deleted, refused, failed }: Summary, seconds: number): string {
@@ -117,6 +132,6 @@ function bytesText(bytes: number): string {
 }
 
 /** Control characters in a key must not reach the terminal. */
-function printable(text: string): string {
+export function printable(text: string): string {
   return text.replace(/\p{C}/gu, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`);
 }

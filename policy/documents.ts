@@ -68,22 +68,48 @@ export function namedBuckets({ Statement }: Document): string[] {
   return [...new Set(arns.map((arn) => arn.split(":::")[1]?.split("/")[0] ?? ""))];
 }
 
-/** What a role's trust gives beyond the service accounts that it names. */
+/** Whom a document gives rights, everyone left out, which `opensToEveryone` finds. */
+export function grantees({ Statement }: Document): string[] {
+  const names = allowing(Statement).flatMap(({ Principal }) => principals(Principal));
+  return [...new Set(names)].filter((name) => !name.includes("*"));
+}
+
+/** How pods of EKS take a role, as `providers/aws.ts` writes it: who vouches for them, by which actions, and what StringEquals has to name. */
+const TRUSTS = [
+  {
+    // AWS, "IAM roles for service accounts".
+    voucher: /^Federated arn:[a-z-]+:iam::\d{12}:oidc-provider\/([\w./-]+)$/,
+    actions: ["sts:AssumeRoleWithWebIdentity"],
+    keys: (issuer: string) => [`${issuer}:sub`],
+    name: /^system:serviceaccount:[a-z0-9-]+:[a-z0-9.-]+$/,
+  },
+  {
+    // AWS, "EKS Pod Identity".
+    voucher: /^Service pods\.eks\.amazonaws\.com$/,
+    actions: ["sts:AssumeRole", "sts:TagSession"],
+    keys: () => ["eks-cluster-name", "kubernetes-namespace", "kubernetes-service-account"].map((tag) => `aws:RequestTag/${tag}`),
+    name: /^[\w.-]+$/,
+  },
+];
+
+/** What a role's trust gives beyond the service accounts that it names. More conditions, with whatever operator, can only narrow it. */
 export function excessTrust({ Statement }: Document): string[] {
-  const taking = ["sts:AssumeRole", "sts:AssumeRoleWithWebIdentity", "sts:TagSession"];
-  return allowing(Statement).flatMap(({ Principal, NotPrincipal, Action, NotAction, Condition }) => {
-    const names = principals(Principal);
-    const values = Object.values(Condition).flatMap((keys) => Object.values(keys)).flat();
+  return allowing(Statement).flatMap(({ Principal = {}, NotPrincipal, Action, NotAction, Condition }) => {
+    const [voucher = "", ...others] = Principal === "*" ? [] : Object.entries(Principal).flatMap(([kind, names]) => names.map((name) => `${kind} ${name}`));
+    const trust = TRUSTS.find((trust) => trust.voucher.test(voucher));
+    if (NotPrincipal !== undefined || trust === undefined || others.length > 0) {
+      return ["assumeRolePolicy lets others than EKS's pods take the role; name one Principal: the cluster's OIDC provider (Federated), or pods.eks.amazonaws.com (Service)"];
+    }
+    const keys = trust.keys(trust.voucher.exec(voucher)?.[1] ?? "");
+    const isNamed = keys.every((key) => {
+      const names = Condition.StringEquals?.[key] ?? [];
+      return names.length > 0 && names.every((name) => trust.name.test(name));
+    });
     return [
-      ...(NotPrincipal !== undefined || names.length === 0 || names.some((name) => name.includes("*"))
-        ? ["assumeRolePolicy lets anyone take the role; name the principal"]
+      ...(NotAction !== undefined || Action.some((action) => !trust.actions.includes(action))
+        ? [`assumeRolePolicy gives more than ${trust.actions.join(", ")}; write that alone`]
         : []),
-      ...(NotAction !== undefined || Action.some((action) => !taking.includes(action))
-        ? [`assumeRolePolicy gives more than ${taking.join(", ")}; write those it needs`]
-        : []),
-      ...(values.length === 0 || values.some((value) => /[*?]/.test(value))
-        ? ["assumeRolePolicy is not limited to authentik's service accounts; add a condition StringEquals that names each"]
-        : []),
+      ...(isNamed ? [] : [`assumeRolePolicy is not limited to authentik's service accounts; add the condition StringEquals that names each in full (${keys.join(", ")})`]),
     ];
   });
 }

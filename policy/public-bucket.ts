@@ -11,16 +11,15 @@ const PublicAccess = v.object({
 });
 const Bucket = v.object({
   acl: v.optional(v.string(), "private"),
-  grants: v.optional(v.array(v.object({ uri: v.optional(v.string()) })), []),
-  policy: v.optional(Document),
+  grants: v.optional(v.array(v.unknown()), []),
 });
 const BucketAcl = v.object({ acl: v.optional(v.string(), "private"), accessControlPolicy: v.optional(v.unknown()) });
-const BucketPolicy = v.object({ policy: Document });
+/** What has a policy document, or may have one. */
+const POLICY_HOLDERS = [TYPES.awsBucket, TYPES.awsBucketPolicy, TYPES.awsAccessPoint, TYPES.awsAccessPointPolicy, TYPES.s3BucketPolicy];
+const WithPolicy = v.object({ policy: v.optional(Document) });
 const Account = v.object({ allowBlobPublicAccess: v.optional(v.boolean()) });
 const Container = v.object({ publicAccess: v.optional(v.string()) });
 const Domain = v.object({ enabled: v.optional(v.boolean()) });
-
-const NO_STRANGERS = 'policy lets everyone in (Principal "*"); name the principal that is to have the rights';
 
 export const publicBucket: StoragePolicy = {
   name: "no-public-bucket",
@@ -28,17 +27,17 @@ export const publicBucket: StoragePolicy = {
   validateResource: [
     rule(TYPES.awsPublicAccess, PublicAccess, (blocks) => Object.entries(blocks).filter(([, isOn]) => !isOn).map(([block]) =>
       `${block} is not true, so an ACL or a policy can make the bucket public; write true`)),
-    rule(TYPES.awsBucket, Bucket, ({ acl, grants, policy }) => [
+    rule(TYPES.awsBucket, Bucket, ({ acl, grants }) => [
       ...publicAcl(acl),
-      ...grants.filter(({ uri }) => uri !== undefined).map(({ uri }) => `grants gives rights to the group "${uri ?? ""}"; remove it`),
-      ...(policy && opensToEveryone(policy) ? [NO_STRANGERS] : []),
+      ...(grants.length === 0 ? [] : ["grants gives rights to others than the bucket's owner; remove it"]),
     ]),
     rule(TYPES.awsBucketAcl, BucketAcl, ({ acl, accessControlPolicy }) => [
       ...publicAcl(acl),
       ...(accessControlPolicy === undefined ? [] : ['accessControlPolicy can make the bucket public; write acl: "private" instead']),
     ]),
-    ...[TYPES.awsBucketPolicy, TYPES.s3BucketPolicy].map((type) =>
-      rule(type, BucketPolicy, ({ policy }) => opensToEveryone(policy) ? [NO_STRANGERS] : [])),
+    ...POLICY_HOLDERS.map((type) => rule(type, WithPolicy, ({ policy }) => policy === undefined || !opensToEveryone(policy) ? [] : [
+      'policy lets everyone in (Principal "*"); name the principal that is to have the rights',
+    ])),
     rule(TYPES.r2ManagedDomain, Domain, ({ enabled }) => enabled === false ? [] : [
       "enabled is not false, so everyone can read the files at r2.dev; write false",
     ]),

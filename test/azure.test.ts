@@ -181,6 +181,9 @@ describe("Azure: config", () => {
     ["a location that is none", { location: "eu" }, /^location: is not an Azure region/],
     ["a resource group that is none", { resourceGroupName: "a/b" }, /^resourceGroupName: is not the name/],
     ["the latest image", { gatewayImage: "versity/versitygw:latest" }, /^gatewayImage: is not a pinned image/],
+    ["an image of a branch", { gatewayImage: "versity/versitygw:edge" }, /^gatewayImage: is not a pinned image/],
+    ["an image of whatever version is newest", { gatewayImage: "versity/versitygw:v1" }, /^gatewayImage: is not a pinned image/],
+    ["an image with half a digest", { gatewayImage: "versity/versitygw@sha256:0123" }, /^gatewayImage: is not a pinned image/],
     ["an image without a tag", { gatewayImage: "registry.company:5000/versitygw" }, /^gatewayImage: is not a pinned image/],
     ["two hyphens in a row", { bucketName: "a--b" }, /^bucketName: has two hyphens/],
     ["a dot", { bucketName: "a.bucket" }, /^bucketName: has a dot/],
@@ -195,9 +198,9 @@ describe("Azure: config", () => {
   ];
   for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect(await problems(changes)).to.match(message); });
 
-  it("accepts images by tag, digest or both", async () => {
+  it("accepts images by version, digest or both", async () => {
     const digest = `sha256:${"a".repeat(64)}`;
-    for (const gatewayImage of ["versity/versitygw:v1.8.0", `ghcr.io/versity/versitygw@${digest}`, `registry.company:5000/vgw:v1@${digest}`]) {
+    for (const gatewayImage of ["versity/versitygw:v1.8.0", "versitygw:1.8.0", "registry.company:5000/vgw:1.8.0-alpine", `ghcr.io/versity/versitygw@${digest}`, `registry.company:5000/vgw:v1@${digest}`]) {
       expect(await problems({ gatewayImage }), gatewayImage).to.equal("");
     }
   });

@@ -1,8 +1,8 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { commonKeys } from "../config/common.ts";
+import { commonKeys, parseProvider, type Report } from "../config/common.ts";
 import { ConfigError, parseConfig, type RawConfig } from "../config/index.ts";
-import { documentationOf } from "../config/values.ts";
+import { documentationOf, secretText } from "../config/values.ts";
 import type { Chosen } from "../providers/contract.ts";
 import { chooseProvider, PROVIDERS, providers, type StorageConfig } from "../providers/index.ts";
 
@@ -108,6 +108,7 @@ describe("config", () => {
     ["an endpoint with the bucket in its path", { endpoint: "https://s3.provider/authentik-media" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
     ["an endpoint with the bucket in its host", { endpoint: "https://authentik-media.s3.provider" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
     ["an endpoint with a trailing slash", { endpoint: "https://s3.provider/" }, /write "https:\/\/s3.provider"/],
+    ["an endpoint without a scheme, but with the bucket", { endpoint: "s3.provider/authentik-media" }, /^endpoint: has no http.*write "https:\/\/s3.provider", with a path only if .* without the bucket$/],
     ["an endpoint with a user", { endpoint: "https://u:p@s3.provider" }, /^endpoint: has more than/],
     ["no endpoint", { endpoint: undefined }, /^endpoint: is missing; set it: pulumi config set endpoint/],
     ["a custom domain with a scheme", { customDomain: "https://s3.provider/authentik-media" }, /^customDomain: has a scheme; write "s3.provider\/authentik-media"/],
@@ -154,6 +155,24 @@ describe("config", () => {
       expect(error, provider).to.be.instanceOf(ConfigError).and.property("message")
         .to.match(/secretKey = \[secret\] is not a secret/).and.to.match(/adminSecretKey = \[secret\] is not a secret/).and.not.to.contain("hunter2");
     }
+  });
+
+  it("shows no password that a URL has in it", async () => {
+    for (const [key, value] of Object.entries({
+      endpoint: "https://admin:hunter2@s3.provider", customDomain: "https://admin:hunter2@s3.provider/authentik-media", origins: '["https://admin:hunter2@a.company"]',
+    })) {
+      for (const given of [value, value.replace("https://", "")]) {
+        const error: unknown = await chooseProvider(raw({ ...sound, [key]: given })).catch((reason: unknown) => reason);
+        expect(error, given).to.be.instanceOf(ConfigError).and.property("message").to.contain("[secret]@").and.not.to.contain("hunter2");
+      }
+    }
+  });
+
+  it("asks for a missing secret as a secret", () => {
+    const found: string[] = [];
+    const report: Report = (key, wrong) => { found.push(`${key} ${wrong}`); };
+    parseProvider({ keys: { token: secretText("A token.") }, check: () => undefined, resolve: () => undefined }, { origins: "https://a.company" }, report);
+    expect(found).to.deep.equal(["token is missing; set it: pulumi config set --secret token (A token.)"]);
   });
 
   it("loads the chosen provider alone, and the others to say whose key it is that it does not know", async () => {

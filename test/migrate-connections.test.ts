@@ -190,7 +190,7 @@ describe("migrate: connections and credentials", function () {
       let slow = 0;
       const proxy = await startProxy(server.endpoint, { answer: () => { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, slow); return undefined; } });
       const place = envFile(top, { ...bucket, endpoint: `http://${proxy.host}` });
-      const typing = (keys: string) => onTerminal(process.execPath, [...MIGRATE, folder, place, "--state", state], [["(y/N)", keys]]);
+      const typing = async (keys: string) => (await onTerminal(process.execPath, [...MIGRATE, folder, place, "--state", state], [["(y/N)", keys]])).text;
       try {
         for (const keys of ["n\r", "\r", "\x03", "\x04"]) {
           const shown = await typing(keys);
@@ -214,7 +214,7 @@ describe("migrate: connections and credentials", function () {
       const listing = await startListingServer({ count: 100_000, keyAt: (index) => `media/public/${String(index).padStart(6, "0")}.png` });
       try {
         const place = envFile(top, { bucketName: "listed", endpoint: listing.endpoint, accessKey: "k", secretKey: "s", secureUrls: false });
-        const shown = await onTerminal(process.execPath, [...MIGRATE, folder, place, "--state", state], []);
+        const { text: shown } = await onTerminal(process.execPath, [...MIGRATE, folder, place, "--state", state], []);
         expect(shown).to.match(/\r\u001b\[K\d+ files compared/).and.include("100000 only in the destination");
       } finally {
         await listing.stop();

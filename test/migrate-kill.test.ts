@@ -1,12 +1,12 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { readTree, run, startServer, temporaryFolder, writeTree, type End, type TestServer } from "./support/migration.ts";
+import { readTree, run, startServer, temporaryFolder, uploadsLeft, writeTree, type End, type TestServer } from "./support/migration.ts";
 
 const KILLS = 50;
 const MIB = 1024 * 1024;
@@ -79,9 +79,4 @@ async function startChild(): Promise<ChildProcess> {
   const child = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
   await once(child, "message");
   return child;
-}
-
-/** What the journal still has of begun uploads. */
-function uploadsLeft(state: string): string[] {
-  return readdirSync(state).flatMap((pair) => readdirSync(join(state, pair, "uploads")));
 }

@@ -130,8 +130,26 @@ describe("migrate", function () {
       expect((await run(folder, bucket, { state, delete: true })).deleted.files).to.equal(1);
       expect(Object.keys(readTree(inBucket))).to.deep.equal(["media/public/x.png"]);
       rmSync(join(folder, "media/public/x.png"));
-      expect((await run(folder, bucket, { state, delete: true })).notes.join()).to.include("Nothing was deleted");
-      expect(Object.keys(readTree(inBucket))).to.deep.equal(["media/public/x.png"]);
+      // Reports are no reason to delete all media.
+      writeTree(folder, { "reports/public/r.csv": "r" });
+      const summary = await run(folder, bucket, { state, delete: true });
+      expect(summary).to.include({ withheld: true }).and.to.have.nested.property("deletions.files", 0);
+      expect(summary.notes.join()).to.include("No media are deleted, as there are none to copy");
+      expect(Object.keys(readTree(inBucket))).to.have.members(["media/public/x.png", "reports/public/r.csv"]);
+    });
+
+    it("what cannot be compared is a problem of that file, and the rest is copied", async () => {
+      const { bucket, inBucket, folder, state } = server.fresh();
+      writeTree(folder, { "media/public/a.png": "aaa", "media/public/b.png": "bbb", "media/public/new.png": "n" });
+      writeTree(inBucket, { "media/public/a.png": "AAA", "media/public/b.png": "bbb" });
+      const proxy = await startFaultProxy(server.endpoint, ({ method, path }) => (method === "HEAD" && path.includes("a.png") ? { status: 403, code: "AccessDenied" } : undefined));
+      try {
+        const { problems } = await run(folder, { ...bucket, endpoint: proxy.endpoint }, { state });
+        expect(problems.map(({ key, kind }) => `${kind} ${key}`)).to.deep.equal(["failed media/public/a.png"]);
+        expect(readTree(inBucket)).to.include({ ...readTree(folder), "media/public/a.png": readTree(inBucket)["media/public/a.png"] });
+      } finally {
+        await proxy.stop();
+      }
     });
   });
 
@@ -250,6 +268,26 @@ describe("migrate", function () {
       return s3.url;
     }));
     expect(urls).to.deep.equal(["https://s3.provider/base/virtual", "https://s3.provider/base/virtual", "https://virtual.s3.provider/base"]);
+  });
+
+  it("tells how many files the plan deletes, and which", async () => {
+    const { bucket, inBucket, folder, state, top } = server.fresh();
+    writeTree(folder, { "media/public/x.png": "x" });
+    writeTree(inBucket, { "media/public/x.png": "x", "media/public/old.png": "old", "public/x.png": "x" });
+    const place = envFile(top, bucket);
+    const dry = async (...args: string[]) => (await promisify(execFile)(process.execPath, ["--import", "tsx", "commands/migrate.ts", ...args, "--dry-run", "--state", state])).stdout;
+    expect(await dry(folder, place)).to.include("  media/public/old.png (3 B)\n").and.include("1 only in the destination.");
+    expect(await dry(folder, place, "--delete")).to.include("- media/public/old.png (3 B)\n").and.include("1 only in the destination, 1 (3 B) to be deleted.");
+    expect(await dry(folder, place, "--delete", "--json")).to.include('{"step":"delete","key":"media/public/old.png","bytes":3}\n');
+    expect(await dry(place, "--mend-layout", "--delete-old")).to.include("- public/x.png (1 B)\n").and.include("1 the same, 0 only in the destination, 1 (1 B) to be deleted.");
+    expect(await dry(place, "--mend-layout")).not.to.include("- public/x.png");
+  });
+
+  it("copies no folder into itself", async () => {
+    const { folder, state } = server.fresh();
+    writeTree(folder, { "media/public/x.png": "x" });
+    const error: unknown = await promisify(execFile)(process.execPath, ["--import", "tsx", "commands/migrate.ts", folder, join(folder, "media/public/copy"), "--yes", "--state", state]).catch((reason: unknown) => reason);
+    expect(error).to.include({ code: 2 }).and.property("stderr").contains("would be copied into itself");
   });
 
   describe("the command", () => {

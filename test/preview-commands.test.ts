@@ -4,7 +4,7 @@ import { GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, type S3C
 import { expect } from "chai";
 import type { RunningServer } from "../local/versitygw.ts";
 import { Checkout } from "./support/checkout.ts";
-import { pulumi } from "./support/engine.ts";
+import { projectName, pulumi } from "./support/engine.ts";
 import { BOT, GitHubServer, REPO, TOKEN } from "./support/github-server.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
@@ -60,9 +60,9 @@ describe("the steps of the workflows", function () {
 
     it("name the file that has no provider", async () => {
       const file = join(checkout.dir, "Pulumi.broken.yaml");
-      await writeFile(file, "config:\n  authentik-storage:provider: gcp\n");
+      await writeFile(file, `config:\n  ${projectName}:provider: gcp\n`);
       const { status, log } = await checkout.step("pull-request", "stacks", env, options);
-      expect({ status, log }).to.have.property("log").that.matches(/Pulumi\.broken\.yaml": authentik-storage:provider is "gcp"; write one of aws, r2, azure, s3/);
+      expect({ status, log }).to.have.property("log").that.contains(`Pulumi.broken.yaml": ${projectName}:provider is "gcp"; write one of aws, r2, azure, s3`);
       expect(status).to.equal(2);
       await writeFile(file, "");
       expect((await checkout.step("pull-request", "stacks", env, options)).log).to.contain("is missing");

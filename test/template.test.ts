@@ -143,7 +143,7 @@ describe("a project under another name", () => {
       "(provider)": "", "(region)": "", "(resourceGroupName)": "", "(secretKey)": "secret",
     });
     const replies = answers.map(([question, answer]) => [question, `${answer}\r`] as const);
-    const text = await onTerminal("pulumi", ["new", "../template"], replies, { cwd: join(dir, project), env: { ...process.env, ...env } });
+    const { text } = await onTerminal("pulumi", ["new", "../template"], replies, { cwd: join(dir, project), env: { ...process.env, ...env } });
     expect(text).to.contain("Your new project is ready to go!");
     expect(text).not.to.match(/access\r|secret\r/);
     const config = await configOf(project, "prod");

@@ -7,11 +7,11 @@ import { text as readText } from "node:stream/consumers";
 import * as v from "valibot";
 import { parse } from "yaml";
 import { run } from "../../local/programs.ts";
-import { pulumi, REPOSITORY, setSecrets, setValues } from "./engine.ts";
+import { isOwnStackFile, projectName, pulumi, REPOSITORY, setSecrets, setValues } from "./engine.ts";
 
-const THIS_PROJECT = "authentik-storage";
 /** Not of a checkout, or written by other tests. */
 const LEFT_OUT = new Set(["node_modules", ".git", ".local", "test", "bench", "docs"]);
+const isOfCheckout = (path: string): boolean => !LEFT_OUT.has(path) && !isOwnStackFile(path);
 const Workflow = v.object({
   jobs: v.record(v.string(), v.object({ steps: v.array(v.object({ run: v.optional(v.string()), env: v.optional(v.record(v.string(), v.string()), {}) })) })),
 });
@@ -46,7 +46,7 @@ export class Checkout {
 
   static async create(): Promise<Checkout> {
     const checkout = new Checkout(await mkdtemp(join(tmpdir(), "authentik-storage-checkout-")));
-    await cp(REPOSITORY, checkout.dir, { recursive: true, filter: (path) => !LEFT_OUT.has(path.slice(REPOSITORY.length)) });
+    await cp(REPOSITORY, checkout.dir, { recursive: true, filter: (path) => isOfCheckout(path.slice(REPOSITORY.length)) });
     await symlink(await realpath(join(REPOSITORY, "node_modules")), join(checkout.dir, "node_modules"));
     await mkdir(join(checkout.place, "state"));
     return checkout;
@@ -61,7 +61,7 @@ export class Checkout {
 
   /** Sets values in the stack's file; those that are undefined are removed. */
   async configure(values: Record<string, unknown>): Promise<void> {
-    await setValues(this.dir, "prod", THIS_PROJECT, values);
+    await setValues(this.dir, "prod", projectName, values);
   }
 
   private async pulumi(...args: string[]): Promise<void> {

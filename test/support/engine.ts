@@ -15,6 +15,14 @@ const TIMEOUT_MS = 120_000;
 /** The tool's path, if it is there. */
 export const pulumi = await onPath("pulumi");
 
+/** The name of the project whose tests run: `pulumi new` gives another one. */
+export const projectName = v.parse(v.object({ name: v.string() }), parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8"))).name;
+
+/** Whether a path below the repository is the file of a stack of the project's own, which no test is to see. */
+export function isOwnStackFile(path: string): boolean {
+  return /^Pulumi\.(?!dev\.)[^/]+\.yaml$/.test(path);
+}
+
 const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
 const Plan = v.object({ steps: v.optional(v.array(v.object({ op: v.string(), urn: v.string() })), []) });
 

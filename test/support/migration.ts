@@ -57,7 +57,7 @@ async function withJournal(
 ): Promise<Summary> {
   const journal = new Journal(state, [places[0].name, places[1].name]);
   if (places[1].kind === "bucket") places[1].useJournal(journal);
-  const reporter = { compared: () => undefined, step: onProgress, problem: () => undefined, progress: onProgress };
+  const reporter = { compared: () => undefined, deletion: () => undefined, step: onProgress, problem: () => undefined, progress: onProgress };
   try {
     return await work({ journal, memory, reporter, dryRun, confirm: () => Promise.resolve(true) });
   } finally {
@@ -146,4 +146,10 @@ export function readTree(folder: string, below = ""): Record<string, string> {
 export function uploadsIn(bucketFolder: string): string[] {
   const found = readdirSync(bucketFolder, { recursive: true, withFileTypes: true });
   return found.filter((entry) => entry.isDirectory() && entry.parentPath.includes(".sgwtmp/multipart/")).map(({ name }) => name);
+}
+
+/** What the journals in a state folder have of begun uploads. */
+export function uploadsLeft(state: string): string[] {
+  const journals = readdirSync(state).map((name) => join(state, name));
+  return journals.flatMap((journal) => readdirSync(journal).filter((name) => name.startsWith("uploads-")).flatMap((name) => readdirSync(join(journal, name))));
 }

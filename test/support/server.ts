@@ -10,7 +10,8 @@ export const ROOT: Keys = { accessKey: "root-access", secretKey: "root-secret-01
 /** A user who has no rights but those of bucket policies. */
 export const AUTHENTIK: Keys = { accessKey: "authentik-access", secretKey: "authentik-secret-0123456789" };
 
-const BIN_DIR = fileURLToPath(new URL("../../.local/bin", import.meta.url));
+/** Where the server is installed if it is not on PATH. */
+export const BIN_DIR = fileURLToPath(new URL("../../.local/bin", import.meta.url));
 
 /** Starts it; `stop` removes its folders too. */
 export async function startTestServer(options: Partial<ServerOptions> = {}): Promise<RunningServer> {

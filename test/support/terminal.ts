@@ -8,17 +8,20 @@ export interface Terminal {
   cwd?: string;
   /** In place of this process's. */
   env?: NodeJS.ProcessEnv;
+  /** How long the command may take; a minute without it. */
+  limitMs?: number;
 }
 
-/** How long the command may take. */
-const LIMIT_MS = 60_000;
 /** What is typed before a program listens is lost. */
 const THINKING_MS = 200;
 
-/** Runs a command to its end and gives everything that the terminal showed; throws where a question never came. */
-export async function onTerminal(file: string, args: readonly string[], replies: readonly Reply[], { cwd, env = process.env }: Terminal = {}): Promise<string> {
-  const terminal = spawn(file, [...args], { cols: 200, env, ...(cwd === undefined ? {} : { cwd }) });
-  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, LIMIT_MS);
+/** Runs a command to its end and gives its exit status and everything that the terminal showed; throws where a question never came. */
+export async function onTerminal(
+  file: string, args: readonly string[], replies: readonly Reply[], { cwd, env = process.env, limitMs = 60_000 }: Terminal = {},
+): Promise<{ status: number; text: string }> {
+  const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined));
+  const terminal = spawn(file, [...args], { cols: 200, env: present, ...(cwd === undefined ? {} : { cwd }) });
+  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, limitMs);
   const left = [...replies];
   let [text, seen] = ["", 0];
   terminal.onData((shown) => {
@@ -31,8 +34,8 @@ export async function onTerminal(file: string, args: readonly string[], replies:
     left.shift();
     setTimeout(() => { terminal.write(keys); }, THINKING_MS);
   });
-  await new Promise((resolve) => terminal.onExit(resolve));
+  const status = await new Promise<number>((resolve) => { terminal.onExit(({ exitCode }) => { resolve(exitCode); }); });
   clearTimeout(limit);
   if (left.length > 0) throw new Error(`"${left[0]?.[0] ?? ""}" was not asked:\n${text}`);
-  return text;
+  return { status, text };
 }

@@ -73,9 +73,13 @@ function alarm({ name, bucket, fate, isProtected, isRetained }: Endangered): str
     replaced: isRetained
       ? "would be replaced: authentik gets a new, empty one, and the files stay behind in the old one."
       : "would be replaced: authentik gets a new, empty one, and the old one is deleted with every file in it.",
+    "left over": isRetained
+      ? "is left over from an earlier replacement, and would be let go of: it stays on the server with its files, but out of Pulumi's hands."
+      : "is left over from an earlier replacement, and would be deleted, with every file in it.",
     unknown: "would undergo an operation that this check does not know, which may delete it.",
   }[fate];
-  const refusal = isProtected ? " It is protected, so Pulumi refuses: set protect to false in a change of its own first." : "";
+  const first = fate === "replaced" ? "set protect to false as well." : "set protect to false in a change of its own first.";
+  const refusal = isProtected ? ` It is protected, so Pulumi refuses: ${first}` : "";
   return `${which} ${what}${refusal}`;
 }
 

@@ -1,7 +1,7 @@
 /** What there is to say of a plan, before it is put into Markdown or on a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
 import { endangeredBy, type Endangered } from "./guard.ts";
-import { nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
+import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
 import { purposeOf } from "./purposes.ts";
 
 /** The outcome of a preview. */
@@ -44,8 +44,10 @@ export type Fate = "created" | "changed" | "replaced" | "deleted" | "imported" |
 
 const FATES: Readonly<Record<string, Fate>> = {
   create: "created", update: "changed", replace: "replaced", delete: "deleted", import: "imported", read: "read",
-  "import-replacement": "replaced", "read-replacement": "replaced", discard: "deleted", "discard-replaced": "replaced",
-  "create-replacement": "replaced", "delete-replaced": "replaced", "remove-pending-replace": "replaced",
+  "import-replacement": "replaced", "read-replacement": "replaced", discard: "deleted", "discard-replaced": "deleted",
+  "create-replacement": "replaced", "remove-pending-replace": "replaced",
+  // Shown where there is no other step of the resource: it is left over from an earlier replacement.
+  "delete-replaced": "deleted",
 };
 
 /** What there is to say of this plan. Fails where a bucket would go without leave, a policy is violated, or the plan is not whole. */
@@ -91,12 +93,10 @@ function groupsOf(plan: Plan): Group[] {
 
 /** One step of each resource: of a replacement the one that the program asks for. */
 function shownSteps({ steps }: Plan): Step[] {
-  const byUrn = new Map<string, Step>();
-  for (const step of steps) {
-    const known = byUrn.get(step.urn);
-    if (!known || (step.logical && !known.logical)) byUrn.set(step.urn, step);
-  }
-  return [...byUrn.values()];
+  return steps.filter((step) => {
+    const all = steps.filter((other) => isOfSame(other, step));
+    return step === (all.find(({ logical }) => logical) ?? all[0]);
+  });
 }
 
 function componentOf({ before, after, name }: Step): string {

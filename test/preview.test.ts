@@ -20,7 +20,8 @@ const BUCKET = "aws:s3/bucket:Bucket";
 const OPS = {
   harmless: ["same", "create", "update", "read", "refresh", "import", "diff", "extend-parameterize"],
   deleted: ["delete", "discard"],
-  replaced: ["replace", "create-replacement", "delete-replaced", "read-replacement", "discard-replaced", "import-replacement", "remove-pending-replace"],
+  replaced: ["replace", "create-replacement", "read-replacement", "import-replacement", "remove-pending-replace"],
+  "left over": ["delete-replaced", "discard-replaced"],
   unknown: ["obliterate"],
 } as const;
 
@@ -63,7 +64,7 @@ describe("recorded plans of the real engine", () => {
   }
 
   it("may delete and replace buckets where that is allowed and nothing is protected", async () => {
-    for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed"] as const) {
+    for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed", "unprotected and renamed", "left over", "left over, and renamed"] as const) {
       expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", true);
     }
     for (const name of ["protected, renamed", "protected, removed"] as const) {
@@ -106,7 +107,8 @@ Stack outputs will be changed
 
   it("carry Pulumi's own words where it fails", async () => {
     expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's own words**").and.to.contain('origins[0] = "https://a.company/"');
-    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false in a change of its own first");
+    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false as well.");
+    expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain("set protect to false in a change of its own first.");
   });
 });
 
@@ -155,7 +157,7 @@ describe("the guard of the buckets", () => {
 
   it("lets no plan pass that has one, whatever else it has", () => {
     const harmless = fc.record({ op: fc.constantFrom(...OPS.harmless), type: fc.constantFrom(BUCKET, "aws:iam/user:User"), name: fc.string({ minLength: 1 }) });
-    const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS.unknown), name: fc.string({ minLength: 1 }) });
+    const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS["left over"], ...OPS.unknown), name: fc.string({ minLength: 1 }) });
     fc.assert(fc.property(fc.array(harmless), harmful, fc.array(harmless), (before, step, after) => {
       expect(reportWith(...before, step, ...after).ok).to.equal(false);
     }), { numRuns: 50 });

@@ -121,14 +121,15 @@ type StepMetadata = v.InferOutput<typeof Metadata>;
 /**
  * Reads one line of the engine's output.
  *
+ * @param redact blots out what no message may show
  * @throws PlanError when it is no event, or one whose form has changed: a step that is not understood must not be overlooked
  */
-export function parseEvent(line: string): EngineEvent {
+export function parseEvent(line: string, redact = (text: string): string => text): EngineEvent {
   try {
     return v.parse(Event, JSON.parse(line));
   } catch (error) {
     const hint = "this command line tool may be too old or too new; the workflows name one that fits";
-    throw new PlanError(`pulumi printed a line that is no event of its engine: ${JSON.stringify(line.slice(0, 200))} (${hint})`, { cause: error });
+    throw new PlanError(`pulumi printed a line that is no event of its engine: ${JSON.stringify(redact(line).slice(0, 200))} (${hint})`, { cause: error });
   }
 }
 

@@ -101,6 +101,8 @@ class Scenes {
   const drifts: Drift[] = [];
   let unreachable: Drift;
   let previewed: Report;
+  /** The bucket renamed, and keys of the environment that are parts of what the engine says. */
+  const blinded: Report[] = [];
 
   before(async () => {
     server = await startTestServer();
@@ -142,6 +144,11 @@ class Scenes {
   async function planOpen(): Promise<void> {
     const { project } = open;
     await project.expectOk("up", "--yes", "--skip-preview");
+    await project.configure({ bucketName: "other-media" });
+    for (const AWS_ACCESS_KEY_ID of ["authentik-storage", "S3Bucket", "resourcePreEvent"]) {
+      blinded.push(await preview(STACK, { ...open.options, envVars: { ...project.env, AWS_ACCESS_KEY_ID }, deletionAllowed: false }));
+    }
+    await project.configure({ bucketName: "open-media" });
     drifts.push(await open.drift("unchanged"));
     await open.plan("unchanged");
     await open.changed("renamed", { bucketName: "other-media" }, { bucketName: "open-media" });
@@ -194,6 +201,11 @@ class Scenes {
     expect(last).to.have.nested.property("update.ok", true);
     const names = (await s3.send(new ListBucketsCommand({}))).Buckets?.map(({ Name }) => Name);
     expect(names).to.include("new-media").and.not.to.include("old-media");
+  });
+
+  it("are judged the same whatever the secrets of the environment are", () => {
+    expect(blinded.map(({ ok, endangered }) => ({ ok, fates: endangered.map(({ fate }) => fate) }))).to.deep.equal(Array(3).fill({ ok: false, fates: ["replaced"] }));
+    expect(blinded[0] && renderMarkdown(blinded[0])).not.to.contain("authentik-storage");
   });
 
   it("tell drift from none", () => {

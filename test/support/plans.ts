@@ -136,7 +136,7 @@ function fileOf(name: PlanName): URL {
 /** The report on a recorded plan. */
 export async function recordedReport(name: PlanName, { deletionAllowed = false } = {}): Promise<Report> {
   const lines = (await readFile(fileOf(name), "utf8")).trim().split("\n");
-  const events = lines.map(parseEvent);
+  const events = lines.map((line) => parseEvent(line));
   // The tool's status follows from the result that it prints last; "--expect-no-changes" fails it after that.
   const failed = events.some(({ summaryEvent }) => summaryEvent?.result !== undefined && summaryEvent.result !== "succeeded");
   return reportOn("prod", wholePlan({ events, code: failed ? 1 : 0, words: "" }), { deletionAllowed, commit: "0123456789abcdef" });

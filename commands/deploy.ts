@@ -11,7 +11,7 @@ import { checkStackName, StackError } from "../preview/stacks.ts";
 import { isWell, renderResults, verify } from "../verify/index.ts";
 import { interruptible, runCommand, secondsFrom } from "./process.ts";
 import { createProgress } from "./progress.ts";
-import { readStack } from "./source.ts";
+import { readStack, type Source } from "./source.ts";
 
 const HELP = `
 Examples:
@@ -22,7 +22,12 @@ Examples:
 
 --commit is for workflows: it needs GITHUB_TOKEN, and the label ${DELETION_LABEL} on the pull request that was merged as this commit then allows
 what --allow-bucket-deletion does. It is looked up at every run: set it and run the job again.
-Exit status: 0 when the stack is up and verified, 1 when the plan is refused, the update failed or a check of the bucket did, 2 when it cannot be tried or told.`;
+Where authentik has no keys of its own but a role or a profile, nothing is verified, and that is said.
+Exit status: 0 when the stack is up and, where it can be, verified, 1 when the plan is refused, the update failed or a check of the bucket did, 2 when it cannot be tried or told.`;
+
+/** A new key is refused for seconds, seldom for longer. */
+const NEW_KEY_MS = 30_000;
+const VERIFY_MS = 30_000 + NEW_KEY_MS;
 
 interface Options {
   commit?: string;
@@ -56,13 +61,27 @@ async function run(name: string, { commit, allowBucketDeletion, refresh, timeout
       process.exitCode = 1;
       return;
     }
+    const source = await readStack(stack);
+    if (!hasOwnKeys(source)) {
+      console.log(notVerified(stack));
+      return;
+    }
     progress.step("acting as authentik");
-    const results = await verify(await readStack(stack), { signal }).finally(progress.stop);
+    const results = await verify(source, { signal, timeoutMs: VERIFY_MS, newKeyMs: NEW_KEY_MS }).finally(progress.stop);
     console.log(renderResults(results, { color: isatty(1) }));
     process.exitCode = isWell(results) ? 0 : 1;
   });
   // As in verify: what the AWS SDK may still wait for is not waited for.
   setTimeout(() => process.exit(), 200).unref();
+}
+
+/** Whether authentik signs with keys that are among its variables. Those that this machine finds by itself are not authentik's. */
+function hasOwnKeys({ settings: { accessKey, secretKey, sessionProfile } }: Source): boolean {
+  return accessKey !== undefined && secretKey !== undefined && sessionProfile === undefined;
+}
+
+function notVerified(stack: string): string {
+  return `The stack is up. Its bucket was not verified: that needs authentik's own identity (a role or a profile), which is not here. Where authentik runs: npm run verify -- ${stack}`;
 }
 
 async function isLabelled(commit: string, signal: AbortSignal): Promise<boolean> {

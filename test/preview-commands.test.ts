@@ -200,6 +200,13 @@ describe("the steps of the workflows", function () {
       expect(log).to.contain("FAIL").and.not.to.contain(secret);
     });
 
+    it("do not verify with whatever credentials are there, where authentik has none of its own", async () => {
+      await checkout.configure({ accessKey: undefined, secretKey: undefined, sessionProfile: "authentik" });
+      const { status, log } = await checkout.step("deploy", "deploy", env);
+      expect(status, log).to.equal(0);
+      expect(log).to.contain("Its bucket was not verified: that needs authentik's own identity").and.to.contain("npm run verify -- prod").and.not.to.contain("FAIL");
+    });
+
     it("write no secret to logs, comments, issues, summaries", () => {
       const everything = [checkout.written, comments(), JSON.stringify(gitHub.issues)].join("\n");
       expect(everything).to.contain("authentik-cors");

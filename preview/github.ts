@@ -43,6 +43,7 @@ export function required(env: NodeJS.ProcessEnv, name: string): string {
 const PullRequestEvent = v.object({
   pull_request: v.object({
     number: v.number(),
+    user: v.nullable(v.object({ login: v.string() })),
     head: v.object({ sha: v.string(), repo: v.nullable(v.object({ full_name: v.string() })) }),
   }),
 });
@@ -50,6 +51,8 @@ const PullRequestEvent = v.object({
 /** The pull request that a workflow runs for. */
 export interface PullRequest {
   number: number;
+  /** Login of who has opened it; undefined where that account is deleted. */
+  author: string | undefined;
   /** The commit at its head. */
   commit: string;
   /** The repository it comes from; undefined where that is deleted. */
@@ -65,8 +68,8 @@ export async function readPullRequest(env: NodeJS.ProcessEnv): Promise<PullReque
   const path = required(env, "GITHUB_EVENT_PATH");
   const event = v.safeParse(PullRequestEvent, await readJson(path));
   if (!event.success) throw new GitHubError(`the event in "${path}" is not a pull request's; run this on pull_request`);
-  const { number, head } = event.output.pull_request;
-  return { number, commit: head.sha, from: head.repo?.full_name };
+  const { number, user, head } = event.output.pull_request;
+  return { number, author: user?.login, commit: head.sha, from: head.repo?.full_name };
 }
 
 async function readJson(path: string): Promise<unknown> {

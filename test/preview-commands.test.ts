@@ -35,9 +35,9 @@ describe("the steps of the workflows", function () {
     await checkout.remove();
   });
 
-  async function event(from: string): Promise<void> {
+  async function event(from: string, login = "somebody"): Promise<void> {
     // The labels in the file are those of the time of the event.
-    const pull_request = { number: pull, labels: [], head: { sha: SHA, repo: { full_name: from } } };
+    const pull_request = { number: pull, user: { login }, labels: [], head: { sha: SHA, repo: { full_name: from } } };
     await writeFile(join(checkout.dir, "..", "event.json"), JSON.stringify({ pull_request }));
   }
   const comments = () => gitHub.comments.map(({ body }) => body).join("\n");
@@ -100,6 +100,8 @@ describe("the steps of the workflows", function () {
       const { status, log, summary } = await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("skipped") }, options);
       expect(status).to.equal(0);
       for (const text of [log, summary]) expect(text).to.contain("comes from a fork");
+      await event(REPO, "dependabot[bot]");
+      expect(await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("skipped") }, options)).to.include({ status: 0 }).and.property("log").contains("comes from Dependabot");
       await event(REPO);
       expect((await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("skipped") }, options)).status).to.equal(1);
       expect((await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("failure") }, options)).status).to.equal(1);

@@ -202,9 +202,9 @@ describe("what a workflow says of itself", () => {
     return readPullRequest({ GITHUB_EVENT_PATH: file });
   };
 
-  it("names the pull request, its commit and where it comes from", async () => {
-    const pull_request = { number: 7, head: { sha: COMMIT, repo: { full_name: "fork/x" } } };
-    expect(await eventOf({ pull_request })).to.deep.equal({ number: 7, commit: COMMIT, from: "fork/x" });
+  it("names the pull request, its author, its commit and where it comes from", async () => {
+    const pull_request = { number: 7, user: { login: "stranger" }, head: { sha: COMMIT, repo: { full_name: "fork/x" } } };
+    expect(await eventOf({ pull_request })).to.deep.equal({ number: 7, author: "stranger", commit: COMMIT, from: "fork/x" });
     expect(await eventOf({ pull_request: { ...pull_request, head: { sha: COMMIT, repo: null } } })).to.have.property("from", undefined);
   });
 

@@ -316,7 +316,7 @@ describe("a job's log", () => {
 describe("the outcome of a pull request's jobs", () => {
   const job = (result: string, stacks = '[{"stack":"prod"}]') => ({ result, outputs: { stacks } });
   const needs = (test: string, preview: string, stacks?: string) => JSON.stringify({ test: job(test), stacks: job("success", stacks), preview: job(preview) });
-  const own = { isFork: false, actor: "somebody" };
+  const own = { isFork: false, author: "somebody", actor: "somebody" };
 
   it("is good where all went well, and bad where anything did not", () => {
     expect(outcomeOf(needs("success", "success"), own).ok).to.equal(true);
@@ -328,7 +328,9 @@ describe("the outcome of a pull request's jobs", () => {
 
   it("says why there was no preview", () => {
     expect(outcomeOf(needs("success", "skipped"), { ...own, isFork: true })).to.have.property("text").that.contains("comes from a fork");
-    expect(outcomeOf(needs("success", "skipped"), { ...own, actor: "dependabot[bot]" })).to.have.property("text").that.contains("Dependabot");
+    for (const dependabots of [{ actor: "dependabot[bot]" }, { author: "dependabot[bot]" }]) {
+      expect(outcomeOf(needs("success", "skipped"), { ...own, ...dependabots })).to.include({ ok: true }).and.property("text").contains("Dependabot");
+    }
     expect(outcomeOf(needs("success", "skipped", "[]"), own)).to.have.property("ok", true);
   });
 

@@ -90,6 +90,7 @@ export async function addToSummary(env: NodeJS.ProcessEnv, markdown: string): Pr
 export interface Notice {
   /** Hidden in the body; the issue is found by it. */
   marker: string;
+  /** That it gets when it is opened. */
   label: string;
   title: string;
   body: string;
@@ -166,8 +167,9 @@ export class GitHub {
     const state = isOpen ? "open" : "closed";
     await this.retrying(`write the issue "${title}"`, async () => {
       const author = await this.account();
+      // Not by its label, which is people's to change.
       const found = await this.find(
-        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...this.place, labels: label, state: "all", sort: "created", per_page: PAGE_SIZE, page }),
+        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...this.place, creator: author, state: "all", sort: "created", per_page: PAGE_SIZE, page }),
         (issue) => issue.user?.login === author && issue.body?.startsWith(marker) === true && issue.pull_request === undefined,
       );
       if (found && (isOpen || found.state !== state)) {

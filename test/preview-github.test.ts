@@ -165,6 +165,15 @@ describe("what is written to GitHub", () => {
       expect(issues()).to.deep.equal([{ ...written, state: "open" }]);
     });
 
+    it("is the same one where a person has changed its label", async () => {
+      await gitHub.putNotice(NOTICE);
+      const [issue] = server.issues;
+      if (issue) issue.labels = [{ name: "infrastructure" }];
+      await gitHub.putNotice({ ...NOTICE, body: "more" });
+      await gitHub.putNotice({ ...NOTICE, body: "gone", isOpen: false });
+      expect(server.issues.map(({ state, labels }) => ({ state, labels }))).to.deep.equal([{ state: "closed", labels: [{ name: "infrastructure" }] }]);
+    });
+
     it("is not made for saying that there is none", async () => {
       await gitHub.putNotice({ ...NOTICE, isOpen: false });
       expect(server.issues).to.have.length(0);

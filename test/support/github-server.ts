@@ -159,8 +159,8 @@ export class GitHubServer {
 
   private listIssues(url: URL): Answer {
     const state = url.searchParams.get("state") ?? "open";
-    const wanted = (url.searchParams.get("labels") ?? "").split(",").filter((label) => label !== "");
-    const fits = (issue: Issue) => (state === "all" || issue.state === state) && wanted.every((label) => issue.labels.some(({ name }) => name === label));
+    const creator = url.searchParams.get("creator");
+    const fits = (issue: Issue) => (state === "all" || issue.state === state) && (creator === null || issue.user.login === creator);
     return this.page(this.issues.filter(fits), url);
   }
 

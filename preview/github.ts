@@ -134,6 +134,14 @@ export class GitHub {
     });
   }
 
+  /** The newest commit of a branch. */
+  async headOf(branch: string): Promise<string> {
+    return this.retrying(`look up the branch "${branch}"`, async () => {
+      const { data } = await this.call("GET /repos/{owner}/{repo}/branches/{branch}", { ...this.place, branch });
+      return data.commit.sha;
+    });
+  }
+
   /** The pull request whose merge this commit is, with its labels; undefined for a commit that was pushed. */
   async mergedAs(commit: string): Promise<{ number: number; labels: string[] } | undefined> {
     return this.retrying(`look up the pull request of ${commit}`, async () => {

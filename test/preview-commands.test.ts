@@ -27,7 +27,8 @@ describe("the steps of the workflows", function () {
     await gitHub.start();
     checkout = await Checkout.create();
     pull = gitHub.addPull({}).number;
-    env = { ...gitHub.env, GITHUB_EVENT_PATH: join(checkout.dir, "..", "event.json"), GITHUB_SHA: SHA, GITHUB_ACTOR: "somebody" };
+    env = { ...gitHub.env, GITHUB_EVENT_PATH: join(checkout.dir, "..", "event.json"), GITHUB_SHA: SHA, GITHUB_REF_NAME: "main", GITHUB_ACTOR: "somebody" };
+    gitHub.branches.set("main", SHA);
     await event(REPO);
   });
   after(async () => {
@@ -192,6 +193,18 @@ describe("the steps of the workflows", function () {
       expect((await s3.send(new GetBucketCorsCommand({ Bucket: "other-media" }))).CORSRules?.[0]?.AllowedOrigins).to.deep.equal(["https://authentik.company"]);
       const gone: unknown = await s3.send(new HeadBucketCommand({ Bucket: "authentik-media" })).catch((error: unknown) => error);
       expect(gone).to.have.property("name", "NotFound");
+    });
+
+    it("do not take back what a newer commit has brought, unless they are told to", async () => {
+      const older = { ...env, GITHUB_SHA: "e".repeat(40) };
+      await checkout.configure({ origins: ["https://older.company"] });
+      const { status, log } = await checkout.step("deploy", "deploy", older);
+      expect(status, log).to.equal(2);
+      expect(log).to.contain(`nothing is done: the commit ${older.GITHUB_SHA} is not the newest of the branch "main", which is ${SHA}`);
+      const origins = async () => (await s3.send(new GetBucketCorsCommand({ Bucket: "other-media" }))).CORSRules?.[0]?.AllowedOrigins;
+      expect(await origins()).to.deep.equal(["https://authentik.company"]);
+      expect(await checkout.step("deploy", "deploy", older, { args: "--allow-older-commit" })).to.include({ status: 0 });
+      expect(await origins()).to.deep.equal(["https://older.company"]);
     });
 
     it("say that the stack is up and its bucket is not well", async () => {

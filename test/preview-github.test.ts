@@ -135,6 +135,15 @@ describe("what is written to GitHub", () => {
     });
   });
 
+  describe("the newest commit", () => {
+    it("is that of the branch, whatever its name", async () => {
+      server.branches.set("main", COMMIT).set("release/2026.5", "b".repeat(40));
+      expect(await gitHub.headOf("main")).to.equal(COMMIT);
+      expect(await gitHub.headOf("release/2026.5")).to.equal("b".repeat(40));
+      expect(await failureOf(gitHub.headOf("gone"))).to.match(/look up the branch "gone": HTTP 404/);
+    });
+  });
+
   describe("the label of what was merged", () => {
     it("is that of the pull request whose merge the commit is", async () => {
       server.addPull({ number: 80, commits: [COMMIT], labels: [{ name: "allow-bucket-deletion" }] });

@@ -139,6 +139,8 @@ function fit(blocks: readonly string[], rest: string): string {
   return kept.join("\n\n");
 }
 
+const WORD_JOINER = "\u2060";
+
 /** A block in which nothing is Markdown, HTML or a mention: its fence is longer than any run of backticks in it. */
 function fence(lines: readonly string[], language: "diff" | "text"): string {
   const all = lines.flatMap((line) => printable(line).split("\n"));
@@ -156,9 +158,13 @@ function code(text: string): string {
   return `${marks}${pad}${line}${pad}${marks}`;
 }
 
-/** A sentence with names in it, without a meaning to Markdown, HTML or mentions. */
+/**
+ * A sentence with names in it, without a meaning to Markdown, HTML or mentions. GitHub looks for mentions, references and addresses in
+ * what Markdown has become, where an entity is a character again: an invisible one breaks them up.
+ */
 function md(text: string): string {
-  return printable(text).replaceAll(/\s+/g, " ").replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
+  const broken = printable(text).replaceAll(/\s+/g, " ").replaceAll(/[@#]|:(?=\/)|w(?=ww\.)|G(?=H-)/gi, `$&${WORD_JOINER}`);
+  return broken.replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
 /**

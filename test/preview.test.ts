@@ -270,6 +270,13 @@ describe("a comment", () => {
     }), { numRuns: 300 });
   });
 
+  it("mentions nobody in a sentence, and leads nowhere, in what GitHub makes of it", () => {
+    const failure = "said @octocat, @company/team, #1, company/repo#2, GH-3, gh-4, www.evil.example and https://evil.example";
+    const text = renderMarkdown(failedReport("prod", failure)).replaceAll(/&#(\d+);/g, (_, digits: string) => String.fromCharCode(Number(digits)));
+    expect(text).not.to.match(/@\w|#\d|\bGH-\d|\bwww\.|:\/\//i);
+    expect(text.replaceAll("\u2060", "")).to.contain(failure);
+  });
+
   it("shows a value of several lines as one, so that none passes for a change of its own", () => {
     const markdown = renderMarkdown(reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }));
     expect(markdown).to.contain('+ "a\\n+ https://safe"');

@@ -31,7 +31,7 @@ export async function deploy(stack: string, options: DeployOptions): Promise<Dep
   progress(`pulumi up of ${stack}`);
   const args = ["--yes", "--skip-preview", ...(await planArgs(options))];
   const run = await runEngine("up", stack, args, { ...options, onEvent: (event, redact) => { announce(event, redact, progress); } });
-  return { plan, update: redactReport(reportOn(stack, wholePlan(run), { deletionAllowed }), run.redact) };
+  return { plan, update: redactReport(reportOn(stack, wholePlan(run), { deletionAllowed, action: "update" }), run.redact) };
 }
 
 function announce({ resOutputsEvent }: EngineEvent, redact: Redact, progress: (step: string) => void): void {

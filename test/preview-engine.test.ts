@@ -197,6 +197,8 @@ class Scenes {
     expect(first?.plan).to.include({ ok: true, failure: undefined });
     expect(first && renderMarkdown(first.plan)).to.contain('"old-media"').and.not.to.contain("is protected");
     expect(first?.update).to.have.property("ok", false);
+    expect(first?.update && renderText(first.update, { color: false })).to.match(/^Update of test: it failed\nPulumi could not finish the update; /)
+      .and.to.contain("Bucket authentik-bucket was to be replaced").and.not.to.match(/preview/i);
     expect(withoutLeave).to.have.nested.property("plan.ok", false);
     expect(last).to.have.nested.property("update.ok", true);
     const names = (await s3.send(new ListBucketsCommand({}))).Buckets?.map(({ Name }) => Name);

@@ -72,7 +72,7 @@ function fateOf(op: string, all: readonly Step[]): Endangered["fate"] | undefine
   if (HARMLESS_OPS.has(op)) return undefined;
   if (DELETING_OPS.has(op)) return "deleted";
   if (!REPLACING_OPS.has(op)) return "unknown";
-  return all.every((step) => CLEARING_OPS.has(step.op)) ? "left over" : "replaced";
+  return all.some((step) => REPLACING_OPS.has(step.op) && !CLEARING_OPS.has(step.op)) ? "replaced" : "left over";
 }
 
 /**

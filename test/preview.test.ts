@@ -149,6 +149,11 @@ describe("the guard of the buckets", () => {
     expect(endangeredBy(planWith(...steps))).to.have.length(1);
   });
 
+  it("takes what an earlier replacement left over for that, even beside a change of the new one of the same name", () => {
+    const steps = ["update", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: {} }));
+    expect(endangeredBy(planWith(...steps)).map(({ fate }) => fate)).to.deep.equal(["left over"]);
+  });
+
   it("says of what Pulumi lets go of that it stays", () => {
     const report = reportWith({ op: "delete", type: "azure-native:storage:BlobContainer", before: { containerName: "media" }, retainOnDelete: true });
     expect(renderMarkdown(report)).to.contain("stays on the server with its files");

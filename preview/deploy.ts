@@ -4,6 +4,7 @@ import { nameOf, type EngineEvent } from "./plan.ts";
 import { planArgs, preview, wholePlan, type PreviewOptions } from "./preview.ts";
 import { purposeOf } from "./purposes.ts";
 import { reportOn, type Report } from "./report.ts";
+import { redactReport, type Redact } from "./secrets.ts";
 
 export interface DeployOptions extends PreviewOptions {
   progress: (step: string) => void;
@@ -29,11 +30,11 @@ export async function deploy(stack: string, options: DeployOptions): Promise<Dep
   if (!plan.ok) return { plan, update: undefined };
   progress(`pulumi up of ${stack}`);
   const args = ["--yes", "--skip-preview", ...(await planArgs(options))];
-  const run = await runEngine("up", stack, args, { ...options, onEvent: (event) => { announce(event, progress); } });
-  return { plan, update: reportOn(stack, wholePlan(run), { deletionAllowed }) };
+  const run = await runEngine("up", stack, args, { ...options, onEvent: (event, redact) => { announce(event, redact, progress); } });
+  return { plan, update: redactReport(reportOn(stack, wholePlan(run), { deletionAllowed, action: "update" }), run.redact) };
 }
 
-function announce({ resOutputsEvent }: EngineEvent, progress: (step: string) => void): void {
+function announce({ resOutputsEvent }: EngineEvent, redact: Redact, progress: (step: string) => void): void {
   const done = resOutputsEvent?.metadata;
-  if (done && done.op !== "same" && done.op !== "refresh") progress(`${done.op}: ${purposeOf(done.type)} ${nameOf(done.urn)}`);
+  if (done && done.op !== "same" && done.op !== "refresh") progress(redact(`${done.op}: ${purposeOf(done.type)} ${nameOf(done.urn)}`));
 }

@@ -6,6 +6,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { onPath } from "../local/programs.ts";
 import { parseEvent, PlanError, type EngineEvent } from "./plan.ts";
+import { redactEvent, redactor, type Redact } from "./secrets.ts";
 
 /** Where a stack's project is, and how long it may take. */
 export interface EngineOptions {
@@ -15,13 +16,16 @@ export interface EngineOptions {
   envVars?: Readonly<Record<string, string>> | undefined;
   timeoutMs: number;
   signal?: AbortSignal | undefined;
-  /** Told each event as it comes. */
-  onEvent?: (event: EngineEvent) => void;
+  /** Told each event as it comes, and how to blot out secrets in names. */
+  onEvent?: (event: EngineEvent, redact: Redact) => void;
 }
 
 /** What a run of the tool has left. */
 export interface EngineRun {
+  /** Without secrets but in names, by which they are judged. */
   events: EngineEvent[];
+  /** Blots out the secrets of the tool's environment. */
+  redact: Redact;
   /** Exit status. */
   code: number;
   /** The end of what it wrote beside the events. */
@@ -63,7 +67,7 @@ export async function runEngine(command: "preview" | "up", stack: string, args: 
     const [code, events] = await Promise.all([ended, readEvents(createInterface({ input: child.stdout }), { redact, words, onEvent })]);
     limit.throwIfOver();
     if (events instanceof Error) throw events;
-    return { events, code, words: redact(words.text.trim()) };
+    return { events, redact, code, words: redact(words.text.trim()) };
   } finally {
     limit.end();
   }
@@ -82,7 +86,7 @@ class Words {
 }
 
 interface Reading {
-  redact: (text: string) => string;
+  redact: Redact;
   /** Where lines go that are no events. */
   words: Words;
   onEvent: EngineOptions["onEvent"] | undefined;
@@ -98,9 +102,9 @@ async function readEvents(lines: AsyncIterable<string>, { redact, words, onEvent
       continue;
     }
     try {
-      const event = parseEvent(redact(line));
+      const event = redactEvent(parseEvent(line, redact), redact);
       events.push(event);
-      onEvent?.(event);
+      onEvent?.(event, redact);
     } catch (error) {
       if (!(error instanceof PlanError)) throw error;
       misunderstood ??= error;
@@ -158,18 +162,4 @@ function killGroup({ pid, exitCode, signalCode }: ChildProcess, name: NodeJS.Sig
   } catch {
     // It has ended by itself in the meantime.
   }
-}
-
-/** Below this a value is more likely a word than a secret. */
-const MIN_SECRET_LENGTH = 8;
-
-/**
- * Blots out the secrets of the environment: keys and tokens that a server or a provider may quote in an error. The engine does so
- * with those of the stack's config.
- */
-function redactor(env: NodeJS.ProcessEnv): (text: string) => string {
-  const secrets = Object.entries(env).flatMap(([name, value = ""]) =>
-    /TOKEN|SECRET|PASS|KEY|CREDENTIAL/i.test(name) && value.length >= MIN_SECRET_LENGTH ? [value, JSON.stringify(value).slice(1, -1)] : []);
-  const longestFirst = [...new Set(secrets)].sort((left, right) => right.length - left.length);
-  return (text) => longestFirst.reduce((redacted, secret) => redacted.replaceAll(secret, "[secret]"), text);
 }

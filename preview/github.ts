@@ -43,6 +43,7 @@ export function required(env: NodeJS.ProcessEnv, name: string): string {
 const PullRequestEvent = v.object({
   pull_request: v.object({
     number: v.number(),
+    user: v.nullable(v.object({ login: v.string() })),
     head: v.object({ sha: v.string(), repo: v.nullable(v.object({ full_name: v.string() })) }),
   }),
 });
@@ -50,6 +51,8 @@ const PullRequestEvent = v.object({
 /** The pull request that a workflow runs for. */
 export interface PullRequest {
   number: number;
+  /** Login of who has opened it; undefined where that account is deleted. */
+  author: string | undefined;
   /** The commit at its head. */
   commit: string;
   /** The repository it comes from; undefined where that is deleted. */
@@ -65,8 +68,8 @@ export async function readPullRequest(env: NodeJS.ProcessEnv): Promise<PullReque
   const path = required(env, "GITHUB_EVENT_PATH");
   const event = v.safeParse(PullRequestEvent, await readJson(path));
   if (!event.success) throw new GitHubError(`the event in "${path}" is not a pull request's; run this on pull_request`);
-  const { number, head } = event.output.pull_request;
-  return { number, commit: head.sha, from: head.repo?.full_name };
+  const { number, user, head } = event.output.pull_request;
+  return { number, author: user?.login, commit: head.sha, from: head.repo?.full_name };
 }
 
 async function readJson(path: string): Promise<unknown> {
@@ -87,6 +90,7 @@ export async function addToSummary(env: NodeJS.ProcessEnv, markdown: string): Pr
 export interface Notice {
   /** Hidden in the body; the issue is found by it. */
   marker: string;
+  /** That it gets when it is opened. */
   label: string;
   title: string;
   body: string;
@@ -130,6 +134,14 @@ export class GitHub {
     });
   }
 
+  /** The newest commit of a branch. */
+  async headOf(branch: string): Promise<string> {
+    return this.retrying(`look up the branch "${branch}"`, async () => {
+      const { data } = await this.call("GET /repos/{owner}/{repo}/branches/{branch}", { ...this.place, branch });
+      return data.commit.sha;
+    });
+  }
+
   /** The pull request whose merge this commit is, with its labels; undefined for a commit that was pushed. */
   async mergedAs(commit: string): Promise<{ number: number; labels: string[] } | undefined> {
     return this.retrying(`look up the pull request of ${commit}`, async () => {
@@ -163,8 +175,9 @@ export class GitHub {
     const state = isOpen ? "open" : "closed";
     await this.retrying(`write the issue "${title}"`, async () => {
       const author = await this.account();
+      // Not by its label, which is people's to change.
       const found = await this.find(
-        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...this.place, labels: label, state: "all", sort: "created", per_page: PAGE_SIZE, page }),
+        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...this.place, creator: author, state: "all", sort: "created", per_page: PAGE_SIZE, page }),
         (issue) => issue.user?.login === author && issue.body?.startsWith(marker) === true && issue.pull_request === undefined,
       );
       if (found && (isOpen || found.state !== state)) {

@@ -7,6 +7,8 @@ import * as v from "valibot";
 
 /** A resource before or after a step. */
 export interface State {
+  /** The server's; empty where it is not known yet. */
+  id: string;
   /** As the program or the last update gave them. A secret is the text `[secret]`. */
   inputs: Record<string, unknown>;
   outputs: Record<string, unknown>;
@@ -74,6 +76,7 @@ export class PlanError extends Error {
 
 const Properties = v.nullish(v.record(v.string(), v.unknown()), {});
 const StateSchema = v.object({
+  id: v.optional(v.string(), ""),
   inputs: Properties,
   outputs: Properties,
   parent: v.optional(v.string(), ""),
@@ -118,14 +121,15 @@ type StepMetadata = v.InferOutput<typeof Metadata>;
 /**
  * Reads one line of the engine's output.
  *
+ * @param redact blots out what no message may show
  * @throws PlanError when it is no event, or one whose form has changed: a step that is not understood must not be overlooked
  */
-export function parseEvent(line: string): EngineEvent {
+export function parseEvent(line: string, redact = (text: string): string => text): EngineEvent {
   try {
     return v.parse(Event, JSON.parse(line));
   } catch (error) {
     const hint = "this command line tool may be too old or too new; the workflows name one that fits";
-    throw new PlanError(`pulumi printed a line that is no event of its engine: ${JSON.stringify(line.slice(0, 200))} (${hint})`, { cause: error });
+    throw new PlanError(`pulumi printed a line that is no event of its engine: ${JSON.stringify(redact(line).slice(0, 200))} (${hint})`, { cause: error });
   }
 }
 
@@ -137,7 +141,7 @@ export function planOf(events: readonly EngineEvent[]): Plan {
   const after = events.flatMap(({ resOutputsEvent }) => (resOutputsEvent ? [resOutputsEvent.metadata] : []));
   const steps = before.filter(({ op, type }) => op !== "refresh" && type !== STACK_TYPE).map(stepOf);
   const changed = steps.filter(({ op }) => op !== "same");
-  const same = steps.filter(({ op, urn }) => op === "same" && !changed.some((step) => step.urn === urn));
+  const same = steps.filter((step) => step.op === "same" && !changed.some((other) => isOfSame(other, step)));
   const stack = after.findLast(({ type, op }) => type === STACK_TYPE && op !== "refresh");
   const refreshed = new Set(before.filter(({ op }) => op === "refresh").map(({ urn }) => urn));
   return {
@@ -150,6 +154,14 @@ export function planOf(events: readonly EngineEvent[]): Plan {
     diagnostics: events.flatMap(diagnosticOf),
     violations: events.flatMap(({ policyEvent }) => (policyEvent ? [violationOf(policyEvent)] : [])),
   };
+}
+
+/**
+ * Whether both steps are of one resource on the server. A URN alone does not say so: a replacement whose old resource could not be
+ * deleted leaves that in the state beside the new one.
+ */
+export function isOfSame(left: Step, right: Step): boolean {
+  return left.urn === right.urn && left.before?.id === right.before?.id;
 }
 
 function stepOf({ op, urn, type, old, new: next, keys, diffs, detailedDiff, logical }: StepMetadata): Step {

@@ -2,6 +2,7 @@
 import { EngineError, policyArgs, runEngine, type EngineOptions, type EngineRun } from "./engine.ts";
 import { PlanError, planOf, type Plan } from "./plan.ts";
 import { failedReport, reportOn, type Report } from "./report.ts";
+import { redactReport } from "./secrets.ts";
 
 export interface PreviewOptions extends EngineOptions {
   /** Whether buckets may be deleted or replaced. */
@@ -16,8 +17,8 @@ export interface PreviewOptions extends EngineOptions {
 export async function preview(stack: string, options: PreviewOptions): Promise<Report> {
   const { deletionAllowed, commit } = options;
   try {
-    const plan = wholePlan(await runEngine("preview", stack, await planArgs(options), options));
-    return reportOn(stack, plan, { deletionAllowed, commit });
+    const run = await runEngine("preview", stack, await planArgs(options), options);
+    return redactReport(reportOn(stack, wholePlan(run), { deletionAllowed, commit }), run.redact);
   } catch (error) {
     if (error instanceof EngineError || error instanceof PlanError) return failedReport(stack, error.message, commit);
     throw error;
@@ -38,7 +39,7 @@ export async function checkDrift(stack: string, options: EngineOptions): Promise
     const run = await runEngine("preview", stack, ["--refresh", "--expect-no-changes"], options);
     // The tool fails a plan that has changes, and all else that fails too.
     const plan = planOf(run.events);
-    const report = reportOn(stack, plan.succeeded ? plan : wholePlan(run), { deletionAllowed: false });
+    const report = redactReport(reportOn(stack, plan.succeeded ? plan : wholePlan(run), { deletionAllowed: false }), run.redact);
     if (!plan.succeeded) return { kind: "error", report };
     if (plan.steps.length > 0 || plan.gone.length > 0) return { kind: "drift", report };
     if (run.code === 0) return { kind: "none" };
@@ -50,7 +51,7 @@ export async function checkDrift(stack: string, options: EngineOptions): Promise
 }
 
 /** The plan of a run that should have one: a tool that failed has not succeeded, whatever its events say. */
-export function wholePlan(run: EngineRun): Plan {
+export function wholePlan(run: Omit<EngineRun, "redact">): Plan {
   const plan = planOf(run.events);
   if (run.code === 0 && plan.succeeded) return plan;
   const hasWords = plan.diagnostics.some(({ severity }) => severity === "error");
@@ -58,6 +59,6 @@ export function wholePlan(run: EngineRun): Plan {
   return { ...plan, succeeded: false, diagnostics: [...plan.diagnostics, { severity: "error", urn: "", message: wordsOf(run) }] };
 }
 
-function wordsOf({ words, code }: EngineRun): string {
+function wordsOf({ words, code }: Pick<EngineRun, "words" | "code">): string {
   return words.replaceAll(/^error: /gm, "") || `pulumi ended with status ${code} and said nothing`;
 }

@@ -3,7 +3,7 @@ import { createColors } from "picocolors";
 import { DELETION_LABEL, type Endangered } from "./guard.ts";
 import type { Change } from "./diff.ts";
 import { nameOf, type Violation } from "./plan.ts";
-import type { Group, Report, ResourceChange } from "./report.ts";
+import type { Action, Group, Report, ResourceChange } from "./report.ts";
 
 /** GitHub refuses bodies of more than 65,536 characters. Bytes are counted here, so that it does not matter what it counts. */
 const MAX_BODY_BYTES = 64_000;
@@ -12,13 +12,15 @@ const MAX_BLOCK_LINES = 300;
 
 const MAX_FAILURE_LENGTH = 2000;
 
+const HEADINGS = { preview: "Preview", update: "Update" } as const;
+
 /** The comment of a pull request, without what it is found by. */
 export function renderMarkdown(report: Report): string {
   const blocks = [
     heading(report),
     ...alarms(report),
     ...failures(report),
-    ...report.groups.flatMap((group) => groupBlocks(group, report.groups.filter(({ component }) => component !== "").length)),
+    ...report.groups.flatMap((group) => groupBlocks(group, report.groups.filter(({ component }) => component !== "").length, report.action)),
     ...notices(report),
   ];
   return fit(blocks, `**More is left out here, as GitHub limits the length of comments; the job's log has all of it.**`);
@@ -27,7 +29,7 @@ export function renderMarkdown(report: Report): string {
 function heading(report: Report): string {
   const commit = report.commit === undefined ? "" : `Commit ${code(report.commit.slice(0, 12))}.`;
   const below = [md(tail(report)), commit].filter((sentence) => sentence !== "").join(" ");
-  return `### ${report.ok ? "" : "❌ "}Preview of ${code(report.stack)}: ${summary(report)}${below === "" ? "" : `\n\n${below}`}`;
+  return `### ${report.ok ? "" : "❌ "}${HEADINGS[report.action]} of ${code(report.stack)}: ${summary(report)}${below === "" ? "" : `\n\n${below}`}`;
 }
 
 /** `2 to be changed, 1 to be created`. */
@@ -73,9 +75,13 @@ function alarm({ name, bucket, fate, isProtected, isRetained }: Endangered): str
     replaced: isRetained
       ? "would be replaced: authentik gets a new, empty one, and the files stay behind in the old one."
       : "would be replaced: authentik gets a new, empty one, and the old one is deleted with every file in it.",
+    "left over": isRetained
+      ? "is left over from an earlier replacement, and would be let go of: it stays on the server with its files, but out of Pulumi's hands."
+      : "is left over from an earlier replacement, and would be deleted, with every file in it.",
     unknown: "would undergo an operation that this check does not know, which may delete it.",
   }[fate];
-  const refusal = isProtected ? " It is protected, so Pulumi refuses: set protect to false in a change of its own first." : "";
+  const first = fate === "replaced" ? "set protect to false as well." : "set protect to false in a change of its own first.";
+  const refusal = isProtected ? ` It is protected, so Pulumi refuses: ${first}` : "";
   return `${which} ${what}${refusal}`;
 }
 
@@ -97,21 +103,21 @@ function notices({ diagnostics, failure }: Report): string[] {
   return words.length === 0 ? [] : [`<details><summary>Messages</summary>\n\n${fence(words, "text")}\n\n</details>`];
 }
 
-function groupBlocks({ component, resources }: Group, count: number): string[] {
+function groupBlocks({ component, resources }: Group, count: number, action: Action): string[] {
   const title = component === "" || count === 1 ? [] : [`#### ${code(component)}`];
-  return [...title, ...resources.map(resourceBlock)];
+  return [...title, ...resources.map((resource) => resourceBlock(resource, action))];
 }
 
-function resourceBlock(resource: ResourceChange): string {
+function resourceBlock(resource: ResourceChange, action: Action): string {
   const lines = changeLines(resource);
-  return lines.length === 0 ? `**${title(resource, code)}**` : `**${title(resource, code)}**\n\n${fence(lines, "diff")}`;
+  return lines.length === 0 ? `**${title(resource, action, code)}**` : `**${title(resource, action, code)}**\n\n${fence(lines, "diff")}`;
 }
 
-/** `CORS policy authentik-cors will be changed`. */
-function title({ purpose, name, fate }: ResourceChange, quote: (text: string) => string): string {
+/** `CORS policy authentik-cors will be changed`. How far an update has come that failed, its steps do not say. */
+function title({ purpose, name, fate }: ResourceChange, action: Action, quote: (text: string) => string): string {
   const what = fate.startsWith("operation ") ? `${quote(fate.slice("operation ".length))} (an operation that is not known here)` : fate;
   const cause = fate === "made anew" ? " (it is no longer on the server)" : "";
-  return `${purpose}${name === "" ? "" : ` ${quote(name)}`} will be ${what}${cause}`;
+  return `${purpose}${name === "" ? "" : ` ${quote(name)}`} ${action === "update" ? "was to be" : "will be"} ${what}${cause}`;
 }
 
 function changeLines({ fate, changes }: ResourceChange): string[] {
@@ -135,6 +141,8 @@ function fit(blocks: readonly string[], rest: string): string {
   return kept.join("\n\n");
 }
 
+const WORD_JOINER = "\u2060";
+
 /** A block in which nothing is Markdown, HTML or a mention: its fence is longer than any run of backticks in it. */
 function fence(lines: readonly string[], language: "diff" | "text"): string {
   const all = lines.flatMap((line) => printable(line).split("\n"));
@@ -152,9 +160,13 @@ function code(text: string): string {
   return `${marks}${pad}${line}${pad}${marks}`;
 }
 
-/** A sentence with names in it, without a meaning to Markdown, HTML or mentions. */
+/**
+ * A sentence with names in it, without a meaning to Markdown, HTML or mentions. GitHub looks for mentions, references and addresses in
+ * what Markdown has become, where an entity is a character again: an invisible one breaks them up.
+ */
 function md(text: string): string {
-  return printable(text).replaceAll(/\s+/g, " ").replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
+  const broken = printable(text).replaceAll(/\s+/g, " ").replaceAll(/[@#]|:(?=\/)|w(?=ww\.)|G(?=H-)/gi, `$&${WORD_JOINER}`);
+  return broken.replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
 /**
@@ -168,11 +180,11 @@ function printable(text: string): string {
 /** The same for a terminal or a job's log. */
 export function renderText(report: Report, { color }: { color: boolean }): string {
   const { bold, red, green, yellow, dim } = createColors(color);
-  const { stack, endangered, deletionAllowed, unprotected, violations, diagnostics, groups } = report;
+  const { stack, action, endangered, deletionAllowed, unprotected, violations, diagnostics, groups } = report;
   const plain = (text: string) => text;
   const leave = deletionAllowed ? "It is allowed." : `Refused without leave: the label ${DELETION_LABEL} on the pull request, or --allow-bucket-deletion here.`;
   const lines: Line[] = [
-    { paint: bold, text: `Preview of ${stack}: ${summary(report)}` },
+    { paint: bold, text: `${HEADINGS[report.action]} of ${stack}: ${summary(report)}` },
     { paint: plain, text: tail(report) },
     ...endangered.map((resource): Line => ({ paint: red, text: alarm(resource) })),
     ...(endangered.length === 0 ? [] : [{ paint: red, text: leave }]),
@@ -180,7 +192,7 @@ export function renderText(report: Report, { color }: { color: boolean }): strin
     ...violations.map((violation): Line => ({ paint: violation.isMandatory ? red : yellow, text: violationText(violation) })),
     ...diagnostics.map(({ severity, message }): Line => ({ paint: severity === "error" ? red : plain, text: `${severity}: ${message}` })),
     ...groups.flatMap(({ resources }) => resources).flatMap((resource): Line[] => [
-      { paint: bold, text: title(resource, plain) },
+      { paint: bold, text: title(resource, action, plain) },
       ...changeLines(resource).map((line) => ({ paint: { "+": green, "-": red }[line.slice(0, 1)] ?? dim, text: `  ${line}` })),
     ]),
   ];

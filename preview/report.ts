@@ -1,12 +1,16 @@
 /** What there is to say of a plan, before it is put into Markdown or on a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
 import { endangeredBy, type Endangered } from "./guard.ts";
-import { nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
+import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
 import { purposeOf } from "./purposes.ts";
 
-/** The outcome of a preview. */
+export type Action = "preview" | "update";
+
+/** The outcome of a preview or of an update. */
 export interface Report {
   stack: string;
+  /** What it is the outcome of: `update` is `pulumi up`. */
+  action: Action;
   /** The commit that was previewed; undefined outside of GitHub. */
   commit: string | undefined;
   /** Whether the check passes. */
@@ -44,21 +48,23 @@ export type Fate = "created" | "changed" | "replaced" | "deleted" | "imported" |
 
 const FATES: Readonly<Record<string, Fate>> = {
   create: "created", update: "changed", replace: "replaced", delete: "deleted", import: "imported", read: "read",
-  "import-replacement": "replaced", "read-replacement": "replaced", discard: "deleted", "discard-replaced": "replaced",
-  "create-replacement": "replaced", "delete-replaced": "replaced", "remove-pending-replace": "replaced",
+  "import-replacement": "replaced", "read-replacement": "replaced", discard: "deleted", "discard-replaced": "deleted",
+  "create-replacement": "replaced", "remove-pending-replace": "replaced",
+  // Shown where there is no other step of the resource: it is left over from an earlier replacement.
+  "delete-replaced": "deleted",
 };
 
 /** What there is to say of this plan. Fails where a bucket would go without leave, a policy is violated, or the plan is not whole. */
-export function reportOn(stack: string, plan: Plan, options: { deletionAllowed: boolean; commit?: string | undefined }): Report {
+export function reportOn(stack: string, plan: Plan, options: { deletionAllowed: boolean; commit?: string | undefined; action?: Action }): Report {
   const endangered = endangeredBy(plan);
-  const { deletionAllowed, commit } = options;
+  const { deletionAllowed, commit, action = "preview" } = options;
   const violations = plan.violations;
   const isBroken = violations.some(({ isMandatory }) => isMandatory);
-  const diagnostics = plan.diagnostics.filter(({ message }) => message !== "preview failed");
+  const diagnostics = plan.diagnostics.filter(({ message }) => message !== "preview failed" && message !== "update failed");
   const errors = diagnostics.filter(({ severity }) => severity === "error");
-  const failure = plan.succeeded || (isBroken && errors.length === 0) ? undefined : failureOf(errors, endangered);
+  const failure = plan.succeeded || (isBroken && errors.length === 0) ? undefined : failureOf(action, errors, endangered);
   return {
-    stack, commit, deletionAllowed, endangered, violations, diagnostics, failure,
+    stack, action, commit, deletionAllowed, endangered, violations, diagnostics, failure,
     ok: plan.succeeded && !isBroken && (deletionAllowed || endangered.length === 0),
     unprotected: plan.unprotected.map(({ name }) => name),
     groups: groupsOf(plan),
@@ -69,13 +75,13 @@ export function reportOn(stack: string, plan: Plan, options: { deletionAllowed: 
 /** The report of a preview that never got so far as to have a plan. */
 export function failedReport(stack: string, failure: string, commit?: string): Report {
   return {
-    stack, commit, failure, ok: false, deletionAllowed: false, endangered: [], unprotected: [], violations: [], diagnostics: [], groups: [], unchanged: 0,
+    stack, action: "preview", commit, failure, ok: false, deletionAllowed: false, endangered: [], unprotected: [], violations: [], diagnostics: [], groups: [], unchanged: 0,
   };
 }
 
-function failureOf(errors: readonly Diagnostic[], endangered: readonly Endangered[]): string {
+function failureOf(action: Action, errors: readonly Diagnostic[], endangered: readonly Endangered[]): string {
   if (endangered.some(({ isProtected }) => isProtected)) return "Pulumi refuses this plan, since a bucket in it is protected.";
-  return errors.length > 0 ? "Pulumi could not finish the preview; its own words are below." : "Pulumi did not finish the preview, and did not say why.";
+  return errors.length > 0 ? `Pulumi could not finish the ${action}; its own words are below.` : `Pulumi did not finish the ${action}, and did not say why.`;
 }
 
 function groupsOf(plan: Plan): Group[] {
@@ -91,12 +97,10 @@ function groupsOf(plan: Plan): Group[] {
 
 /** One step of each resource: of a replacement the one that the program asks for. */
 function shownSteps({ steps }: Plan): Step[] {
-  const byUrn = new Map<string, Step>();
-  for (const step of steps) {
-    const known = byUrn.get(step.urn);
-    if (!known || (step.logical && !known.logical)) byUrn.set(step.urn, step);
-  }
-  return [...byUrn.values()];
+  return steps.filter((step) => {
+    const all = steps.filter((other) => isOfSame(other, step));
+    return step === (all.find(({ logical }) => logical) ?? all[0]);
+  });
 }
 
 function componentOf({ before, after, name }: Step): string {

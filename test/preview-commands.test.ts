@@ -27,7 +27,8 @@ describe("the steps of the workflows", function () {
     await gitHub.start();
     checkout = await Checkout.create();
     pull = gitHub.addPull({}).number;
-    env = { ...gitHub.env, GITHUB_EVENT_PATH: join(checkout.dir, "..", "event.json"), GITHUB_SHA: SHA, GITHUB_ACTOR: "somebody" };
+    env = { ...gitHub.env, GITHUB_EVENT_PATH: join(checkout.dir, "..", "event.json"), GITHUB_SHA: SHA, GITHUB_REF_NAME: "main", GITHUB_ACTOR: "somebody" };
+    gitHub.branches.set("main", SHA);
     await event(REPO);
   });
   after(async () => {
@@ -35,9 +36,9 @@ describe("the steps of the workflows", function () {
     await checkout.remove();
   });
 
-  async function event(from: string): Promise<void> {
+  async function event(from: string, login = "somebody"): Promise<void> {
     // The labels in the file are those of the time of the event.
-    const pull_request = { number: pull, labels: [], head: { sha: SHA, repo: { full_name: from } } };
+    const pull_request = { number: pull, user: { login }, labels: [], head: { sha: SHA, repo: { full_name: from } } };
     await writeFile(join(checkout.dir, "..", "event.json"), JSON.stringify({ pull_request }));
   }
   const comments = () => gitHub.comments.map(({ body }) => body).join("\n");
@@ -100,6 +101,8 @@ describe("the steps of the workflows", function () {
       const { status, log, summary } = await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("skipped") }, options);
       expect(status).to.equal(0);
       for (const text of [log, summary]) expect(text).to.contain("comes from a fork");
+      await event(REPO, "dependabot[bot]");
+      expect(await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("skipped") }, options)).to.include({ status: 0 }).and.property("log").contains("comes from Dependabot");
       await event(REPO);
       expect((await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("skipped") }, options)).status).to.equal(1);
       expect((await checkout.step("pull-request", "previewed", { ...env, NEEDS: needs("failure") }, options)).status).to.equal(1);
@@ -192,12 +195,31 @@ describe("the steps of the workflows", function () {
       expect(gone).to.have.property("name", "NotFound");
     });
 
+    it("do not take back what a newer commit has brought, unless they are told to", async () => {
+      const older = { ...env, GITHUB_SHA: "e".repeat(40) };
+      await checkout.configure({ origins: ["https://older.company"] });
+      const { status, log } = await checkout.step("deploy", "deploy", older);
+      expect(status, log).to.equal(2);
+      expect(log).to.contain(`nothing is done: the commit ${older.GITHUB_SHA} is not the newest of the branch "main", which is ${SHA}`);
+      const origins = async () => (await s3.send(new GetBucketCorsCommand({ Bucket: "other-media" }))).CORSRules?.[0]?.AllowedOrigins;
+      expect(await origins()).to.deep.equal(["https://authentik.company"]);
+      expect(await checkout.step("deploy", "deploy", older, { args: "--allow-older-commit" })).to.include({ status: 0 });
+      expect(await origins()).to.deep.equal(["https://older.company"]);
+    });
+
     it("say that the stack is up and its bucket is not well", async () => {
       const secret = SECRETS.secretKey;
       await server.stop();
       const { status, log } = await checkout.step("deploy", "deploy", env);
       expect(status, log).to.equal(1);
       expect(log).to.contain("FAIL").and.not.to.contain(secret);
+    });
+
+    it("do not verify with whatever credentials are there, where authentik has none of its own", async () => {
+      await checkout.configure({ accessKey: undefined, secretKey: undefined, sessionProfile: "authentik" });
+      const { status, log } = await checkout.step("deploy", "deploy", env);
+      expect(status, log).to.equal(0);
+      expect(log).to.contain("Its bucket was not verified: that needs authentik's own identity").and.to.contain("npm run verify -- prod").and.not.to.contain("FAIL");
     });
 
     it("write no secret to logs, comments, issues, summaries", () => {

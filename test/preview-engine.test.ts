@@ -1,8 +1,9 @@
 import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { DeleteBucketCommand, PutBucketCorsCommand, type S3Client } from "@aws-sdk/client-s3";
+import { DeleteBucketCommand, DeleteObjectCommand, ListBucketsCommand, PutBucketCorsCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import type { RunningServer } from "../local/versitygw.ts";
+import { deploy, type Deployment } from "../preview/deploy.ts";
 import { runEngine } from "../preview/engine.ts";
 import { checkDrift, preview, wholePlan, type Drift } from "../preview/preview.ts";
 import { renderMarkdown, renderText } from "../preview/render.ts";
@@ -95,20 +96,26 @@ class Scenes {
   let s3: S3Client;
   let kept: Scenes;
   let open: Scenes;
+  let moved: Scenes;
+  const deployments: Deployment[] = [];
   const drifts: Drift[] = [];
   let unreachable: Drift;
   let previewed: Report;
+  /** The bucket renamed, and keys of the environment that are parts of what the engine says. */
+  const blinded: Report[] = [];
 
   before(async () => {
     server = await startTestServer();
     s3 = rootClient(server);
-    [kept, open] = await Promise.all([Scenes.create(server, {}), Scenes.create(server, { bucketName: "open-media", protect: false })]);
-    await Promise.all([planProtected(), planOpen()]);
+    [kept, open, moved] = await Promise.all([
+      Scenes.create(server, {}), Scenes.create(server, { bucketName: "open-media", protect: false }), Scenes.create(server, { bucketName: "old-media" }),
+    ]);
+    await Promise.all([planProtected(), planOpen(), planLeftOver()]);
   });
   after(async () => {
     s3.destroy();
     await server.stop();
-    await Promise.all([kept.project.remove(), open.project.remove()]);
+    await Promise.all([kept, open, moved].map(({ project }) => project.remove()));
   });
 
   async function planProtected(): Promise<void> {
@@ -119,6 +126,7 @@ class Scenes {
     await kept.changed("origin", { origins: ["https://new.company", "https://auth.company"] }, { origins });
     await kept.changed("bad config", { origins: ["https://a.company/"] }, { origins });
     await kept.changed("protected, renamed", { bucketName: "other-media" }, { bucketName: undefined });
+    await kept.changed("unprotected and renamed", { protect: false, bucketName: "other-media" }, { protect: undefined, bucketName: undefined });
     await kept.changed("protection off", { protect: false }, { protect: undefined });
     await kept.program("protected, removed", "empty");
     const pack = join(project.dir, "policy");
@@ -136,6 +144,11 @@ class Scenes {
   async function planOpen(): Promise<void> {
     const { project } = open;
     await project.expectOk("up", "--yes", "--skip-preview");
+    await project.configure({ bucketName: "other-media" });
+    for (const AWS_ACCESS_KEY_ID of ["authentik-storage", "S3Bucket", "resourcePreEvent"]) {
+      blinded.push(await preview(STACK, { ...open.options, envVars: { ...project.env, AWS_ACCESS_KEY_ID }, deletionAllowed: false }));
+    }
+    await project.configure({ bucketName: "open-media" });
     drifts.push(await open.drift("unchanged"));
     await open.plan("unchanged");
     await open.changed("renamed", { bucketName: "other-media" }, { bucketName: "open-media" });
@@ -152,9 +165,23 @@ class Scenes {
     unreachable = await checkDrift(STACK, { ...open.options, envVars: { ...project.env, PULUMI_CONFIG_PASSPHRASE: "wrong" } });
   }
 
+  /** The bucket loses its protection and its name in one change, which Pulumi carries out. It is not empty, and so left over. */
+  async function planLeftOver(): Promise<void> {
+    const { project } = moved;
+    const options = { ...moved.options, deletionAllowed: true, progress: () => undefined };
+    await project.expectOk("up", "--yes", "--skip-preview");
+    await s3.send(new PutObjectCommand({ Bucket: "old-media", Key: "media/public/a.png", Body: "a" }));
+    await project.configure({ protect: false, bucketName: "new-media" });
+    deployments.push(await deploy(STACK, options));
+    await moved.plan("left over");
+    await moved.changed("left over, and renamed", { bucketName: "third-media" }, { bucketName: "new-media" });
+    await s3.send(new DeleteObjectCommand({ Bucket: "old-media", Key: "media/public/a.png" }));
+    deployments.push(await deploy(STACK, { ...options, deletionAllowed: false }), await deploy(STACK, options));
+  }
+
   for (const name of PLAN_NAMES) {
     it(`are understood: ${name}`, () => {
-      const report = kept.reports.get(name) ?? open.reports.get(name);
+      const report = [kept, open, moved].flatMap(({ reports }) => reports.get(name) ?? [])[0];
       if (!report) throw new Error(`there is no plan "${name}"`);
       EXPECTED[name](report);
     });
@@ -163,6 +190,24 @@ class Scenes {
   it("run the project's policy pack in a preview", () => {
     EXPECTED["policy violated"](previewed);
     expect(renderMarkdown(previewed)).to.contain("a policy is violated").and.to.contain("https://authentik.company");
+  });
+
+  it("are carried out where protection ends in the same change, as the preview says", async () => {
+    const [first, withoutLeave, last] = deployments;
+    expect(first?.plan).to.include({ ok: true, failure: undefined });
+    expect(first && renderMarkdown(first.plan)).to.contain('"old-media"').and.not.to.contain("is protected");
+    expect(first?.update).to.have.property("ok", false);
+    expect(first?.update && renderText(first.update, { color: false })).to.match(/^Update of test: it failed\nPulumi could not finish the update; /)
+      .and.to.contain("Bucket authentik-bucket was to be replaced").and.not.to.match(/preview/i);
+    expect(withoutLeave).to.have.nested.property("plan.ok", false);
+    expect(last).to.have.nested.property("update.ok", true);
+    const names = (await s3.send(new ListBucketsCommand({}))).Buckets?.map(({ Name }) => Name);
+    expect(names).to.include("new-media").and.not.to.include("old-media");
+  });
+
+  it("are judged the same whatever the secrets of the environment are", () => {
+    expect(blinded.map(({ ok, endangered }) => ({ ok, fates: endangered.map(({ fate }) => fate) }))).to.deep.equal(Array(3).fill({ ok: false, fates: ["replaced"] }));
+    expect(blinded[0] && renderMarkdown(blinded[0])).not.to.contain("authentik-storage");
   });
 
   it("tell drift from none", () => {
@@ -175,7 +220,7 @@ class Scenes {
   });
 
   it("show no secret, whatever changes and whatever fails", () => {
-    const reports = [...kept.reports.values(), ...open.reports.values(), previewed];
+    const reports = [...[kept, open, moved].flatMap((scenes) => [...scenes.reports.values()]), previewed, ...deployments.flatMap(({ plan, update }) => update ?? plan)];
     const shown = reports.flatMap((report) => [renderMarkdown(report), renderText(report, { color: false }), JSON.stringify(report)]).join("\n");
     expect(shown).to.contain("authentik-cors");
     for (const secret of [...Object.values(SECRETS), NEW_SECRET]) expect(shown.includes(secret), secret).to.equal(false);

@@ -135,6 +135,15 @@ describe("what is written to GitHub", () => {
     });
   });
 
+  describe("the newest commit", () => {
+    it("is that of the branch, whatever its name", async () => {
+      server.branches.set("main", COMMIT).set("release/2026.5", "b".repeat(40));
+      expect(await gitHub.headOf("main")).to.equal(COMMIT);
+      expect(await gitHub.headOf("release/2026.5")).to.equal("b".repeat(40));
+      expect(await failureOf(gitHub.headOf("gone"))).to.match(/look up the branch "gone": HTTP 404/);
+    });
+  });
+
   describe("the label of what was merged", () => {
     it("is that of the pull request whose merge the commit is", async () => {
       server.addPull({ number: 80, commits: [COMMIT], labels: [{ name: "allow-bucket-deletion" }] });
@@ -163,6 +172,15 @@ describe("what is written to GitHub", () => {
       expect(issues()).to.deep.equal([{ title: NOTICE.title, body: `${NOTICE.marker}\ngone`, state: "closed" }]);
       await gitHub.putNotice(NOTICE);
       expect(issues()).to.deep.equal([{ ...written, state: "open" }]);
+    });
+
+    it("is the same one where a person has changed its label", async () => {
+      await gitHub.putNotice(NOTICE);
+      const [issue] = server.issues;
+      if (issue) issue.labels = [{ name: "infrastructure" }];
+      await gitHub.putNotice({ ...NOTICE, body: "more" });
+      await gitHub.putNotice({ ...NOTICE, body: "gone", isOpen: false });
+      expect(server.issues.map(({ state, labels }) => ({ state, labels }))).to.deep.equal([{ state: "closed", labels: [{ name: "infrastructure" }] }]);
     });
 
     it("is not made for saying that there is none", async () => {
@@ -202,9 +220,9 @@ describe("what a workflow says of itself", () => {
     return readPullRequest({ GITHUB_EVENT_PATH: file });
   };
 
-  it("names the pull request, its commit and where it comes from", async () => {
-    const pull_request = { number: 7, head: { sha: COMMIT, repo: { full_name: "fork/x" } } };
-    expect(await eventOf({ pull_request })).to.deep.equal({ number: 7, commit: COMMIT, from: "fork/x" });
+  it("names the pull request, its author, its commit and where it comes from", async () => {
+    const pull_request = { number: 7, user: { login: "stranger" }, head: { sha: COMMIT, repo: { full_name: "fork/x" } } };
+    expect(await eventOf({ pull_request })).to.deep.equal({ number: 7, author: "stranger", commit: COMMIT, from: "fork/x" });
     expect(await eventOf({ pull_request: { ...pull_request, head: { sha: COMMIT, repo: null } } })).to.have.property("from", undefined);
   });
 

@@ -5,6 +5,7 @@ import { expect } from "chai";
 import { EngineError, policyArgs, runEngine } from "../preview/engine.ts";
 import { PlanError } from "../preview/plan.ts";
 import { preview } from "../preview/preview.ts";
+import { renderMarkdown, renderText } from "../preview/render.ts";
 
 const SUCCEEDED = '{"summaryEvent":{"result":"succeeded"}}';
 
@@ -31,13 +32,33 @@ describe("a command line tool that misbehaves", function () {
   }
 
   it("cannot say the secrets of the environment, as they are or in JSON", async () => {
+    const token = 'to\\"ken-123456';
+    const message = `denied: ${token}, with ${JSON.stringify({ token })}`;
     await tool(`
-      printf '%s\\n' '{"diagnosticEvent":{"severity":"error","message":"denied: '"$TEST_TOKEN"'"}}'
+      printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
       echo "error: and $TEST_SECRET_KEY too" >&2
       exit 1`);
-    const run = await runEngine("preview", "prod", [], { ...options(), envVars: { TEST_TOKEN: 'to\\"ken-123456', TEST_SECRET_KEY: "key-123456" } });
-    expect(run.events[0]?.diagnosticEvent?.message).to.equal("denied: [secret]");
+    const run = await runEngine("preview", "prod", [], { ...options(), envVars: { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" } });
+    expect(run.events[0]?.diagnosticEvent?.message).to.equal('denied: [secret], with {"token":"[secret]"}');
     expect(run.words).to.equal("error: and [secret] too");
+  });
+
+  it("is judged by what it says, even where a secret of the environment is a part of that", async () => {
+    const [urn, type] = ["urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media", "aws:s3/bucket:Bucket"];
+    const metadata = { op: "delete", urn, type, old: { inputs: { bucket: "authentik-media", note: "about-authentik", port: 1234567890, "authentik-key": "x" } } };
+    await tool(`echo '${JSON.stringify({ resourcePreEvent: { metadata } })}'; echo '${SUCCEEDED}'`);
+    for (const secret of ["resourcePreEvent", "metadata", "aws:s3/bucket:Bucket", "s3/bucket", "authentik-storage", "authentik", "succeeded", "1234567890", '{"resource']) {
+      const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_KEY: secret } });
+      expect(report, secret).to.have.property("ok", false);
+      expect(report.endangered, secret).to.have.length(1);
+      for (const shown of [JSON.stringify(report.endangered), renderMarkdown(report), renderText(report, { color: false })]) expect(shown, secret).not.to.contain(secret);
+    }
+  });
+
+  it("says no secret where what it says is not understood", async () => {
+    await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$TEST_TOKEN"'"}'`);
+    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_TOKEN: "token-123456" } });
+    expect(report.failure).to.contain("no event of its engine").and.to.contain("[secret]").and.not.to.contain("token-123456");
   });
 
   it("gets no terminal, no input, and no secret in its arguments", async () => {

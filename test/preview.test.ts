@@ -20,7 +20,8 @@ const BUCKET = "aws:s3/bucket:Bucket";
 const OPS = {
   harmless: ["same", "create", "update", "read", "refresh", "import", "diff", "extend-parameterize"],
   deleted: ["delete", "discard"],
-  replaced: ["replace", "create-replacement", "delete-replaced", "read-replacement", "discard-replaced", "import-replacement", "remove-pending-replace"],
+  replaced: ["replace", "create-replacement", "read-replacement", "import-replacement", "remove-pending-replace"],
+  "left over": ["delete-replaced", "discard-replaced"],
   unknown: ["obliterate"],
 } as const;
 
@@ -63,7 +64,7 @@ describe("recorded plans of the real engine", () => {
   }
 
   it("may delete and replace buckets where that is allowed and nothing is protected", async () => {
-    for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed"] as const) {
+    for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed", "unprotected and renamed", "left over", "left over, and renamed"] as const) {
       expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", true);
     }
     for (const name of ["protected, renamed", "protected, removed"] as const) {
@@ -106,7 +107,8 @@ Stack outputs will be changed
 
   it("carry Pulumi's own words where it fails", async () => {
     expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's own words**").and.to.contain('origins[0] = "https://a.company/"');
-    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false in a change of its own first");
+    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false as well.");
+    expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain("set protect to false in a change of its own first.");
   });
 });
 
@@ -147,6 +149,11 @@ describe("the guard of the buckets", () => {
     expect(endangeredBy(planWith(...steps))).to.have.length(1);
   });
 
+  it("takes what an earlier replacement left over for that, even beside a change of the new one of the same name", () => {
+    const steps = ["update", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: {} }));
+    expect(endangeredBy(planWith(...steps)).map(({ fate }) => fate)).to.deep.equal(["left over"]);
+  });
+
   it("says of what Pulumi lets go of that it stays", () => {
     const report = reportWith({ op: "delete", type: "azure-native:storage:BlobContainer", before: { containerName: "media" }, retainOnDelete: true });
     expect(renderMarkdown(report)).to.contain("stays on the server with its files");
@@ -155,7 +162,7 @@ describe("the guard of the buckets", () => {
 
   it("lets no plan pass that has one, whatever else it has", () => {
     const harmless = fc.record({ op: fc.constantFrom(...OPS.harmless), type: fc.constantFrom(BUCKET, "aws:iam/user:User"), name: fc.string({ minLength: 1 }) });
-    const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS.unknown), name: fc.string({ minLength: 1 }) });
+    const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS["left over"], ...OPS.unknown), name: fc.string({ minLength: 1 }) });
     fc.assert(fc.property(fc.array(harmless), harmful, fc.array(harmless), (before, step, after) => {
       expect(reportWith(...before, step, ...after).ok).to.equal(false);
     }), { numRuns: 50 });
@@ -268,6 +275,13 @@ describe("a comment", () => {
     }), { numRuns: 300 });
   });
 
+  it("mentions nobody in a sentence, and leads nowhere, in what GitHub makes of it", () => {
+    const failure = "said @octocat, @company/team, #1, company/repo#2, GH-3, gh-4, www.evil.example and https://evil.example";
+    const text = renderMarkdown(failedReport("prod", failure)).replaceAll(/&#(\d+);/g, (_, digits: string) => String.fromCharCode(Number(digits)));
+    expect(text).not.to.match(/@\w|#\d|\bGH-\d|\bwww\.|:\/\//i);
+    expect(text.replaceAll("\u2060", "")).to.contain(failure);
+  });
+
   it("shows a value of several lines as one, so that none passes for a change of its own", () => {
     const markdown = renderMarkdown(reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }));
     expect(markdown).to.contain('+ "a\\n+ https://safe"');
@@ -314,7 +328,7 @@ describe("a job's log", () => {
 describe("the outcome of a pull request's jobs", () => {
   const job = (result: string, stacks = '[{"stack":"prod"}]') => ({ result, outputs: { stacks } });
   const needs = (test: string, preview: string, stacks?: string) => JSON.stringify({ test: job(test), stacks: job("success", stacks), preview: job(preview) });
-  const own = { isFork: false, actor: "somebody" };
+  const own = { isFork: false, author: "somebody", actor: "somebody" };
 
   it("is good where all went well, and bad where anything did not", () => {
     expect(outcomeOf(needs("success", "success"), own).ok).to.equal(true);
@@ -326,7 +340,9 @@ describe("the outcome of a pull request's jobs", () => {
 
   it("says why there was no preview", () => {
     expect(outcomeOf(needs("success", "skipped"), { ...own, isFork: true })).to.have.property("text").that.contains("comes from a fork");
-    expect(outcomeOf(needs("success", "skipped"), { ...own, actor: "dependabot[bot]" })).to.have.property("text").that.contains("Dependabot");
+    for (const dependabots of [{ actor: "dependabot[bot]" }, { author: "dependabot[bot]" }]) {
+      expect(outcomeOf(needs("success", "skipped"), { ...own, ...dependabots })).to.include({ ok: true }).and.property("text").contains("Dependabot");
+    }
     expect(outcomeOf(needs("success", "skipped", "[]"), own)).to.have.property("ok", true);
   });
 

@@ -191,6 +191,27 @@ describe("verify", function () {
       expectSymptoms(await verify(target(name, { secretKey: "other" })), { "sign in": "wrong-secret-key" });
     });
 
+    it("a key that is still unknown when its time is over", async () => {
+      const start = performance.now();
+      expectSymptoms(await verify(target(await bucket(), { accessKey: "nobody" }), { newKeyMs: 3000 }), { "sign in": "wrong-access-key" });
+      expect(performance.now() - start).to.be.within(1900, 6000);
+    });
+
+    it("nothing where a new key, or its right, is known a little later", async () => {
+      const unknown = { status: 403, body: "<Error><Code>InvalidAccessKeyId</Code></Error>" };
+      let left = 1;
+      const answer: ProxyOptions["answer"] = ({ url = "" }) => (url.includes("list-type=2") && left-- > 0 ? unknown : undefined);
+      await behind({ answer }, async (host) => {
+        expectWell(await verify(target(await bucket(), { endpoint: `http://${host}` }), { newKeyMs: 10_000 }));
+      });
+      const name = await bucket({ policy: () => undefined });
+      const [results] = await Promise.all([
+        verify(target(name), { newKeyMs: 10_000 }),
+        sleep(500).then(() => admin.send(new PutBucketPolicyCommand({ Bucket: name, Policy: JSON.stringify(authentikPolicy(`arn:aws:s3:::${name}`, [USER.accessKey])) }))),
+      ]);
+      expectWell(results);
+    });
+
     it("no credentials at all", async () => {
       const set = { AWS_EC2_METADATA_DISABLED: "true", AWS_SHARED_CREDENTIALS_FILE: join(dir, "none"), AWS_CONFIG_FILE: join(dir, "none") };
       const unset = { AWS_ACCESS_KEY_ID: undefined, AWS_SECRET_ACCESS_KEY: undefined };

@@ -142,6 +142,8 @@ describe("workflows", () => {
     expect(Object.keys(workflows.get("drift")?.on ?? {})).to.deep.equal(["schedule", "workflow_dispatch"]);
     const condition = jobOf("pull-request preview").if ?? "";
     expect(condition).to.contain("head.repo.full_name == github.repository").and.to.contain("github.actor != 'dependabot[bot]'");
+    // A person who labels Dependabot's pull request is the actor, and the code is still Dependabot's.
+    expect(condition).to.contain("github.event.pull_request.user.login != 'dependabot[bot]'");
     expect(jobOf("pull-request previewed").if).to.equal("always()");
   });
 

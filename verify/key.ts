@@ -1,6 +1,7 @@
 /** What authentik does with its key, and what it should not be able to do. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { bucketUrl, callerIdentityUrl, clientEndpoint } from "../authentik/url.ts";
-import { diagnose, isFatal } from "./diagnosis.ts";
+import { diagnose, isFatal, type Symptom } from "./diagnosis.ts";
 import { Finding, describe, type Run } from "./run.ts";
 import { PART_BYTES, failureOf, failureOfAnswer, request, type UploadOptions } from "./storage.ts";
 
@@ -46,10 +47,26 @@ export async function signIn(run: Run): Promise<boolean> {
   const { settings } = run.target;
   const symptom = await run.check("sign in", `ListObjectsV2 ${settings.bucketName} ${PREFIX}`, async () => {
     // Finding credentials, which the first request does, may wait for another program or service without end.
-    const keys = await Promise.race([run.storage.list(PREFIX), endOf(run.signal)]);
+    const keys = await Promise.race([listOnceKnown(run), endOf(run.signal)]);
     return `200; ${keys.length === 1000 ? "1000 or more" : keys.length} files`;
   }, "s3:ListBucket on the bucket");
   return !run.isOver(symptom);
+}
+
+/** What a server says of a key that it does not know yet, or whose rights it does not: AWS's IAM is eventually consistent. */
+const UNKNOWN_YET: ReadonlySet<Symptom> = new Set<Symptom>(["wrong-access-key", "wrong-secret-key", "wrong-token", "missing-permission"]);
+const NEW_KEY_INTERVAL_MS = 2_000;
+
+async function listOnceKnown(run: Run): Promise<string[]> {
+  const end = performance.now() + run.newKeyMs;
+  for (;;) {
+    try {
+      return await run.storage.list(PREFIX);
+    } catch (error) {
+      if (performance.now() + NEW_KEY_INTERVAL_MS > end || !UNKNOWN_YET.has(diagnose(failureOf(error)))) throw error;
+    }
+    await sleep(NEW_KEY_INTERVAL_MS, undefined, { signal: run.signal });
+  }
 }
 
 async function endOf(signal: AbortSignal): Promise<never> {

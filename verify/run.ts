@@ -23,6 +23,8 @@ export interface Target {
 export interface VerifyOptions {
   /** For the whole run, cleaning up included. 30 s by default. */
   timeoutMs?: number | undefined;
+  /** How long a key that the server refuses is tried again, as it may be new. 0 by default. */
+  newKeyMs?: number | undefined;
   /** Ends the run early; it still cleans up. */
   signal?: AbortSignal | undefined;
 }
@@ -65,6 +67,7 @@ export class Run {
   readonly leftovers = { objects: new Set<string>(), uploads: new Map<string, string>() };
   /** How uploads are made; less than authentik's once the server has refused something, so that the rest can be tried. */
   upload: UploadOptions;
+  readonly newKeyMs: number;
   private readonly interruption: AbortSignal | undefined;
   /** In the order in which the checks began, which does not vary as their ends do. */
   private readonly recorded = new Map<number, CheckResult>();
@@ -74,13 +77,14 @@ export class Run {
   private readonly end = () => { this.controller.abort(); };
 
   constructor(target: Target, options: VerifyOptions) {
-    const { timeoutMs = 30_000, signal } = options;
+    const { timeoutMs = 30_000, newKeyMs = 0, signal } = options;
     // Each of the requests that run at the same time listens.
     setMaxListeners(0, this.signal);
     this.deadline = setTimeout(this.end, Math.max(1, timeoutMs - CLEANUP_MS));
     signal?.addEventListener("abort", this.end);
     if (signal?.aborted === true) this.end();
     this.target = target;
+    this.newKeyMs = newKeyMs;
     this.interruption = signal;
     this.upload = { acl: true, checksums: target.settings.checksums !== "when_required" };
     this.storage = new Storage(target.settings, this.rules, this.signal);

@@ -72,8 +72,9 @@ export class Checkout {
    * Runs the step of a workflow's job that runs a script, with the variables that the workflow gives it and those that GitHub gives all.
    *
    * @param env what GitHub's variables are, the token among them
+   * @param options.args further arguments of the script, as a person would add them
    */
-  async step(workflow: string, job: string, env: Record<string, string>, { withPulumi = true } = {}): Promise<StepResult> {
+  async step(workflow: string, job: string, env: Record<string, string>, { withPulumi = true, args = "" } = {}): Promise<StepResult> {
     const { jobs } = v.parse(Workflow, parse(await readFile(join(this.dir, ".github", "workflows", `${workflow}.yml`), "utf8")));
     const step = jobs[job]?.steps.find(({ run }) => run?.startsWith("npm run") === true);
     if (step?.run === undefined) throw new Error(`the job "${job}" of ${workflow}.yml runs no script`);
@@ -91,7 +92,7 @@ export class Checkout {
       PATH: withPulumi ? process.env.PATH : pathWithoutPulumi(), HOME: process.env.HOME, PULUMI_HOME: process.env.PULUMI_HOME, CI: "true", GITHUB_ACTIONS: "true",
       ...gitHub, ...Object.fromEntries(own), GITHUB_OUTPUT: output, GITHUB_STEP_SUMMARY: summary,
     };
-    const result = await shell(step.run, this.dir, given);
+    const result = await shell(`${step.run.trim()} ${args}`, this.dir, given);
     const written = { output: await readFile(output, "utf8"), summary: await readFile(summary, "utf8") };
     this.written += `${result.log}\n${written.output}\n${written.summary}`;
     return { ...result, ...written };

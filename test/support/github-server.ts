@@ -63,6 +63,8 @@ export class GitHubServer {
   readonly comments: Comment[] = [];
   readonly issues: Issue[] = [];
   readonly pulls: Pull[] = [];
+  /** The newest commit of each branch. */
+  readonly branches = new Map<string, string>();
   /** Answers of the next requests, the first first; undefined lets one through. */
   readonly faults: (Fault | undefined)[] = [];
   /** Method and path of every request. */
@@ -133,6 +135,7 @@ export class GitHubServer {
     if (url.pathname === "/user" && request.method === "GET") {
       return this.user === undefined ? message(403, "Resource not accessible by integration") : { status: 200, body: { login: this.user } };
     }
+    if (request.method === "GET" && parts[0] === "branches") return this.branch(decodeURIComponent(parts.slice(1).join("/")));
     switch (route) {
       case "GET /pulls/*":
         return this.one(this.pulls.find(({ number }) => String(number) === id));
@@ -159,9 +162,14 @@ export class GitHubServer {
 
   private listIssues(url: URL): Answer {
     const state = url.searchParams.get("state") ?? "open";
-    const wanted = (url.searchParams.get("labels") ?? "").split(",").filter((label) => label !== "");
-    const fits = (issue: Issue) => (state === "all" || issue.state === state) && wanted.every((label) => issue.labels.some(({ name }) => name === label));
+    const creator = url.searchParams.get("creator");
+    const fits = (issue: Issue) => (state === "all" || issue.state === state) && (creator === null || issue.user.login === creator);
     return this.page(this.issues.filter(fits), url);
+  }
+
+  private branch(name: string): Answer {
+    const sha = this.branches.get(name);
+    return this.one(sha === undefined ? undefined : { name, commit: { sha } });
   }
 
   private one(found: object | undefined): Answer {

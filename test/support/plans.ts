@@ -6,6 +6,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { expect } from "chai";
 import { parseEvent } from "../../preview/plan.ts";
 import { wholePlan } from "../../preview/preview.ts";
+import { renderMarkdown, renderText } from "../../preview/render.ts";
 import { reportOn, type Report, type ResourceChange } from "../../preview/report.ts";
 import { REPOSITORY, type RunResult } from "./engine.ts";
 
@@ -52,6 +53,24 @@ export const EXPECTED = {
   "protected, removed": (report) => {
     expectRefused(report, { fate: "deleted", isProtected: true });
     expect(report.failure).to.contain("is protected");
+  },
+  "unprotected and renamed": (report) => {
+    expectRefused(report, { fate: "replaced", isProtected: false });
+    expect(report.failure).to.equal(undefined);
+    expect(renderMarkdown(report)).not.to.contain("is protected");
+  },
+  "left over": (report) => {
+    expectRefused(report, { fate: "left over", isProtected: false });
+    expect(report.endangered.map(({ bucket }) => bucket)).to.deep.equal(["old-media"]);
+    expect(fates(report)).to.deep.equal({ "Bucket authentik-bucket": "deleted" });
+    expect(report.unchanged).to.equal(3);
+    expect(renderText(report, { color: false })).to.contain('"old-media" (authentik-bucket) is left over from an earlier replacement, and would be deleted').and.not.to.contain("new, empty one");
+  },
+  "left over, and renamed": (report) => {
+    expect(report.ok).to.equal(false);
+    const left = report.endangered.map(({ bucket, fate }) => [bucket, fate]);
+    expect(left).to.have.deep.members([["old-media", "left over"], ["new-media", "replaced"]]);
+    expect(resources(report).filter(({ name }) => name === BUCKET.name).map(({ fate }) => fate)).to.have.members(["replaced", "deleted"]);
   },
   "target replaced": (report) => { expectRefused(report, { fate: "replaced", isProtected: false }); },
   renamed: (report) => {
@@ -105,7 +124,7 @@ function expectHarmless(report: Report): void {
   expect(report).to.deep.include({ ok: true, endangered: [], failure: undefined, violations: [] });
 }
 
-function expectRefused(report: Report, expected: { fate: "deleted" | "replaced"; isProtected: boolean }): void {
+function expectRefused(report: Report, expected: { fate: "deleted" | "replaced" | "left over"; isProtected: boolean }): void {
   expect(report.ok).to.equal(false);
   expect(report.endangered.map(({ name, fate, isProtected }) => ({ name, fate, isProtected }))).to.deep.equal([{ name: "authentik-bucket", ...expected }]);
 }
@@ -117,7 +136,7 @@ function fileOf(name: PlanName): URL {
 /** The report on a recorded plan. */
 export async function recordedReport(name: PlanName, { deletionAllowed = false } = {}): Promise<Report> {
   const lines = (await readFile(fileOf(name), "utf8")).trim().split("\n");
-  const events = lines.map(parseEvent);
+  const events = lines.map((line) => parseEvent(line));
   // The tool's status follows from the result that it prints last; "--expect-no-changes" fails it after that.
   const failed = events.some(({ summaryEvent }) => summaryEvent?.result !== undefined && summaryEvent.result !== "succeeded");
   return reportOn("prod", wholePlan({ events, code: failed ? 1 : 0, words: "" }), { deletionAllowed, commit: "0123456789abcdef" });

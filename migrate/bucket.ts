@@ -1,12 +1,12 @@
 /** authentik's files in a bucket. */
 import { createHash, hash } from "node:crypto";
 import { contentType, USAGES, type Usage } from "../authentik/objects.ts";
-import { ContentError, inPieces, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
+import { ContentError, inPieces, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
 import type { Journal, Upload } from "./journal.ts";
 import { isMisplaced, keyFlaw } from "./layout.ts";
 import { merge, type Item } from "./plan.ts";
 import { Refusal, type Place, type Refuse } from "./place.ts";
-import { connectionError, mayPass, pause, S3Error, unquote, type Part, type S3Answer, type S3Bucket, type S3Object } from "./s3.ts";
+import { connectionError, isMd5, mayPass, pause, S3Error, unquote, type Part, type S3Answer, type S3Bucket, type S3Object } from "./s3.ts";
 
 /** How many parts of one file are on their way at once. */
 const PARTS_AT_A_TIME = 4;
@@ -163,7 +163,8 @@ export class Bucket implements Place {
   }
 
   private async check(item: Item, headers: S3Answer["headers"]): Promise<Check> {
-    const whole = proofOf(headers);
+    // What the listing told holds where the answer does not say it again.
+    const whole = proofOf(headers.etag === undefined ? { ...headers, etag: item.version } : headers);
     if (whole) return { proof: whole, isSure: true };
     const parts = partCount(item.version);
     const told = parts > 1 ? await this.partSize(item, parts) : undefined;
@@ -259,9 +260,14 @@ export class Bucket implements Place {
 
   /** Ends an upload that an earlier run has begun; one whose id it did not learn where the rights suffice to look for it. */
   private async abortLeft({ key, uploadId }: Upload): Promise<void> {
-    const ids = uploadId === "" ? await this.s3.listUploads(key) : [uploadId];
-    for (const id of ids ?? []) await this.s3.abortUpload(key, id);
-    if (!ids) this.orphans.push(key);
+    try {
+      const ids = uploadId === "" ? await this.s3.listUploads(key) : [uploadId];
+      for (const id of ids ?? []) await this.s3.abortUpload(key, id);
+      if (!ids) this.orphans.push(key);
+    } catch (error) {
+      if (!(error instanceof S3Error) || mayPass(error)) throw error;
+      this.orphans.push(key);
+    }
   }
 
   private async complete(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {

@@ -221,7 +221,7 @@ export class Bucket implements Place {
     return this.makeIf(this.withoutConditions.has(change.kind) ? undefined : conditionOf(change.seen), change);
   }
 
-  /** The server checks the condition; where it knows none, or many servers do not say that they know none, a look before must do. */
+  /** The server checks the condition. Where it takes none a look before must do; with copies and deletions many servers pass one over in silence. */
   private async makeIf(condition: Condition | undefined, change: Change): Promise<string> {
     const { kind, key, seen } = change;
     if (!condition || kind === "copy" || kind === "remove") {

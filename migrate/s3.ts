@@ -510,7 +510,7 @@ function parseListing(xml: string, token: string | undefined): Listing {
   }));
   const folders = elements(result, "CommonPrefixes").map((prefix) => text(needed(prefix, "Prefix")));
   const next = isTruncated(result) ? needed(result, "NextContinuationToken") : undefined;
-  if (next !== undefined && next === token) throw noAnswer("its NextContinuationToken is the page's own");
+  if (next !== undefined && next === token) throw new S3Error("EndlessListing", 200, "the server's listing has no end: a page names itself as the next one");
   return { objects, folders, next };
 }
 

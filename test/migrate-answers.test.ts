@@ -51,7 +51,7 @@ describe("migrate: answers that are not what was asked for", function () {
     "does not say whether there are more": { body: listing(entry("media/public/b.png")).body, says: "it lacks a <IsTruncated>" },
     "has a word for that which is none": { body: listing("<IsTruncated>maybe</IsTruncated>").body, says: "its <IsTruncated> is \"maybe\"" },
     "says that there are more, and not where": { body: listing("<IsTruncated>true</IsTruncated>").body, says: "it lacks a <NextContinuationToken>" },
-    "names itself as the next one": { body: listing(NEXT).body, says: "its NextContinuationToken is the page's own" },
+    "names itself as the next one": { body: listing(NEXT).body, says: "has no end" },
     "has an object without a size": { body: listing("<IsTruncated>false</IsTruncated><Contents><Key>media/public/b.png</Key></Contents>").body, says: "it lacks a <Size>" },
     "has a size that is no number": { body: listing("<IsTruncated>false</IsTruncated><Contents><Key>media/public/b.png</Key><Size>-1</Size></Contents>").body, says: "a <Size> is \"-1\"" },
     "has a key that is not encoded as it says": { body: listing(`<IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>${entry("media/public/100%.png")}`).body, says: "URI malformed" },
@@ -71,7 +71,8 @@ describe("migrate: answers that are not what was asked for", function () {
       };
       const error = await answering(bucket, { answer }, (through) => run(through, folder, { state, delete: true })).then(() => "none", String);
       expect(error).to.include("S3Error").and.include(says);
-      expect(asked).to.equal(IMPATIENT.attempts);
+      // What names itself as the next page will hardly do better another time.
+      expect(asked).to.equal(name.startsWith("names") ? 1 : IMPATIENT.attempts);
       expect(readTree(folder)).to.deep.equal(tree);
     });
   }

@@ -187,6 +187,29 @@ describe("migrate: what others do meanwhile", function () {
     expect(readTree(inBucket)).to.deep.equal(readTree(folder));
   });
 
+  it("a lost answer to the joining of parts, where ETags are no MD5s: their checksums tell, and nothing is sent again", async () => {
+    const { bucket, inBucket, folder, state } = server.fresh();
+    writeTree(folder, { [LARGE]: randomBytes(9 * MIB) });
+    let joinings = 0;
+    const sent: string[] = [];
+    const faulty = await startFaultProxy(server.endpoint, ({ method, path }) => {
+      if (method === "PUT") sent.push(path);
+      return method === "POST" && path.includes("uploadId=") && joinings++ === 0 ? "lost" : undefined;
+    });
+    const opaque = await startProxy(faulty.endpoint, {
+      changeHeaders: (headers) => { if (headers.etag?.endsWith('-2"')) headers.etag = '"opaque-2"'; },
+    });
+    try {
+      expect((await run(folder, { ...bucket, endpoint: `http://${opaque.host}` }, { state })).problems).to.deep.equal([]);
+    } finally {
+      await opaque.stop();
+      await faulty.stop();
+    }
+    expect(joinings).to.equal(2);
+    expect(sent).to.have.length(2);
+    expect(readTree(inBucket)).to.deep.equal(readTree(folder));
+  });
+
   it("mends no object over one that came", async () => {
     const ground = server.fresh();
     const { bucket, inBucket, state } = ground;

@@ -1,12 +1,13 @@
 /** authentik's files in a bucket. */
 import { createHash, hash } from "node:crypto";
+import { crc32 } from "node:zlib";
 import { contentType, USAGES, type Usage } from "../authentik/objects.ts";
-import { ContentError, inPieces, isMd5, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
+import { ContentError, inPieces, md5Proof, partCount, partSizeOf, proofOf, wholeOf, type Content, type MemoryBudget, type Proof } from "./content.ts";
 import type { Journal, Upload } from "./journal.ts";
 import { isMisplaced, keyFlaw } from "./layout.ts";
 import { merge, type Item } from "./plan.ts";
 import { Refusal, type Place, type Refuse } from "./place.ts";
-import { connectionError, mayPass, pause, S3Error, unquote, type Part, type S3Answer, type S3Bucket, type S3Object } from "./s3.ts";
+import { connectionError, crc32Base64, isMd5, joinedEtag, mayPass, pause, S3Error, unquote, type Condition, type Part, type S3Answer, type S3Bucket, type S3Object } from "./s3.ts";
 
 /** How many parts of one file are on their way at once. */
 const PARTS_AT_A_TIME = 4;
@@ -41,6 +42,8 @@ export class Bucket implements Place {
   private readonly memory: MemoryBudget;
   private readonly readsMisplaced: boolean;
   private journal: Journal | undefined;
+  /** What this server takes no conditions with. */
+  private readonly withoutConditions = new Set<Change["kind"]>();
   /** Keys of this run's uploads. */
   private readonly begun = new Set<string>();
   /** Keys whose uploads a killed run may have begun, where the rights do not suffice to end them. */
@@ -163,14 +166,15 @@ export class Bucket implements Place {
   }
 
   private async check(item: Item, headers: S3Answer["headers"]): Promise<Check> {
-    const whole = proofOf(headers);
+    // What the listing told holds where the answer does not say it again.
+    const told = { ...headers, etag: headers.etag ?? item.version };
+    const whole = proofOf(told);
     if (whole) return { proof: whole, isSure: true };
     const parts = partCount(item.version);
-    const told = parts > 1 ? await this.partSize(item, parts) : undefined;
+    const sizeOfParts = parts > 1 ? await this.partSize(item, parts) : undefined;
     const supposed = partSizeOf(item.size);
-    const partSize = told ?? (Math.ceil(item.size / supposed) === parts ? supposed : undefined);
-    const proof = proofOf(headers, partSize);
-    return { proof, isSure: proof !== undefined && told !== undefined };
+    const proof = proofOf(told, sizeOfParts ?? (Math.ceil(item.size / supposed) === parts ? supposed : undefined));
+    return { proof, isSure: proof !== undefined && sizeOfParts !== undefined };
   }
 
   /** Undefined where the server does not tell the parts' sizes, or they are not equal: both are allowed. */
@@ -199,14 +203,57 @@ export class Bucket implements Place {
     return !isSure && (await this.sha256OfStored(item)) === (await sha256Of(content()));
   }
 
-  async write(key: string, content: Content): Promise<string> {
+  async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
     const type = contentType(key);
-    if (content.size > partSizeOf(content.size)) return this.writeInParts(key, content, type);
+    if (content.size > partSizeOf(content.size)) return this.writeInParts(key, content, type, previous);
     const body = await wholeOf(content);
-    return this.s3.put(key, body, type);
+    const make = (condition?: Condition) => this.s3.put(key, body, type, condition);
+    const isMade = async (now?: Item) => now?.size === body.length && this.has(now, () => ({ ...content, chunks: only(body) }));
+    return this.unlessChanged({ kind: "put", key, seen: previous, make, isMade });
   }
 
-  private async writeInParts(key: string, content: Content, type: string): Promise<string> {
+  /**
+   * Makes a change if what is at the key is what the plan has seen there.
+   *
+   * @throws Refusal where it is not
+   */
+  private async unlessChanged(change: Change): Promise<string> {
+    return this.makeIf(this.withoutConditions.has(change.kind) ? undefined : conditionOf(change.seen), change);
+  }
+
+  /** The server checks the condition. Where it takes none a look before must do; with copies and deletions many servers pass one over in silence. */
+  private async makeIf(condition: Condition | undefined, change: Change): Promise<string> {
+    const { kind, key, seen } = change;
+    if (!condition || kind === "copy" || kind === "remove") {
+      const now = await this.look(key);
+      if (!isSameVersion(now, seen)) return settle(change, now);
+    }
+    try {
+      return await change.make(condition);
+    } catch (error) {
+      if (!(error instanceof S3Error)) throw error;
+      if (condition && (error.status === 501 || (error.status === 400 && !mayPass(error)))) {
+        const version = await this.makeIf(undefined, change);
+        this.withoutConditions.add(kind);
+        return version;
+      }
+      if (error.code !== "NoSuchUpload" && !(condition && isConflict(error, seen))) throw error;
+      const now = await this.look(key);
+      // It has another way of comparing ETags.
+      if (condition && error.status === 412 && isSameVersion(now, seen)) return this.makeIf(undefined, change);
+      return settle(change, now, error);
+    }
+  }
+
+  /** What is at a key now. */
+  private async look(key: string): Promise<Item | undefined> {
+    return this.refresh({ key, size: 0, version: "" }).catch((error: unknown) => {
+      if (error instanceof S3Error && error.status === 404) return undefined;
+      throw error;
+    });
+  }
+
+  private async writeInParts(key: string, content: Content, type: string, previous: Item | undefined): Promise<string> {
     const partSize = partSizeOf(content.size);
     const { uploadId, held } = await this.beginUpload(key, content.version, partSize, type);
     const parts: Promise<Part>[] = [];
@@ -222,7 +269,7 @@ export class Bucket implements Place {
         underway.add(sent);
         while (underway.size >= PARTS_AT_A_TIME) await Promise.race(underway);
       }
-      return await this.complete(key, uploadId, await Promise.all(parts));
+      return await this.complete(key, uploadId, await Promise.all(parts), previous);
     } finally {
       await Promise.allSettled(parts);
     }
@@ -259,27 +306,36 @@ export class Bucket implements Place {
 
   /** Ends an upload that an earlier run has begun; one whose id it did not learn where the rights suffice to look for it. */
   private async abortLeft({ key, uploadId }: Upload): Promise<void> {
-    const ids = uploadId === "" ? await this.s3.listUploads(key) : [uploadId];
-    for (const id of ids ?? []) await this.s3.abortUpload(key, id);
-    if (!ids) this.orphans.push(key);
+    try {
+      const ids = uploadId === "" ? await this.s3.listUploads(key) : [uploadId];
+      for (const id of ids ?? []) await this.s3.abortUpload(key, id);
+      if (!ids) this.orphans.push(key);
+    } catch (error) {
+      if (!(error instanceof S3Error) || mayPass(error)) throw error;
+      this.orphans.push(key);
+    }
   }
 
-  private async complete(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
-    const etag = await this.s3.completeUpload(key, uploadId, parts).catch((error: unknown) => {
-      if (error instanceof S3Error && error.code === "NoSuchUpload") return undefined;
-      throw error;
-    });
+  private async complete(key: string, uploadId: string, parts: readonly Part[], previous: Item | undefined): Promise<string> {
+    const make = (condition?: Condition) => this.s3.completeUpload(key, uploadId, parts, condition);
+    const isMade = async (now?: Item) => {
+      // Whatever is there, no more comes of this upload.
+      await this.s3.abortUpload(key, uploadId);
+      this.journal?.forgetUpload(key);
+      return now !== undefined && this.isJoined(now, parts);
+    };
+    const version = await this.unlessChanged({ kind: "complete", key, seen: previous, make, isMade });
     this.journal?.forgetUpload(key);
-    return etag ?? (await this.completedBefore(key, parts));
+    return version;
   }
 
-  /** The answer to an earlier try of completing may have been lost: then the object is there. */
-  private async completedBefore(key: string, parts: readonly Part[]): Promise<string> {
-    const sums = Buffer.concat(parts.map(({ etag }) => Buffer.from(etag, "hex")));
-    const { headers } = await this.s3.head(key);
-    const etag = unquote(headers.etag ?? "");
-    if (etag !== `${hash("md5", sums)}-${parts.length}`) throw new ContentError("the server has lost the upload");
-    return etag;
+  /** Whether an object is made of these parts. */
+  private async isJoined(now: Item, parts: readonly Part[]): Promise<boolean> {
+    if (now.size !== parts.reduce((sum, { size }) => sum + size, 0)) return false;
+    if (now.version === joinedEtag(parts)) return true;
+    const { headers } = await this.s3.head(now.key);
+    const sums = Buffer.concat(parts.map(({ crc32 = "" }) => Buffer.from(crc32, "base64")));
+    return headers["x-amz-checksum-crc32"] === `${crc32Base64(crc32(sums))}-${parts.length}`;
   }
 
   /** Ends what earlier runs have begun and this one had no use for. What failed in this one is left for the next. */
@@ -294,13 +350,16 @@ export class Bucket implements Place {
   /**
    * Copies a misplaced object into its place, on the server's side, and checks the copy.
    *
-   * @throws Refusal where the copy is not what the object is
+   * @throws Refusal where something has come there since the plan was made, or the copy is not what the object is
    */
   async mend(item: Item, { whole, part }: CopySizes = COPY_SIZES): Promise<void> {
     const source: S3Object = { key: item.at ?? item.key, size: item.size, etag: item.version };
     const type = contentType(item.key);
-    if (item.size <= whole) await this.s3.copy(source, item.key, type);
-    else await this.copyInParts(source, item.key, type, part);
+    if (item.size <= whole) {
+      const make = (condition?: Condition) => this.s3.copy(source, item.key, type, condition);
+      const isMade = async (now?: Item) => now !== undefined && this.isCopy(item, now);
+      await this.unlessChanged({ kind: "copy", key: item.key, seen: undefined, make, isMade });
+    } else await this.copyInParts(source, item.key, type, part);
     const copy = await this.refresh({ key: item.key, size: item.size, version: "" });
     if (!(await this.isCopy(item, copy))) throw new Refusal(`the copy at "${item.key}" is not what "${source.key}" is`);
   }
@@ -319,7 +378,7 @@ export class Bucket implements Place {
         const end = Math.min(source.size, at + partSize) - 1;
         parts.push(await this.s3.copyPart(key, uploadId, parts.length + 1, source, [at, end]));
       }
-      await this.complete(key, uploadId, parts);
+      await this.complete(key, uploadId, parts, undefined);
     } catch (error) {
       await this.s3.abortUpload(key, uploadId);
       this.journal?.forgetUpload(key);
@@ -327,13 +386,58 @@ export class Bucket implements Place {
     }
   }
 
+  /** @throws Refusal where it is another one than the plan has seen */
   async remove(item: Item): Promise<void> {
-    await this.s3.remove(item.at ?? item.key);
+    const key = item.at ?? item.key;
+    const make = async (condition?: Condition) => {
+      await this.s3.remove(key, condition);
+      return "";
+    };
+    await this.unlessChanged({ kind: "remove", key, seen: item, make, isMade: (now) => Promise.resolve(now === undefined) });
   }
 
   async close(): Promise<void> {
     await this.s3.close();
   }
+}
+
+/** What changes an object, and may not where the plan has not seen it. */
+interface Change {
+  /** Servers take conditions with some of these and not with others. */
+  kind: "put" | "copy" | "complete" | "remove";
+  key: string;
+  /** What the plan found there. */
+  seen: Item | undefined;
+  /** Gives the new version. */
+  make(condition?: Condition): Promise<string>;
+  /** Whether what is there is what this makes: the answer to an earlier try may have been lost. */
+  isMade(now: Item | undefined): Promise<boolean>;
+}
+
+/** @throws Refusal where what is there now is not of this change's making, ContentError where the server has lost the upload */
+async function settle(change: Change, now: Item | undefined, cause?: S3Error): Promise<string> {
+  if (await change.isMade(now)) return now?.version ?? "";
+  if (cause?.code === "NoSuchUpload") throw new ContentError("the server has lost the upload", { cause });
+  throw new Refusal(now ? "it came or was changed there while this ran, and stays" : "it was deleted there while this ran");
+}
+
+/** Whether the server says that its object is not the one of the condition; AWS and versitygw say 404 where there is none. */
+function isConflict({ status, code }: S3Error, seen: Item | undefined): boolean {
+  return status === 412 || status === 409 || (code === "NoSuchKey" && seen !== undefined);
+}
+
+/** Undefined where nothing is known that could be a condition. */
+function conditionOf(seen: Item | undefined): Condition | undefined {
+  if (!seen) return { "if-none-match": "*" };
+  return seen.version === "" ? undefined : { "if-match": `"${seen.version}"` };
+}
+
+function isSameVersion(a: Item | undefined, b: Item | undefined): boolean {
+  return a?.size === b?.size && a?.version === b?.version;
+}
+
+async function* only(chunk: Buffer): AsyncGenerator<Buffer> {
+  yield await Promise.resolve(chunk);
 }
 
 /** How an object's bytes are checked. */

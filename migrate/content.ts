@@ -1,7 +1,7 @@
 /** Bytes on their way: how much of them may be in memory, and how they are proved to be the right ones. */
 import { createHash } from "node:crypto";
 import { crc32 } from "node:zlib";
-import { crc32Base64, unquote } from "./s3.ts";
+import { crc32Base64, hidesMd5, isMd5, unquote } from "./s3.ts";
 
 /** One reading of a file or an object. */
 export interface Content {
@@ -112,16 +112,6 @@ export async function* inPieces(chunks: AsyncIterable<Buffer>, size: number, mem
 export interface Proof {
   update(chunk: Buffer): void;
   holds(): boolean;
-}
-
-/** An object's ETag is the MD5 of its content, unless it was uploaded in parts or is encrypted with a key of KMS or the client's. */
-export function isMd5(etag: string, headers: Readonly<Record<string, string | undefined>> = {}): boolean {
-  return /^[0-9a-f]{32}$/.test(etag) && !hidesMd5(headers);
-}
-
-function hidesMd5(headers: Readonly<Record<string, string | undefined>>): boolean {
-  const encryption = headers["x-amz-server-side-encryption"] ?? "";
-  return encryption.startsWith("aws:kms") || headers["x-amz-server-side-encryption-customer-algorithm"] !== undefined;
 }
 
 /** How many parts an object was uploaded in, by its ETag, which ends in their number; 1 for any other. */

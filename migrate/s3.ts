@@ -30,7 +30,7 @@ const SLOWEST_SERVER = 10_000;
 export class S3Error extends Error {
   override name = "S3Error";
   readonly code: string;
-  /** HTTP status; 0 where no answer came. */
+  /** HTTP status; 0 where no answer came, or none that S3 gives. */
   readonly status: number;
   constructor(code: string, status: number, message: string, options?: ErrorOptions) {
     super(message, options);
@@ -44,7 +44,7 @@ export interface S3Object {
   key: string;
   /** In bytes. */
   size: number;
-  /** With the server's quotes taken off. */
+  /** Without its quotes. */
   etag: string;
 }
 
@@ -73,11 +73,19 @@ interface Call {
   moves?: number;
 }
 
+/** What must be at a key so that a write or a deletion of it is done: headers. */
+export type Condition = Readonly<Record<string, string>>;
+
+/** An answer with its body. */
+interface Answer extends S3Answer {
+  xml: string;
+}
+
 /** Where requests go, and how they are signed. */
 interface Location {
   origin: string;
   host: string;
-  /** What stands before the key: `/bucket` or, with the bucket in the host, nothing. */
+  /** What stands before the key, encoded: `/bucket` or, with the bucket in the host, nothing. */
   basePath: string;
   signer: SignatureV4;
 }
@@ -145,14 +153,17 @@ export class S3Bucket {
   }
 
   private async listPage(query: Record<string, string>): Promise<Listing> {
-    const answer = await this.send({ method: "GET", query: { "list-type": "2", "encoding-type": "url", ...query } });
-    return parseListing(answer.body.toString());
+    const call: Call = { method: "GET", query: { "list-type": "2", "encoding-type": "url", ...query } };
+    return this.send(call, ({ xml }) => parseListing(xml, query["continuation-token"]));
   }
 
   /** @param part the part whose size and checksum are wanted, where the object was uploaded in parts */
   async head(key: string, part?: number): Promise<S3Answer> {
     const query = part === undefined ? {} : { partNumber: String(part) };
-    return this.send({ method: "HEAD", key, query, headers: this.wantChecksum() });
+    return this.send({ method: "HEAD", key, query, headers: this.wantChecksum() }, ({ status, headers }) => {
+      if (!/^\d+$/.test(headers["content-length"] ?? "")) throw noAnswer("it has no Content-Length");
+      return { status, headers };
+    });
   }
 
   /** Opens an object for reading, without a retry: only the reader knows how far it came. */
@@ -168,19 +179,27 @@ export class S3Bucket {
     return this.checksums ? { "x-amz-checksum-mode": "ENABLED" } : {};
   }
 
-  /** Stores an object, private. The server checks the bytes by the SHA-256 that the request is signed with. Gives the ETag. */
-  async put(key: string, body: Buffer, type: string): Promise<string> {
-    const headers = { "content-type": type, "x-amz-acl": "private", ...this.checksumOf(body) };
-    return etagOf(await this.send({ method: "PUT", key, headers, body }));
+  /**
+   * Stores an object, private. The server checks the bytes by the SHA-256 that the request is signed with. Gives the ETag.
+   *
+   * @throws S3Error also where the answer tells of other bytes
+   */
+  async put(key: string, body: Buffer, type: string, condition: Condition = {}): Promise<string> {
+    const headers = { "content-type": type, "x-amz-acl": "private", ...this.checksumOf(body), ...condition };
+    return this.send({ method: "PUT", key, headers, body }, (answer) => {
+      const etag = etagOf(answer);
+      if (isMd5(etag, answer.headers) && etag !== hash("md5", body)) throw otherBytes(etag);
+      return etag;
+    });
   }
 
   private checksumOf(body: Buffer): Record<string, string> {
     return this.checksums ? { "x-amz-checksum-crc32": crc32Base64(crc32(body)) } : {};
   }
 
-  /** Copies within the bucket on the server's side, if the source is still the one with this ETag. */
-  async copy(source: S3Object, key: string, type: string): Promise<void> {
-    await this.send({
+  /** Copies within the bucket on the server's side, if the source is still the one with this ETag. Gives the copy's ETag. */
+  async copy(source: S3Object, key: string, type: string, condition: Condition = {}): Promise<string> {
+    const call: Call = {
       method: "PUT",
       key,
       moves: source.size,
@@ -190,12 +209,16 @@ export class S3Bucket {
         "x-amz-metadata-directive": "REPLACE",
         "x-amz-copy-source": encodePath(`/${this.name}/${source.key}`),
         "x-amz-copy-source-if-match": `"${source.etag}"`,
+        ...condition,
+        // R2 has names of its own for conditions of a copy's destination (Cloudflare, "Conditional operations").
+        ...Object.fromEntries(Object.entries(condition).map(([name, value]) => [`cf-copy-destination-${name}`, value])),
       },
-    });
+    };
+    return this.send(call, ({ xml }) => etagIn(inside(xml, "CopyObjectResult")));
   }
 
-  async remove(key: string): Promise<void> {
-    await this.send({ method: "DELETE", key });
+  async remove(key: string, condition: Condition = {}): Promise<void> {
+    await this.send({ method: "DELETE", key, headers: condition }, empty);
   }
 
   /**
@@ -205,52 +228,50 @@ export class S3Bucket {
    */
   async createUpload(key: string, type: string, checksums = this.checksums): Promise<string> {
     const checksum = checksums ? { "x-amz-checksum-algorithm": "CRC32" } : {};
-    const answer = await this.send({
-      method: "POST",
-      key,
-      query: { uploads: "" },
-      headers: { "content-type": type, "x-amz-acl": "private", ...checksum },
-    });
-    return element(answer.body.toString(), "UploadId") ?? "";
+    const headers = { "content-type": type, "x-amz-acl": "private", ...checksum };
+    const call: Call = { method: "POST", key, query: { uploads: "" }, headers };
+    return this.send(call, ({ xml }) => needed(inside(xml, "InitiateMultipartUploadResult"), "UploadId"));
   }
 
   async uploadPart(key: string, uploadId: string, number: number, body: Buffer): Promise<Part> {
     const query = { partNumber: String(number), uploadId };
     const headers = this.checksumOf(body);
-    const answer = await this.send({ method: "PUT", key, query, headers, body });
-    return { number, size: body.length, etag: etagOf(answer), crc32: headers["x-amz-checksum-crc32"] };
+    const etag = await this.send({ method: "PUT", key, query, headers, body }, etagOf);
+    return { number, size: body.length, etag, crc32: headers["x-amz-checksum-crc32"] };
   }
 
   /** Copies a range of bytes of an object, ends included, as a part. The checksum is left out: versitygw gives the whole object's. */
   async copyPart(key: string, uploadId: string, number: number, source: S3Object, range: [number, number]): Promise<Part> {
-    const answer = await this.send({
+    const size = range[1] - range[0] + 1;
+    const call: Call = {
       method: "PUT",
       key,
       query: { partNumber: String(number), uploadId },
-      moves: range[1] - range[0] + 1,
+      moves: size,
       headers: {
         "x-amz-copy-source": encodePath(`/${this.name}/${source.key}`),
         "x-amz-copy-source-if-match": `"${source.etag}"`,
         "x-amz-copy-source-range": `bytes=${range[0]}-${range[1]}`,
       },
-    });
-    const xml = answer.body.toString();
-    return { number, size: range[1] - range[0] + 1, etag: unquote(element(xml, "ETag") ?? "") };
+    };
+    return { number, size, etag: await this.send(call, ({ xml }) => etagIn(inside(xml, "CopyPartResult"))) };
   }
 
-  /** The parts that the server has of an upload; undefined when it does not know the upload. */
+  /** The parts that the server has of an upload; undefined when it does not know the upload, or does not tell. */
   async listParts(key: string, uploadId: string): Promise<Part[] | undefined> {
     const parts: Part[] = [];
     try {
-      for (let marker = "0"; marker !== "";) {
-        const answer = await this.send({ method: "GET", key, query: { uploadId, "part-number-marker": marker } });
-        const xml = answer.body.toString();
-        parts.push(...elements(xml, "Part").map(partOf));
-        marker = element(xml, "IsTruncated") === "true" ? (element(xml, "NextPartNumberMarker") ?? "") : "";
+      for (let next: number | undefined = 0; next !== undefined;) {
+        const marker: number = next;
+        const query = { uploadId, "part-number-marker": String(marker) };
+        const page = await this.send({ method: "GET", key, query }, ({ xml }) => parseParts(xml, marker));
+        parts.push(...page.parts);
+        ({ next } = page);
       }
       return parts;
     } catch (error) {
-      if (error instanceof S3Error && error.status === 404) return undefined;
+      // Whatever it is, it must not keep a file from being sent anew.
+      if (error instanceof S3Error) return undefined;
       throw error;
     }
   }
@@ -258,44 +279,67 @@ export class S3Bucket {
   /** The ids of a key's begun uploads, up to 1000; undefined without the right to list them, which authentik's key has not. */
   async listUploads(key: string): Promise<string[] | undefined> {
     try {
-      const { body } = await this.send({ method: "GET", query: { uploads: "", prefix: key } });
-      const found = elements(body.toString(), "Upload").filter((upload) => element(upload, "Key") === key);
-      return found.map((upload) => element(upload, "UploadId") ?? "");
+      return await this.send({ method: "GET", query: { uploads: "", prefix: key } }, ({ xml }) => {
+        const uploads = elements(inside(xml, "ListMultipartUploadsResult"), "Upload");
+        return uploads.filter((upload) => element(upload, "Key") === key).map((upload) => needed(upload, "UploadId"));
+      });
     } catch (error) {
       if (error instanceof S3Error && (error.status === 403 || error.status === 501)) return undefined;
       throw error;
     }
   }
 
-  /** Joins the parts, in their order. Gives the ETag. */
-  async completeUpload(key: string, uploadId: string, parts: readonly Part[]): Promise<string> {
-    const body = Buffer.from(`<CompleteMultipartUpload>${parts.map(partXml).join("")}</CompleteMultipartUpload>`);
-    const moves = parts.reduce((sum, { size }) => sum + size, 0);
-    const answer = await this.send({ method: "POST", key, query: { uploadId }, headers: { "content-type": "application/xml" }, body, moves });
-    return unquote(element(answer.body.toString(), "ETag") ?? "");
+  /**
+   * Joins the parts, in their order. Gives the ETag.
+   *
+   * @throws S3Error also where the answer tells of other parts
+   */
+  async completeUpload(key: string, uploadId: string, parts: readonly Part[], condition: Condition = {}): Promise<string> {
+    const call: Call = {
+      method: "POST",
+      key,
+      query: { uploadId },
+      headers: { "content-type": "application/xml", ...condition },
+      body: Buffer.from(`<CompleteMultipartUpload>${parts.map(partXml).join("")}</CompleteMultipartUpload>`),
+      moves: parts.reduce((sum, { size }) => sum + size, 0),
+    };
+    return this.send(call, ({ xml, headers }) => {
+      const etag = etagIn(inside(xml, "CompleteMultipartUploadResult"));
+      const [, count] = /^[0-9a-f]{32}-(\d+)$/.exec(etag) ?? [];
+      const joined = hidesMd5(headers) ? undefined : joinedEtag(parts);
+      if (count !== undefined && (Number(count) !== parts.length || (joined ?? etag) !== etag)) throw otherBytes(etag);
+      return etag;
+    });
   }
 
   /** Ends an upload and frees its parts; one that the server does not know is no error. */
   async abortUpload(key: string, uploadId: string): Promise<void> {
-    await this.send({ method: "DELETE", key, query: { uploadId } }).catch((error: unknown) => {
+    await this.send({ method: "DELETE", key, query: { uploadId } }, empty).catch((error: unknown) => {
       if (!(error instanceof S3Error && error.status === 404)) throw error;
     });
   }
 
-  private async send(call: Call): Promise<S3Answer & { body: Buffer }> {
+  /** @param read takes from the answer what was asked for, or throws what may pass, e.g. `noAnswer` */
+  private async send<T>(call: Call, read: (answer: Answer) => T): Promise<T> {
     return retrying(this.patience, async () => {
       const response = await this.dispatch(call);
       if (response.statusCode >= 300) throw await failure(response);
-      const body = Buffer.from(await response.body.arrayBuffer());
+      const xml = await response.body.text();
       // CompleteMultipartUpload and CopyObject can fail after their 200 has gone out.
-      if (call.method !== "GET" && body.includes("<Error>")) throw errorOf(500, body.toString());
-      return { ...answerOf(response), body };
+      if (rootOf(xml)?.name === "Error") throw errorOf(500, xml);
+      try {
+        return read({ ...answerOf(response), xml });
+      } catch (error) {
+        // A key that is not encoded as the answer says, a character that there is none of.
+        if (error instanceof URIError || error instanceof RangeError) throw noAnswer(error.message, { cause: error });
+        throw error;
+      }
     });
   }
 
   private async dispatch({ method, key, query = {}, headers = {}, body, moves = 0 }: Call): Promise<Dispatcher.ResponseData> {
     const { host, basePath, signer } = this.location;
-    const path = encodePath(key === undefined ? basePath || "/" : `${basePath}/${key}`);
+    const path = key === undefined ? basePath || "/" : `${basePath}/${encodePath(key)}`;
     const signed = await signer.sign({
       method,
       protocol: "https:",
@@ -340,6 +384,7 @@ export async function pause({ pauseMs }: Patience, attempt: number): Promise<voi
 /** S3's own codes for what passes ("Error responses", AWS), beside every 5xx and 429. */
 const PASSING_CODES: ReadonlySet<string> = new Set([
   "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "IncompleteBody", "OperationAborted", "SlowDown",
+  "ConditionalRequestConflict",
 ]);
 
 /** Whether a failed call may succeed when it is made again. */
@@ -375,13 +420,49 @@ function answerOf(response: Dispatcher.ResponseData): S3Answer {
   return { status: response.statusCode, headers };
 }
 
-function etagOf({ headers }: S3Answer): string {
-  return unquote(headers.etag ?? "");
+/** For an answer of success that is not the one that was asked for: a login page, a listing cut short. Another try may get it. */
+function noAnswer(flaw: string, options?: ErrorOptions): S3Error {
+  return new S3Error("InvalidAnswer", 0, `the server's answer is not one of S3: ${flaw}`, options);
 }
 
-/** An ETag without its quotes. */
+function otherBytes(etag: string): S3Error {
+  return new S3Error("OtherBytes", 200, `the server has stored other bytes than were sent: it gives them the ETag "${etag}"`);
+}
+
+function empty({ xml }: Answer): void {
+  if (xml.trim() !== "") throw noAnswer(`it begins with ${begin(xml)}`);
+}
+
+function etagOf({ headers, xml }: Answer): string {
+  const etag = unquote(headers.etag ?? "");
+  if (etag === "") throw noAnswer(`it has no ETag${xml === "" ? "" : `, and begins with ${begin(xml)}`}`);
+  return etag;
+}
+
+function etagIn(xml: string): string {
+  return unquote(needed(xml, "ETag"));
+}
+
+/** An ETag without its quotes, and without the `W/` that a proxy puts before it: its server knows it without. */
 export function unquote(etag: string): string {
-  return etag.replaceAll('"', "");
+  return etag.replace(/^W\//, "").replaceAll('"', "");
+}
+
+/** An object's ETag is the MD5 of its content, unless it was uploaded in parts or is encrypted with a key of KMS or the client's. */
+export function isMd5(etag: string, headers: S3Answer["headers"] = {}): boolean {
+  return /^[0-9a-f]{32}$/.test(etag) && !hidesMd5(headers);
+}
+
+/** Whether an object is encrypted so that its ETag is no MD5. */
+export function hidesMd5(headers: S3Answer["headers"]): boolean {
+  const encryption = headers["x-amz-server-side-encryption"] ?? "";
+  return encryption.startsWith("aws:kms") || headers["x-amz-server-side-encryption-customer-algorithm"] !== undefined;
+}
+
+/** The ETag of an object that was uploaded in these parts; undefined where theirs are no MD5s. */
+export function joinedEtag(parts: readonly Part[]): string | undefined {
+  if (!parts.every(({ etag }) => isMd5(etag))) return undefined;
+  return `${hash("md5", Buffer.concat(parts.map(({ etag }) => Buffer.from(etag, "hex"))))}-${parts.length}`;
 }
 
 /** A CRC-32 in the form of S3's headers. */
@@ -413,22 +494,60 @@ interface Listing {
   next: string | undefined;
 }
 
-/** Reads a ListObjectsV2 answer. Keys come URL-encoded (a space as `+`, as boto3 reads them) where the server says so. */
-function parseListing(xml: string): Listing {
-  const encoded = element(xml, "EncodingType") === "url";
+/**
+ * Reads a ListObjectsV2 answer. Keys come URL-encoded (a space as `+`, as boto3 reads them) where the server says so.
+ *
+ * @param token the one that this page was asked for with
+ */
+function parseListing(xml: string, token: string | undefined): Listing {
+  const result = inside(xml, "ListBucketResult");
+  const encoded = element(result, "EncodingType") === "url";
   const text = (key: string): string => (encoded ? decodeUrl(key) : key);
-  const objects = elements(xml, "Contents").map((content) => ({
-    key: text(element(content, "Key") ?? ""),
-    size: Number(element(content, "Size")),
+  const objects = elements(result, "Contents").map((content) => ({
+    key: text(needed(content, "Key")),
+    size: wholeNumber(content, "Size"),
     etag: unquote(element(content, "ETag") ?? ""),
   }));
-  const folders = elements(xml, "CommonPrefixes").map((prefix) => text(element(prefix, "Prefix") ?? ""));
-  const next = element(xml, "IsTruncated") === "true" ? element(xml, "NextContinuationToken") : undefined;
+  const folders = elements(result, "CommonPrefixes").map((prefix) => text(needed(prefix, "Prefix")));
+  const next = isTruncated(result) ? needed(result, "NextContinuationToken") : undefined;
+  if (next !== undefined && next === token) throw new S3Error("EndlessListing", 200, "the server's listing has no end: a page names itself as the next one");
   return { objects, folders, next };
 }
 
 function decodeUrl(key: string): string {
   return decodeURIComponent(key.replaceAll("+", "%20"));
+}
+
+interface PartListing {
+  parts: Part[];
+  /** Number of the part before the next page. */
+  next: number | undefined;
+}
+
+function parseParts(xml: string, marker: number): PartListing {
+  const result = inside(xml, "ListPartsResult");
+  const parts = elements(result, "Part").map(partOf);
+  const next = isTruncated(result) ? wholeNumber(result, "NextPartNumberMarker") : undefined;
+  if (next !== undefined && next <= marker) throw noAnswer("its NextPartNumberMarker is not beyond the page's own");
+  return { parts, next };
+}
+
+function rootOf(xml: string): { name: string | undefined; start: string } | undefined {
+  const [start, name] = /^\s*(?:<\?xml[^>]*>\s*)*<(\w+)(?:\s[^>]*)?>/.exec(xml) ?? [];
+  return start === undefined ? undefined : { name, start };
+}
+
+/** What is inside of an answer's root element. Throws where the answer is not a whole one of this name. */
+function inside(xml: string, name: string): string {
+  const root = rootOf(xml);
+  const end = xml.lastIndexOf(`</${name}>`);
+  if (root?.name !== name) throw noAnswer(`it is no ${name}, but begins with ${begin(xml)}`);
+  if (end < root.start.length || xml.slice(end + name.length + 3).trim() !== "") throw noAnswer(`its ${name} is cut short`);
+  return xml.slice(root.start.length, end);
+}
+
+function begin(text: string): string {
+  return JSON.stringify(text.slice(0, 60));
 }
 
 /** The contents of every element of this name. S3's answers have no attributes in what is read here, and nothing nested of the same name. */
@@ -438,7 +557,7 @@ function elements(xml: string, name: string): string[] {
   const close = `</${name}>`;
   for (let at = xml.indexOf(open); at >= 0; at = xml.indexOf(open, at)) {
     const end = xml.indexOf(close, at);
-    if (end < 0) break;
+    if (end < 0) throw noAnswer(`a <${name}> has no end`);
     found.push(xml.slice(at + open.length, end));
     at = end;
   }
@@ -448,9 +567,28 @@ function elements(xml: string, name: string): string[] {
 /** The text of the first element of this name. */
 function element(xml: string, name: string): string | undefined {
   const start = xml.indexOf(`<${name}>`);
-  if (start < 0) return undefined;
-  const text = xml.slice(start + name.length + 2, xml.indexOf(`</${name}>`, start));
+  const end = xml.indexOf(`</${name}>`, start);
+  if (start < 0 || end < 0) return undefined;
+  const text = xml.slice(start + name.length + 2, end);
   return text.includes("&") ? text.replace(/&(?:#x([0-9a-f]+)|#(\d+)|(\w+));/gi, unescapeXml) : text;
+}
+
+function needed(xml: string, name: string): string {
+  const text = element(xml, name);
+  if (text === undefined || text === "") throw noAnswer(`it lacks a <${name}>`);
+  return text;
+}
+
+function wholeNumber(xml: string, name: string): number {
+  const text = needed(xml, name);
+  if (!/^\d+$/.test(text)) throw noAnswer(`a <${name}> is ${begin(text)}`);
+  return Number(text);
+}
+
+function isTruncated(xml: string): boolean {
+  const text = needed(xml, "IsTruncated");
+  if (text !== "true" && text !== "false") throw noAnswer(`its <IsTruncated> is ${begin(text)}`);
+  return text === "true";
 }
 
 function unescapeXml(whole: string, hex: string | undefined, decimal: string | undefined, name: string | undefined): string {
@@ -461,9 +599,9 @@ function unescapeXml(whole: string, hex: string | undefined, decimal: string | u
 
 function partOf(xml: string): Part {
   return {
-    number: Number(element(xml, "PartNumber")),
-    size: Number(element(xml, "Size")),
-    etag: unquote(element(xml, "ETag") ?? ""),
+    number: wholeNumber(xml, "PartNumber"),
+    size: wholeNumber(xml, "Size"),
+    etag: etagIn(xml),
     crc32: element(xml, "ChecksumCRC32"),
   };
 }
@@ -482,7 +620,8 @@ async function locate(settings: StorageSettings): Promise<Location> {
   const endpoint = new URL(settings.endpoint ?? aws?.endpoint ?? "");
   const inHost = addressingStyle === "virtual";
   const host = inHost ? `${bucketName}.${endpoint.host}` : endpoint.host;
-  const folder = endpoint.pathname.replace(/\/$/, "");
+  // It comes with most of its characters encoded; not with all that S3 wants so.
+  const folder = endpoint.pathname.replace(/\/$/, "").replace(/%(?![0-9a-f]{2})|[^\w.~/%-]/gi, encode);
   const credentials = keys ?? aws?.credentials;
   if (!credentials) throw new Error("there are no credentials");
   const signer = new SignatureV4({
@@ -494,7 +633,7 @@ async function locate(settings: StorageSettings): Promise<Location> {
     uriEscapePath: false,
     applyChecksum: false,
   });
-  return { origin: `${endpoint.protocol}//${host}`, host, basePath: inHost ? folder : `${folder}/${bucketName}`, signer };
+  return { origin: `${endpoint.protocol}//${host}`, host, basePath: inHost ? folder : `${folder}/${encode(bucketName)}`, signer };
 }
 
 /** What the AWS SDK finds in the environment, the shared config or the machine's role. It is loaded for this alone. */

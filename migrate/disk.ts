@@ -23,13 +23,16 @@ export class Disk implements Place {
   readonly usages: readonly Usage[];
   readonly name: string;
   private readonly root: string;
+  /** Of the root when it was opened; undefined where it was not there. */
+  private readonly rootId: string | undefined;
   private readonly layout: Layout;
   /** Folders that are there and inside the root. */
   private readonly folders = new Set<string>();
   private written = 0;
 
-  private constructor(root: string, layout: Layout) {
+  private constructor(root: string, rootId: string | undefined, layout: Layout) {
     this.root = root;
+    this.rootId = rootId;
     this.name = root;
     this.layout = layout;
     this.usages = usagesOf(layout);
@@ -46,26 +49,48 @@ export class Disk implements Place {
     const root = await (mustExist ? realpath(path) : futureRealpath(resolve(path))).catch((error: unknown) => {
       throw new MigrateError(`the folder "${path}" is not there; write the path of authentik's /media or /data folder`, { cause: error });
     });
-    const names = await readdir(root).catch((error: unknown) => {
-      if (!mustExist && codeOf(error) === "ENOENT") return [];
+    const { names, id } = await lookInto(root).catch((error: unknown) => {
+      if (!mustExist && codeOf(error) === "ENOENT") return { names: [], id: undefined };
       throw new MigrateError(`"${path}" cannot be read as a folder`, { cause: error });
     });
-    if (layout) return new Disk(root, layout);
+    if (layout) return new Disk(root, id, layout);
     const own = names.filter((name) => name !== "lost+found" && !TEMPORARY_NAME.test(name));
     const recognised = recogniseAt(path, own);
-    if (recognised) return new Disk(root, recognised);
+    if (recognised) return new Disk(root, id, recognised);
     if (own.length > 0) {
       throw new MigrateError(`the folder "${path}" has neither "public" nor "media" nor "reports" in it, so it is not authentik's; write the right one, or say with --layout what it is`);
     }
-    return new Disk(root, basename(root) === "media" ? "media" : "data");
+    return new Disk(root, id, basename(root) === "media" ? "media" : "data");
   }
 
   async *list(usage: Usage, refuse: Refuse): AsyncGenerator<Item> {
     const folder = this.layout === "data" ? usage : "";
     const full = join(this.root, folder);
-    if (!(await isFolder(full))) return;
-    if (this.isInside(await realpath(full))) yield* this.walk(folder, refuse);
-    else refuse(usage, `it is a symlink out of "${this.root}"; name the folder it points to, with --layout media for media`);
+    await this.expectRoot();
+    if (await isMissing(full)) return;
+    const flaw = await this.flawOf(full);
+    if (flaw === undefined) yield* this.walk(folder, refuse);
+    else refuse(usage, flaw);
+  }
+
+  /** A disk that went after it was opened, e.g. unmounted, leaves an empty folder in its place. */
+  private async expectRoot(): Promise<void> {
+    if (this.rootId === undefined) return;
+    const now = await idAt(this.root).catch((error: unknown) => {
+      throw new MigrateError(`"${this.root}" went away while this ran`, { cause: error });
+    });
+    if (now !== this.rootId) throw new MigrateError(`"${this.root}" was replaced while this ran, e.g. unmounted`);
+  }
+
+  /** Why a folder cannot be listed, or undefined. */
+  private async flawOf(folder: string): Promise<string | undefined> {
+    try {
+      const real = await realpath(folder);
+      if (!this.isInside(real)) return `it is a symlink out of "${this.root}"; name the folder it points to, with --layout media for media`;
+      return (await lstat(real)).isDirectory() ? undefined : "it is a file, and would have to be a folder";
+    } catch (error) {
+      return `the folder cannot be reached (${wordsOf(error)})`;
+    }
   }
 
   private async *walk(folder: string, refuse: Refuse): AsyncGenerator<Item> {
@@ -154,9 +179,11 @@ export class Disk implements Place {
       // Of two folders that the disk takes for one, the files of the second would come back under the first one's name.
       if (!(await readdir(dirname(folder))).includes(basename(folder))) throw new Refusal(`this disk takes another name for that of "${folder}"`);
     });
-    const real = await realpath(folder);
+    const real = await realpath(folder).catch((error: unknown) => {
+      throw codeOf(error) === "ENOENT" ? new Refusal(`"${folder}" is a symlink to nothing`, { cause: error }) : error;
+    });
     if (!this.isInside(real)) throw new Refusal(`"${folder}" is a symlink out of "${this.root}"`);
-    if (!(await isFolder(real))) throw new Refusal(`"${folder}" is a file, and would have to be a folder`);
+    if (!(await lstat(real)).isDirectory()) throw new Refusal(`"${folder}" is a file, and would have to be a folder`);
     this.folders.add(folder);
   }
 
@@ -186,8 +213,20 @@ function recogniseAt(path: string, names: readonly string[]): Layout | undefined
   }
 }
 
-async function isFolder(path: string): Promise<boolean> {
-  return stat(path).then((stats) => stats.isDirectory(), () => false);
+/** Whether there surely is nothing. What cannot be reached is not missing: `--delete` deletes by what is missing. */
+async function isMissing(path: string): Promise<boolean> {
+  return lstat(path).then(() => false, (error: unknown) => codeOf(error) === "ENOENT");
+}
+
+/** The names in a folder, and which one it is. */
+async function lookInto(folder: string): Promise<{ names: string[]; id: string }> {
+  return { names: await readdir(folder), id: await idAt(folder) };
+}
+
+/** Which folder it is. Fails where its entries cannot be looked at: with mode 0444 only their names can be read. */
+async function idAt(folder: string): Promise<string> {
+  const { dev, ino } = await lstat(`${folder}${sep}.`);
+  return `${dev}-${ino}`;
 }
 
 /** Names in a folder, in the order of keys; those of folders end with a slash, which decides their place. */

@@ -16,6 +16,11 @@ import { MigrateError, Refusal, type Place, type Refuse } from "./place.ts";
 
 /** Follows no symlink, and does not wait for the other end of a FIFO. */
 const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+/**
+ * What disks, NAS and desktops have at the top of a volume, where authentik has its tenants' schemas: `lost+found`, `.Trash-1000`,
+ * `.snapshots`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`. Any other name may be the schema of `AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA`.
+ */
+const NO_SCHEMA = /^(?:[.@#$].*|lost\+found|System Volume Information)\/?$/s;
 /** How many files are looked at, and how many bytes are read or written, at a time. */
 const STATS_AT_A_TIME = 64;
 const READ_BYTES = 1024 * 1024;
@@ -42,10 +47,9 @@ export class Disk implements Place {
   /** Of the root when it was opened; undefined where it was not there. */
   private readonly rootId: string | undefined;
   private readonly layout: Layout;
-  /** Folders that are there and inside the root. */
-  private readonly folders = new Set<string>();
-
   private readonly readOnly: boolean;
+  /** Folders that were made or found, inside the root. */
+  private readonly folders = new Set<string>();
 
   private constructor(root: string, rootId: string | undefined, layout: Layout, readOnly: boolean) {
     this.root = root;
@@ -73,7 +77,7 @@ export class Disk implements Place {
       throw new MigrateError(`"${path}" cannot be read as a folder`, { cause: error });
     });
     if (layout) return new Disk(root, id, layout, readOnly);
-    const own = names.filter((name) => name !== "lost+found" && !TEMPORARY_NAME.test(name));
+    const own = names.filter((name) => !NO_SCHEMA.test(name));
     const recognised = recogniseAt(path, own);
     if (recognised) return new Disk(root, id, recognised, readOnly);
     if (own.length > 0) {
@@ -88,7 +92,7 @@ export class Disk implements Place {
     await this.expectRoot();
     if (await isMissing(full)) return;
     const flaw = await this.flawOf(full);
-    if (flaw === undefined) yield* this.walk(folder, refuse);
+    if (flaw === undefined) yield* this.walk(folder, refuse, (name) => !NO_SCHEMA.test(name));
     else refuse(usage, flaw);
   }
 
@@ -112,10 +116,10 @@ export class Disk implements Place {
     }
   }
 
-  private async *walk(folder: string, refuse: Refuse): AsyncGenerator<Item> {
+  private async *walk(folder: string, refuse: Refuse, isOurs: (name: string) => boolean = () => true): AsyncGenerator<Item> {
     const full = join(this.root, folder);
     try {
-      const names = await namesIn(full);
+      const names = (await namesIn(full)).filter(isOurs);
       this.expectInside(full);
       for (let start = 0; start < names.length; start += STATS_AT_A_TIME) {
         const batch = names.slice(start, start + STATS_AT_A_TIME);
@@ -197,6 +201,8 @@ export class Disk implements Place {
   }
 
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
+    const [, schema = ""] = key.split("/");
+    if (NO_SCHEMA.test(schema)) throw new Refusal(`"${schema}" is a name that disks have for themselves, and is left alone`);
     const target = this.pathOf(key);
     const folder = dirname(target);
     await this.makeFolder(folder, key);

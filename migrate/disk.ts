@@ -1,6 +1,11 @@
 /** authentik's files in a folder. */
-import { closeSync, constants, fdatasync, fstatSync, lstatSync, open, read, renameSync, writev, type BigIntStats } from "node:fs";
-import { lstat, mkdir, opendir, readdir, realpath, rm, stat } from "node:fs/promises";
+import { createHash, randomBytes } from "node:crypto";
+import {
+  closeSync, constants, fdatasync, fstatSync, lstatSync, open, read, readFileSync, readlinkSync, realpathSync, renameSync, unlinkSync, writev,
+  type BigIntStats,
+} from "node:fs";
+import { lstat, mkdir, opendir, readdir, realpath, rm } from "node:fs/promises";
+import { hostname } from "node:os";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { promisify } from "node:util";
 import type { Usage } from "../authentik/objects.ts";
@@ -9,7 +14,13 @@ import { keyFlaw, keyOfPath, pathOfKey, recogniseLayout, TEMPORARY_NAME, usagesO
 import { compareKeys, type Item } from "./plan.ts";
 import { MigrateError, Refusal, type Place, type Refuse } from "./place.ts";
 
-const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW;
+/** Follows no symlink, and does not wait for the other end of a FIFO. */
+const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+/**
+ * What disks, NAS and desktops have at the top of a volume, where authentik has its tenants' schemas: `lost+found`, `.Trash-1000`,
+ * `.snapshots`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`. Any other name may be the schema of `AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA`.
+ */
+const NO_SCHEMA = /^(?:[.@#$].*|lost\+found|System Volume Information)\/?$/s;
 /** How many files are looked at, and how many bytes are read or written, at a time. */
 const STATS_AT_A_TIME = 64;
 const READ_BYTES = 1024 * 1024;
@@ -17,19 +28,33 @@ const WRITE_BYTES = 256 * 1024;
 /** After so many the disk is told to begin, while the next ones come: at the end it would be waited for. */
 const SYNC_BYTES = 32 * 1024 * 1024;
 
+/** A half-written file of a process that cannot be seen is another's until it has not grown for so long. */
+const ABANDONED_MS = 60 * 60 * 1000;
+/** Which processes have ids of their own: those of a host since it started, or of a container. */
+const PROCESSES = createHash("sha256")
+  .update([hostname(), orNothing(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8")), orNothing(() => readlinkSync("/proc/self/ns/pid"))].join("\n"))
+  .digest("hex").slice(0, 8);
+/** The beginning of the names of this process's half-written files, which no other run's have. */
+const TEMPORARY_PREFIX = `.migrate-${process.pid}-${PROCESSES}${randomBytes(4).toString("hex")}-`;
+let written = 0;
+
 /** A folder with authentik's files, which may not be there yet. */
 export class Disk implements Place {
   readonly kind = "disk";
   readonly usages: readonly Usage[];
   readonly name: string;
   private readonly root: string;
+  /** Of the root when it was opened; undefined where it was not there. */
+  private readonly rootId: string | undefined;
   private readonly layout: Layout;
-  /** Folders that are there and inside the root. */
+  private readonly readOnly: boolean;
+  /** Folders that were made or found, inside the root. */
   private readonly folders = new Set<string>();
-  private written = 0;
 
-  private constructor(root: string, layout: Layout) {
+  private constructor(root: string, rootId: string | undefined, layout: Layout, readOnly: boolean) {
     this.root = root;
+    this.rootId = rootId;
+    this.readOnly = readOnly;
     this.name = root;
     this.layout = layout;
     this.usages = usagesOf(layout);
@@ -40,47 +65,75 @@ export class Disk implements Place {
    * `media` for a folder of that name, else `data`.
    *
    * @param mustExist for the side that is read
+   * @param readOnly leaves also what a killed run has left there
    * @throws MigrateError for a folder that is not authentik's
    */
-  static async open(path: string, { layout, mustExist }: { layout?: Layout | undefined; mustExist: boolean }): Promise<Disk> {
+  static async open(path: string, { layout, mustExist, readOnly = false }: { layout?: Layout | undefined; mustExist: boolean; readOnly?: boolean }): Promise<Disk> {
     const root = await (mustExist ? realpath(path) : futureRealpath(resolve(path))).catch((error: unknown) => {
       throw new MigrateError(`the folder "${path}" is not there; write the path of authentik's /media or /data folder`, { cause: error });
     });
-    const names = await readdir(root).catch((error: unknown) => {
-      if (!mustExist && codeOf(error) === "ENOENT") return [];
+    const { names, id } = await lookInto(root).catch((error: unknown) => {
+      if (!mustExist && codeOf(error) === "ENOENT") return { names: [], id: undefined };
       throw new MigrateError(`"${path}" cannot be read as a folder`, { cause: error });
     });
-    if (layout) return new Disk(root, layout);
-    const own = names.filter((name) => name !== "lost+found" && !TEMPORARY_NAME.test(name));
+    if (layout) return new Disk(root, id, layout, readOnly);
+    const own = names.filter((name) => !NO_SCHEMA.test(name));
     const recognised = recogniseAt(path, own);
-    if (recognised) return new Disk(root, recognised);
+    if (recognised) return new Disk(root, id, recognised, readOnly);
     if (own.length > 0) {
       throw new MigrateError(`the folder "${path}" has neither "public" nor "media" nor "reports" in it, so it is not authentik's; write the right one, or say with --layout what it is`);
     }
-    return new Disk(root, basename(root) === "media" ? "media" : "data");
+    return new Disk(root, id, basename(root) === "media" ? "media" : "data", readOnly);
   }
 
   async *list(usage: Usage, refuse: Refuse): AsyncGenerator<Item> {
     const folder = this.layout === "data" ? usage : "";
     const full = join(this.root, folder);
-    if (!(await isFolder(full))) return;
-    if (this.isInside(await realpath(full))) yield* this.walk(folder, refuse);
-    else refuse(usage, `it is a symlink out of "${this.root}"; name the folder it points to, with --layout media for media`);
+    await this.expectRoot();
+    if (await isMissing(full)) return;
+    const flaw = await this.flawOf(full);
+    if (flaw === undefined) yield* this.walk(folder, refuse, (name) => !NO_SCHEMA.test(name));
+    else refuse(usage, flaw);
   }
 
-  private async *walk(folder: string, refuse: Refuse): AsyncGenerator<Item> {
-    const names = await namesIn(join(this.root, folder)).catch((error: unknown) => {
-      refuse(keyOfPath(join(folder, "/"), this.layout), `the folder cannot be read (${wordsOf(error)})`);
+  /** A disk that went after it was opened, e.g. unmounted, leaves an empty folder in its place. */
+  private async expectRoot(): Promise<void> {
+    if (this.rootId === undefined) return;
+    const now = await idAt(this.root).catch((error: unknown) => {
+      throw new MigrateError(`"${this.root}" went away while this ran`, { cause: error });
     });
-    if (!names) return;
-    for (let start = 0; start < names.length; start += STATS_AT_A_TIME) {
-      const batch = names.slice(start, start + STATS_AT_A_TIME);
-      const items = await Promise.all(batch.map(async (name) => (name.endsWith("/") ? undefined : this.look(join(folder, name), refuse))));
-      for (const [index, name] of batch.entries()) {
-        const item = items[index];
-        if (item) yield item;
-        else if (name.endsWith("/")) yield* this.walk(join(folder, name), refuse);
+    if (now !== this.rootId) throw new MigrateError(`"${this.root}" was replaced while this ran, e.g. unmounted`);
+  }
+
+  /** Why a folder cannot be listed, or undefined. */
+  private async flawOf(folder: string): Promise<string | undefined> {
+    try {
+      const real = await realpath(folder);
+      if (!this.isInside(real)) return `it is a symlink out of "${this.root}"; name the folder it points to, with --layout media for media`;
+      return (await lstat(real)).isDirectory() ? undefined : "it is a file, and would have to be a folder";
+    } catch (error) {
+      return `the folder cannot be reached (${wordsOf(error)})`;
+    }
+  }
+
+  private async *walk(folder: string, refuse: Refuse, isOurs: (name: string) => boolean = () => true): AsyncGenerator<Item> {
+    const full = join(this.root, folder);
+    try {
+      const names = (await namesIn(full)).filter(isOurs);
+      this.expectInside(full);
+      for (let start = 0; start < names.length; start += STATS_AT_A_TIME) {
+        const batch = names.slice(start, start + STATS_AT_A_TIME);
+        const items = await Promise.all(batch.map(async (name) => (name.endsWith("/") ? undefined : this.look(join(folder, name), refuse))));
+        this.expectInside(full);
+        for (const [index, name] of batch.entries()) {
+          const item = items[index];
+          if (item) yield item;
+          else if (name.endsWith("/")) yield* this.walk(join(folder, name), refuse);
+        }
       }
+    } catch (error) {
+      const reason = error instanceof Refusal ? error.message : `the folder cannot be read (${wordsOf(error)})`;
+      refuse(keyOfPath(join(folder, "/"), this.layout), reason);
     }
   }
 
@@ -88,7 +141,10 @@ export class Disk implements Place {
   private async look(path: string, refuse: Refuse): Promise<Item | undefined> {
     const full = join(this.root, path);
     const key = keyOfPath(path, this.layout);
-    if (TEMPORARY_NAME.test(basename(path))) return removeStale(full);
+    if (TEMPORARY_NAME.test(basename(path))) {
+      this.removeStale(full);
+      return undefined;
+    }
     const stats = await lstat(full, { bigint: true }).catch((error: unknown) => {
       refuse(key, path.includes("\uFFFD") ? "its name is not valid UTF-8" : `it cannot be looked at (${wordsOf(error)})`);
     });
@@ -101,15 +157,24 @@ export class Disk implements Place {
     return undefined;
   }
 
+  /** Removes what a killed run has left, where that is possible. */
+  private removeStale(path: string): void {
+    if (this.readOnly) return;
+    try {
+      this.expectInside(dirname(path));
+      if (isAbandoned(basename(path), lstatSync(path).mtimeMs)) unlinkSync(path);
+    } catch {
+      // A source may not be writable. No listing shows the file.
+    }
+  }
+
   private async follow(key: string, link: string, refuse: Refuse): Promise<Item | undefined> {
     const at = await realpath(link).catch(() => undefined);
-    if (at === undefined) refuse(key, "it is a symlink to nothing");
+    const stats = at === undefined ? undefined : await lstat(at, { bigint: true }).catch(() => undefined);
+    if (at === undefined || !stats) refuse(key, "it is a symlink to nothing");
     else if (!this.isInside(at)) refuse(key, `it is a symlink out of "${this.root}"`);
-    else {
-      const stats = await stat(at, { bigint: true });
-      if (stats.isFile()) return { key, size: Number(stats.size), version: versionOf(stats), at };
-      refuse(key, "it is a symlink to a folder");
-    }
+    else if (stats.isFile()) return { key, size: Number(stats.size), version: versionOf(stats), at };
+    else refuse(key, stats.isDirectory() ? "it is a symlink to a folder" : "it is a symlink to neither a file nor a folder");
     return undefined;
   }
 
@@ -122,7 +187,11 @@ export class Disk implements Place {
   }
 
   async refresh(item: Item): Promise<Item> {
-    const stats = await stat(item.at ?? this.pathOf(item.key), { bigint: true });
+    const path = item.at ?? this.pathOf(item.key);
+    const stats = await lstat(path, { bigint: true });
+    if (!stats.isFile()) throw new Refusal("it is no file any more");
+    // What is read is the file of this version, or nothing: so it is enough to look here.
+    this.expectInside(dirname(path));
     return { ...item, size: Number(stats.size), version: versionOf(stats) };
   }
 
@@ -132,41 +201,76 @@ export class Disk implements Place {
   }
 
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
+    const [, schema = ""] = key.split("/");
+    if (NO_SCHEMA.test(schema)) throw new Refusal(`"${schema}" is a name that disks have for themselves, and is left alone`);
     const target = this.pathOf(key);
     const folder = dirname(target);
     await this.makeFolder(folder, key);
-    const temporary = join(folder, `.migrate-${process.pid}-${this.written++}.part`);
+    this.expectInside(folder);
+    const temporary = join(folder, `${TEMPORARY_PREFIX}${written++}.part`);
+    const file = await openFile(temporary, "wx", 0o644).catch((error: unknown) => { throw asRefusal(error); });
     try {
-      await writeFileFrom(temporary, content);
-      return settleIn(temporary, target, previous);
+      await writeAll(file, temporary, content);
+      // From here to the renaming nothing waits, so that of two names that the disk takes for one the second sees the first.
+      this.expectInside(folder);
+      expectFree(target, previous);
+      renameSync(temporary, target);
+      return versionOf(lstatSync(target, { bigint: true }));
     } catch (error) {
       await rm(temporary, { force: true });
       throw asRefusal(error);
     }
   }
 
+  /**
+   * A folder may become a symlink at any moment. Between this and what is done in the folder there are some microseconds, which
+   * only `openat` and its like would close; Node has none of them.
+   */
+  private expectInside(folder: string): void {
+    if (!this.isInside(realpathSync.native(folder))) throw new Refusal(`"${folder}" is a symlink out of "${this.root}"`);
+  }
+
   /** Makes a folder, unless a symlink on the way leads out of the root. */
   private async makeFolder(folder: string, key: string): Promise<void> {
     if (this.folders.has(folder)) return;
-    if (folder !== this.root) await this.makeFolder(dirname(folder), key);
+    if (folder !== this.root) {
+      await this.makeFolder(dirname(folder), key);
+      this.expectInside(dirname(folder));
+    }
     await mkdir(folder, { recursive: folder === this.root }).catch(async (error: unknown) => {
       if (codeOf(error) !== "EEXIST") throw asRefusal(error);
       // Of two folders that the disk takes for one, the files of the second would come back under the first one's name.
       if (!(await readdir(dirname(folder))).includes(basename(folder))) throw new Refusal(`this disk takes another name for that of "${folder}"`);
     });
-    const real = await realpath(folder);
+    const real = await realpath(folder).catch((error: unknown) => {
+      throw codeOf(error) === "ENOENT" ? new Refusal(`"${folder}" is a symlink to nothing`, { cause: error }) : error;
+    });
     if (!this.isInside(real)) throw new Refusal(`"${folder}" is a symlink out of "${this.root}"`);
-    if (!(await isFolder(real))) throw new Refusal(`"${folder}" is a file, and would have to be a folder`);
+    if (!(await lstat(real)).isDirectory()) throw new Refusal(`"${folder}" is a file, and would have to be a folder`);
     this.folders.add(folder);
   }
 
   async remove(item: Item): Promise<void> {
+    const path = this.pathOf(item.key);
+    if (await isMissing(path)) return;
+    this.expectInside(dirname(path));
+    const there = lstatSync(path, { bigint: true });
+    if (!isStill(item, path, there)) throw new Refusal(`"${path}" was changed while this ran`);
     // A symlink is removed itself, not what it points to.
-    await rm(this.pathOf(item.key), { force: true });
+    unlinkSync(path);
   }
 
   close(): Promise<void> {
     return Promise.resolve();
+  }
+}
+
+/** What only Linux has. */
+function orNothing(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return "";
   }
 }
 
@@ -186,8 +290,20 @@ function recogniseAt(path: string, names: readonly string[]): Layout | undefined
   }
 }
 
-async function isFolder(path: string): Promise<boolean> {
-  return stat(path).then((stats) => stats.isDirectory(), () => false);
+/** Whether there surely is nothing. What cannot be reached is not missing: `--delete` deletes by what is missing. */
+async function isMissing(path: string): Promise<boolean> {
+  return lstat(path).then(() => false, (error: unknown) => codeOf(error) === "ENOENT");
+}
+
+/** The names in a folder, and which one it is. */
+async function lookInto(folder: string): Promise<{ names: string[]; id: string }> {
+  return { names: await readdir(folder), id: await idAt(folder) };
+}
+
+/** Which folder it is. Fails where its entries cannot be looked at: with mode 0444 only their names can be read. */
+async function idAt(folder: string): Promise<string> {
+  const { dev, ino } = await lstat(`${folder}${sep}.`);
+  return `${dev}-${ino}`;
 }
 
 /** Names in a folder, in the order of keys; those of folders end with a slash, which decides their place. */
@@ -202,12 +318,16 @@ function versionOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
   return [dev, ino, size, mtimeNs, ctimeNs].join("-");
 }
 
-async function removeStale(path: string): Promise<undefined> {
-  const [, process_ = ""] = TEMPORARY_NAME.exec(basename(path)) ?? [];
-  if (!isRunning(Number(process_))) await rm(path, { force: true });
+/** Whether nobody writes this file any more. A process with its id tells only where it is one of those that can be seen from here. */
+function isAbandoned(name: string, modified: number): boolean {
+  if (name.startsWith(TEMPORARY_PREFIX)) return false;
+  const [, id = ""] = TEMPORARY_NAME.exec(name) ?? [];
+  const isOurs = name.startsWith(`.migrate-${id}-${PROCESSES}`);
+  return (isOurs && !isRunning(Number(id))) || Date.now() - modified > ABANDONED_MS;
 }
 
 function isRunning(id: number): boolean {
+  // This one has another prefix.
   if (id === process.pid) return false;
   try {
     return process.kill(id, 0);
@@ -244,8 +364,8 @@ function expectVersion(file: number, version: string): void {
   if (versionOf(fstatSync(file, { bigint: true })) !== version) throw new ContentError("it changed while it was read");
 }
 
-async function writeFileFrom(path: string, content: Content): Promise<void> {
-  const file = await openFile(path, "wx", 0o644);
+/** Writes a whole content to an open file, and closes it. */
+async function writeAll(file: number, path: string, content: Content): Promise<void> {
   let syncing = Promise.resolve();
   try {
     let held: Buffer[] = [];
@@ -272,22 +392,31 @@ async function writeFileFrom(path: string, content: Content): Promise<void> {
     await flush();
     await syncing;
     await flushToDisk(file);
+    expectFileAt(path, file);
   } finally {
     await Promise.allSettled([syncing]);
     closeSync(file);
   }
 }
 
-/** Renames into place what is whole. Synchronous, so that of two names that the disk takes for one the second sees the first. */
-function settleIn(temporary: string, target: string, previous: Item | undefined): string {
+/** What goes into place must be the file that was written, and not what another run or a swapped folder has under its name. */
+function expectFileAt(path: string, file: number): void {
+  const there = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+  const { dev, ino } = fstatSync(file, { bigint: true });
+  if (there?.dev !== dev || there.ino !== ino) throw new ContentError(`the half-written "${path}" was taken away while this ran`);
+}
+
+function expectFree(target: string, previous: Item | undefined): void {
   const there = lstatSync(target, { bigint: true, throwIfNoEntry: false });
   if (there?.isDirectory()) throw new Refusal(`"${target}" is a folder, and would have to be a file`);
   if (there && !previous) throw new Refusal(`"${target}" is there already: it came while this ran, or this disk takes another name for the same`);
-  if (there && !there.isSymbolicLink() && previous && versionOf(there) !== previous.version) {
-    throw new Refusal(`"${target}" was changed while this ran`);
-  }
-  renameSync(temporary, target);
-  return versionOf(lstatSync(target, { bigint: true }));
+  if (there && previous && !isStill(previous, target, there)) throw new Refusal(`"${target}" was changed while this ran`);
+}
+
+/** Whether a path has what a listing found there. */
+function isStill({ at, version }: Item, path: string, there: BigIntStats): boolean {
+  if (!there.isSymbolicLink()) return at === undefined && versionOf(there) === version;
+  return at !== undefined && realpathSync.native(path) === at && versionOf(lstatSync(at, { bigint: true })) === version;
 }
 
 const NAME_ERRORS: Readonly<Record<string, string>> = {

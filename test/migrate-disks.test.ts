@@ -1,10 +1,12 @@
 import { execFile, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
+import { Disk } from "../migrate/disk.ts";
+import { MigrateError } from "../migrate/place.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import { envFile, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
 
@@ -28,6 +30,90 @@ describe("migrate: disks", function () {
     rmSync(join(folder, "media"));
     symlinkSync("elsewhere", join(folder, "media"));
     expect((await run(folder, bucket, { state })).copied.files).to.equal(1);
+  });
+
+  it("a usage's folder that cannot be reached does not count as empty: nothing is deleted", async () => {
+    const { bucket, inBucket, folder, state } = server.fresh();
+    const closed = temporaryFolder();
+    writeTree(closed, { "media/public/x.png": "x" });
+    writeTree(inBucket, { "media/public/x.png": "x" });
+    writeTree(folder, { "reports/public/r.csv": "r" });
+    chmodSync(closed, 0);
+    giveToNobody(join(folder, ".."));
+    const media = join(folder, "media");
+    const ways: [string, () => void][] = [
+      ["to nothing", () => { symlinkSync("/nowhere/media", media); }],
+      ["behind a closed folder", () => { symlinkSync(join(closed, "media"), media); }],
+      ["to itself", () => { symlinkSync("media", media); }],
+      ["a file", () => { writeTree(folder, { media: "a file" }); }],
+    ];
+    for (const [way, make] of ways) {
+      make();
+      const summary = await asNobody(() => run(folder, bucket, { state, delete: true }));
+      expect(summary.problems.map(({ key, kind }) => `${kind} ${key}`), way).to.deep.equal(["refused media"]);
+      expect(summary.deleted.files, way).to.equal(0);
+      rmSync(media);
+    }
+    expect(Object.keys(readTree(inBucket))).to.have.members(["media/public/x.png", "reports/public/r.csv"]);
+    const summary = await run(folder, bucket, { state, delete: true });
+    expect(summary.problems, "a folder that is not there").to.deep.equal([]);
+  });
+
+  it("what a disk has at its top for itself is left alone, in media/ and reports/ too", async () => {
+    const { bucket, inBucket, folder, state, top } = server.fresh();
+    const own = ["lost+found", ".Trash-1000", ".snapshots", "@eaDir", "#recycle"];
+    const media = join(top, "media");
+    writeTree(media, { "public/x.png": "x", "authentik/y.png": "y", "t_one/.hidden/lost+found": "z", ".DS_Store": "d" });
+    for (const name of own) writeTree(media, { [`${name}/file.png`]: "the disk's" });
+    chmodSync(join(media, "lost+found"), 0);
+    giveToNobody(top);
+    const up = await asNobody(() => run(media, bucket, { state, delete: true }));
+    expect(up.problems).to.deep.equal([]);
+    const keys = ["media/public/x.png", "media/authentik/y.png", "media/t_one/.hidden/lost+found"];
+    expect(Object.keys(readTree(inBucket))).to.have.members(keys);
+
+    // Of an earlier run, or a tool that knows nothing of it.
+    writeTree(inBucket, { "media/lost+found/file.png": "the disk's" });
+    writeTree(folder, { "reports/.snapshot/r.csv": "r", "lost+found/x": "x" });
+    for (let time = 0; time < 2; time++) {
+      const down = await run(bucket, folder, { state });
+      expect(down.problems.map(({ key, kind }) => `${kind} ${key}`)).to.deep.equal(["refused media/lost+found/file.png"]);
+    }
+    expect(Object.keys(readTree(folder))).to.have.members([...keys, "reports/.snapshot/r.csv", "lost+found/x"]);
+  });
+
+  it("a half-written file in a folder that may only be read is passed over", async () => {
+    const { bucket, inBucket, folder, state, top } = server.fresh();
+    // Of a process that has ended.
+    const part = join(folder, `media/public/.migrate-${spawnSync("true").pid}-0.part`);
+    writeTree(folder, { "media/public/x.png": "x" });
+    writeFileSync(part, "half");
+    utimesSync(part, 0, 0);
+    giveToNobody(top);
+    chmodSync(dirname(part), 0o555);
+    expect((await asNobody(() => run(folder, bucket, { state }))).problems).to.deep.equal([]);
+    expect(Object.keys(readTree(inBucket))).to.deep.equal(["media/public/x.png"]);
+  });
+
+  it("a folder whose files may not be looked at is no place", async () => {
+    const { bucket, folder, state } = server.fresh();
+    writeTree(folder, { "media/public/x.png": "x" });
+    giveToNobody(join(folder, ".."));
+    chmodSync(folder, 0o444);
+    const error: unknown = await asNobody(() => run(folder, bucket, { state, delete: true })).catch((reason: unknown) => reason);
+    expect(error).to.be.an.instanceOf(MigrateError).with.property("message").that.includes(folder);
+  });
+
+  it("a folder that is unmounted after it was opened ends the run", async () => {
+    const { folder } = server.fresh();
+    writeTree(folder, { "media/public/x.png": "x" });
+    const disk = await Disk.open(folder, { mustExist: true });
+    renameSync(folder, `${folder}-unmounted`);
+    for (const isEmptyFolder of [false, true]) {
+      if (isEmptyFolder) mkdirSync(folder);
+      const error: unknown = await disk.list("media", () => undefined).next().catch((reason: unknown) => reason);
+      expect(error).to.be.an.instanceOf(MigrateError);
+    }
   });
 
   it("a folder that goes while it is listed: the rest is copied, and nothing is deleted", async () => {

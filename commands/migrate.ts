@@ -98,7 +98,7 @@ async function openPlace(text: string, memory: MemoryBudget, flags: Flags, role:
   if (!source && /^[a-z][\w+.-]*:/i.test(text)) {
     throw new UsageError(`"${text}" is no place; write the path of a folder (one with a colon as "./${text}"), stack:NAME or env:FILE`);
   }
-  if (!source) return Disk.open(text, { layout: flags.layout, mustExist: role === "from" });
+  if (!source) return Disk.open(text, { layout: flags.layout, mustExist: role === "from", readOnly: flags.dryRun });
   for (const warning of source.warnings) console.error(`${source.name}: ${warning}`);
   return openBucket(source, memory, role === "from" && !flags.mendLayout);
 }
@@ -118,7 +118,7 @@ async function openBucket({ name, settings }: Source, memory: MemoryBudget, read
 function notesOn(place: Disk | Bucket, flags: Flags): string[] {
   if (place.kind === "disk") return [];
   const { misplaced, foreign } = place.root;
-  const notes = place.orphans.map((key) => `An earlier run may have left parts of ${key} on ${place.name}, which this key may not list; the bucket's lifecycle rule removes them.`);
+  const notes = place.orphans.map((key) => `An earlier run may have left parts of ${key} on ${place.name}, which this key may not list or end; the bucket's lifecycle rule removes them.`);
   if (misplaced.length > 0 && !flags.mendLayout) {
     notes.push(`${place.name} has ${misplaced.join(", ")} at its root, where authentik does not look; mend that with --mend-layout.`);
   }

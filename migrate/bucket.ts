@@ -204,8 +204,20 @@ export class Bucket implements Place {
   }
 
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
+    const version = await (content.size > partSizeOf(content.size) ? this.writeInParts(key, content, previous) : this.writeWhole(key, content, previous));
+    if (key.includes("\\")) await this.expectBackslash(key);
+    return version;
+  }
+
+  /** Azure takes a backslash for a slash, so that the object is another file's. */
+  private async expectBackslash(key: string): Promise<void> {
+    for await (const object of this.s3.list(key)) if (object.key === key) return;
+    await this.s3.remove(key);
+    throw new Refusal("it has a backslash, which this server takes for a slash");
+  }
+
+  private async writeWhole(key: string, content: Content, previous: Item | undefined): Promise<string> {
     const type = contentType(key);
-    if (content.size > partSizeOf(content.size)) return this.writeInParts(key, content, type, previous);
     const body = await wholeOf(content);
     const make = (condition?: Condition) => this.s3.put(key, body, type, condition);
     const isMade = async (now?: Item) => now?.size === body.length && this.has(now, () => ({ ...content, chunks: only(body) }));
@@ -253,7 +265,8 @@ export class Bucket implements Place {
     });
   }
 
-  private async writeInParts(key: string, content: Content, type: string, previous: Item | undefined): Promise<string> {
+  private async writeInParts(key: string, content: Content, previous: Item | undefined): Promise<string> {
+    const type = contentType(key);
     const partSize = partSizeOf(content.size);
     const { uploadId, held } = await this.beginUpload(key, content.version, partSize, type);
     const parts: Promise<Part>[] = [];

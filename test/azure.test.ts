@@ -15,6 +15,7 @@ import * as v from "valibot";
 import { findVersitygw, freePort, VERSITYGW_VERSION, type Keys, type RunningServer } from "../local/versitygw.ts";
 import { cors, policy, type CorsInputs, type PolicyInputs } from "../providers/s3/operations.ts";
 import { ACCOUNT, createContainer, startAzurite, untilAnswered, type Azurite } from "./support/azurite.ts";
+import { run, temporaryFolder, writeTree } from "./support/migration.ts";
 import { configProblems, record, SUBSCRIPTION, type Recording } from "./support/recorder.ts";
 
 const sound = { provider: "azure", location: "westeurope", resourceGroupName: "authentik", origins: "https://authentik.company" };
@@ -223,6 +224,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
   let recording: Recording;
   let root: S3Client;
   let authentik: S3Client;
+  let authentikKeys: Keys;
 
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "authentik-storage-azure-"));
@@ -233,7 +235,8 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     gateway = await startRecorded(recording, dir, blobs);
     const env = environmentOf(appOf(recording));
     root = client(gateway.endpoint, { accessKey: env.ROOT_ACCESS_KEY ?? "", secretKey: env.ROOT_SECRET_KEY ?? "" });
-    authentik = client(gateway.endpoint, { accessKey: String(recording.credentials.accessKey), secretKey: String(recording.credentials.secretKey) });
+    authentikKeys = { accessKey: String(recording.credentials.accessKey), secretKey: String(recording.credentials.secretKey) };
+    authentik = client(gateway.endpoint, authentikKeys);
     await put();
   });
   after(async () => {
@@ -282,6 +285,20 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     expect((await authentik.send(new HeadObjectCommand({ Bucket, Key }))).ContentLength).to.equal(5_300_000);
     const { UploadId: other } = await authentik.send(new CreateMultipartUploadCommand({ Bucket, Key: "media/public/other.bin" }));
     await authentik.send(new AbortMultipartUploadCommand({ Bucket, Key: "media/public/other.bin", UploadId: other }));
+  });
+
+  it("files come by migrate, but for a name whose backslash would make it another's", async () => {
+    const folder = temporaryFolder();
+    writeTree(folder, { "data/media/public/é +%.png": "e", "data/media/public/x\\y.png": "backslash", "data/media/public/a\\b.png": "b" });
+    await authentik.send(new PutObjectCommand({ Bucket, Key: "media/public/x/y.png", Body: "slash" }));
+    const settings = { bucketName: Bucket, endpoint: gateway.endpoint, region: "us-east-1", secureUrls: false, ...authentikKeys };
+    const { problems, copied } = await run(join(folder, "data"), settings, { state: join(folder, "state") });
+    expect(problems.map(({ key, kind }) => `${kind} ${key}`)).to.have.members(["refused media/public/a\\b.png", "refused media/public/x\\y.png"]);
+    expect(copied.files).to.equal(1);
+    const { Body } = await authentik.send(new GetObjectCommand({ Bucket, Key: "media/public/x/y.png" }));
+    expect(await Body?.transformToString()).to.equal("slash");
+    const keys = (await authentik.send(new ListObjectsV2Command({ Bucket, Prefix: "media/public/a" }))).Contents;
+    expect(keys).to.equal(undefined);
   });
 
   it("browsers pass from the origin, and from no other", async () => {

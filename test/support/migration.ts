@@ -44,8 +44,8 @@ export async function mend(bucket: StorageSettings, deleteOld: boolean, options:
   return withJournal([place, place], memory, options, (settings) => mendLayout(place, deleteOld, settings));
 }
 
-async function openEnd(end: End, memory: MemoryBudget, { layout, patience = IMPATIENT }: RunOptions, isSource: boolean): Promise<Disk | Bucket> {
-  if (typeof end === "string") return Disk.open(end, { layout, mustExist: isSource });
+async function openEnd(end: End, memory: MemoryBudget, { layout, patience = IMPATIENT, dryRun = false }: RunOptions, isSource: boolean): Promise<Disk | Bucket> {
+  if (typeof end === "string") return Disk.open(end, { layout, mustExist: isSource, readOnly: dryRun });
   return Bucket.open(await S3Bucket.open(end, patience), memory, { readsMisplaced: isSource });
 }
 

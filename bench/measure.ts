@@ -9,6 +9,12 @@ export interface Figure {
   megabytes: number;
 }
 
+/** The median time, and the median peak. */
+export function medianOf(figures: readonly Figure[]): Figure {
+  const middle = (values: number[]): number => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+  return { seconds: middle(figures.map(({ seconds }) => seconds)), megabytes: middle(figures.map(({ megabytes }) => megabytes)) };
+}
+
 /**
  * Runs a program to its end.
  *

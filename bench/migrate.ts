@@ -11,13 +11,16 @@ import { buildEnv } from "../authentik/env.ts";
 import { onPath } from "../local/programs.ts";
 import { findVersitygw, startVersitygw } from "../local/versitygw.ts";
 import { startListingServer } from "../test/support/listing-server.ts";
-import { measure, type Figure } from "./measure.ts";
+import { measure, medianOf, type Figure } from "./measure.ts";
 
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
 const LARGE_BYTES = 256 * 1024 * 1024;
 /** All files together are for the runs that find nothing to do. */
 const SETS = ["small", "large", "all"] as const;
+const COLUMNS = ["small up", "small down", "large up", "large down", "nothing to do up", "nothing to do down"] as const;
+type Column = (typeof COLUMNS)[number];
+const ROUNDS = 3;
 const LISTED_KEYS = 1_000_000;
 const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
 const Manifest = v.object({ scripts: v.object({ migrate: v.string() }) });
@@ -31,7 +34,7 @@ interface Tool {
   env: Record<string, string>;
 }
 
-/** Times every tool that is on PATH in turn, in both directions, and prints a table; then a listing of a million keys. */
+/** Times every tool that is on PATH in turn, in both directions, several times, and prints a table of medians; then a listing of a million keys. */
 export async function benchMigrate(): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
   const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(work, "buckets"), iamDir: join(work, "iam"), root: KEYS });
@@ -39,30 +42,40 @@ export async function benchMigrate(): Promise<void> {
     await makeFiles(join(work, "small"), SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
     await makeFiles(join(work, "large"), LARGE_FILES, () => LARGE_BYTES);
     for (const name of ["small", "large"]) await linkFiles(join(work, name), join(work, "all"));
-    const rows: Record<string, Record<string, string>> = {};
-    for (const tool of await tools(work, server.endpoint)) {
-      const row: Record<string, string> = {};
-      for (const name of SETS) {
-        const bucket = `${tool.name.replaceAll(/\W+/g, "-")}-${name}`;
-        await mkdir(join(work, "buckets", bucket));
-        const copy = join(work, "copy", tool.name, name);
-        await mkdir(copy, { recursive: true });
-        for (const [direction, from, to] of [["up", join(work, name), bucket], ["down", bucket, copy]] as const) {
-          const figure = await time(tool, from, to, bucket, work);
-          if (name === "all") row[`nothing to do ${direction}`] = text(await time(tool, from, to, bucket, work));
-          else row[`${name} ${direction}`] = text(figure);
+    const samples: { tool: Tool; column: Column; figure: Figure }[] = [];
+    const found = await tools(work, server.endpoint);
+    for (let round = 0; round < ROUNDS; round += 1) {
+      for (const set of SETS) {
+        for (const tool of found) {
+          for (const [column, figure] of await timeBothWays(tool, set, work)) samples.push({ tool, column, figure });
         }
-        await rm(copy, { recursive: true });
-        await rm(join(work, "buckets", bucket), { recursive: true });
       }
-      rows[tool.name] = row;
     }
-    console.table(rows);
+    const medianText = (tool: Tool, column: Column): string =>
+      text(medianOf(samples.filter((sample) => sample.tool === tool && sample.column === column).map(({ figure }) => figure)));
+    console.table(Object.fromEntries(found.map((tool) => [tool.name, Object.fromEntries(COLUMNS.map((column) => [column, medianText(tool, column)]))])));
+    console.log(`medians of ${ROUNDS} rounds`);
     console.log(`listing of ${LISTED_KEYS} keys: ${text(await listMany(work))}`);
   } finally {
     await server.stop();
     await rm(work, { recursive: true });
   }
+}
+
+/** Up and down again; of all files only the runs after these, which find nothing to do. */
+async function timeBothWays(tool: Tool, set: (typeof SETS)[number], work: string): Promise<(readonly [Column, Figure])[]> {
+  const bucket = `${tool.name.replaceAll(/\W+/g, "-")}-${set}`;
+  const copy = join(work, "copy", bucket);
+  await mkdir(join(work, "buckets", bucket));
+  await mkdir(copy, { recursive: true });
+  const timed: (readonly [Column, Figure])[] = [];
+  for (const [direction, from, to] of [["up", join(work, set), bucket], ["down", bucket, copy]] as const) {
+    const figure = await time(tool, from, to, bucket, work);
+    timed.push(set === "all" ? [`nothing to do ${direction}`, await time(tool, from, to, bucket, work)] : [`${set} ${direction}`, figure]);
+  }
+  await rm(copy, { recursive: true });
+  await rm(join(work, "buckets", bucket), { recursive: true });
+  return timed;
 }
 
 async function makeFiles(folder: string, count: number, size: (index: number) => number): Promise<void> {

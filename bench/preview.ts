@@ -10,7 +10,7 @@ import { openLocalHome } from "../local/home.ts";
 import { onPath, run } from "../local/programs.ts";
 import { localProject, type LocalProject } from "../local/stack.ts";
 import { withLocalStack } from "../local/start.ts";
-import { measure, type Figure } from "./measure.ts";
+import { measure, medianOf, type Figure } from "./measure.ts";
 
 const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const RUNS = 3;
@@ -87,12 +87,7 @@ async function preview({ workDir, envVars }: LocalProject, temporary: string): P
 }
 
 function print(mode: "warm" | "cold", samples: Map<string, Figure[]>): void {
-  const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-  const rows = [...samples].map(([name, list]) => ({
-    name,
-    seconds: median(list.map(({ seconds }) => seconds)),
-    megabytes: median(list.map(({ megabytes }) => megabytes)),
-  }));
+  const rows = [...samples].map(([name, list]) => ({ name, ...medianOf(list) }));
   const own = rows.find(({ name }) => name.startsWith("this"));
   if (!own) return;
   const meaning = mode === "warm" ? "unchanged programs, compiled before" : "on a fresh machine, as in CI";

@@ -13,6 +13,7 @@ import { ContentError, type Content } from "./content.ts";
 import { keyFlaw, keyOfPath, pathOfKey, recogniseLayout, TEMPORARY_NAME, usagesOf, type Layout } from "./layout.ts";
 import { compareKeys, type Item } from "./plan.ts";
 import { MigrateError, Refusal, type Place, type Refuse } from "./place.ts";
+import { isOtherProcess } from "./process.ts";
 
 /** Follows no symlink, and does not wait for the other end of a FIFO. */
 const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
@@ -323,17 +324,8 @@ function isAbandoned(name: string, modified: number): boolean {
   if (name.startsWith(TEMPORARY_PREFIX)) return false;
   const [, id = ""] = TEMPORARY_NAME.exec(name) ?? [];
   const isOurs = name.startsWith(`.migrate-${id}-${PROCESSES}`);
-  return (isOurs && !isRunning(Number(id))) || Date.now() - modified > ABANDONED_MS;
-}
-
-function isRunning(id: number): boolean {
-  // This one has another prefix.
-  if (id === process.pid) return false;
-  try {
-    return process.kill(id, 0);
-  } catch (error) {
-    return codeOf(error) === "EPERM";
-  }
+  // This process, which has another prefix, may have the id of one that is gone.
+  return (isOurs && !isOtherProcess(Number(id))) || Date.now() - modified > ABANDONED_MS;
 }
 
 const openFile = promisify(open);

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
 import { MigrateError } from "./place.ts";
+import { isOtherProcess } from "./process.ts";
 import type { Item } from "./plan.ts";
 
 const Upload = v.object({
@@ -125,21 +126,11 @@ function takeLock(file: string): void {
     } catch (error) {
       if (!(error instanceof Error && "code" in error && error.code === "EEXIST") || attempt > 1) throw error;
       const holder = Number(readFileSync(file, "utf8"));
-      if (isOther(holder)) {
+      if (isOtherProcess(holder)) {
         throw new MigrateError(`process ${holder} is copying between the same places; wait for its end (if it is none of this program, remove "${file}")`);
       }
       rmSync(file, { force: true });
     }
-  }
-}
-
-/** Whether there is such a process beside this one. */
-function isOther(pid: number): boolean {
-  if (!Number.isInteger(pid) || pid <= 0 || pid === process.pid) return false;
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return error instanceof Error && "code" in error && error.code === "EPERM";
   }
 }
 

@@ -49,8 +49,8 @@ export interface Summary {
 
 /** Is told what happens. */
 export interface Reporter {
-  /** How many files have been compared for the plan. */
-  compared(files: number): void;
+  /** What the comparison has found so far. */
+  compared(counts: Readonly<Counts>): void;
   /** Each step of the plan, but `same`; of those to be deleted `deletion` is told instead. */
   step(step: Step): void;
   /** What the plan deletes. */
@@ -257,7 +257,6 @@ class Run {
     plan: { create: nothing(), update: nothing(), same: nothing(), extra: nothing() }, deletions: nothing(),
     copied: nothing(), deleted: nothing(), withheld: false, refused: 0, failed: 0, problems: [], notes: [],
   };
-  private compared = 0;
   private readonly done = nothing();
   private readonly total = nothing();
 
@@ -289,9 +288,10 @@ class Run {
   count(step: Step, deleted?: Item): void {
     const size = (step.from ?? step.to).size;
     add(this.summary.plan[step.kind], size);
-    this.options.reporter.compared(++this.compared);
+    this.options.reporter.compared(this.summary.plan);
     if (step.kind === "create" || step.kind === "update") add(this.total, size);
-    if (step.kind !== "same" && (!deleted || step.to !== deleted)) this.options.reporter.step(step);
+    // Of an extra that goes, the deletion says it all.
+    if (step.kind !== "same" && !(step.kind === "extra" && deleted)) this.options.reporter.step(step);
     if (!deleted) return;
     add(this.summary.deletions, deleted.size);
     this.options.reporter.deletion(deleted);

@@ -1,5 +1,5 @@
 /** What a run says: its plan, its progress, its end. */
-import type { Amount, Problem, Reporter, Summary } from "./migrate.ts";
+import type { Amount, Counts, Problem, Reporter, Summary } from "./migrate.ts";
 import type { Item, Step } from "./plan.ts";
 
 const TERMINAL_EVERY_MS = 200;
@@ -39,8 +39,8 @@ export class TextReport implements Reporter {
     console.error(`${kind} ${printable(key)}: ${printable(reason)}`);
   }
 
-  compared(files: number): void {
-    this.now(() => `${files} files compared`);
+  compared({ create, update, same, extra }: Readonly<Counts>): void {
+    this.now(() => `${create.files + update.files + same.files + extra.files} files compared`);
   }
 
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void {

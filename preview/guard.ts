@@ -1,4 +1,5 @@
 /** Finds what a plan would do to the buckets: the resources that hold authentik's files. */
+import { typeName } from "../policy/rule.ts";
 import { isOfSame, type Plan, type State, type Step } from "./plan.ts";
 
 /** The label of a pull request that may delete or replace a bucket. */
@@ -23,14 +24,13 @@ export interface Endangered {
   isRetained: boolean;
 }
 
-/** Types of which a resource holds files, without the version that Azure's names may have. The last are their names of other releases. */
+/** Types of which a resource holds files, by the names that `typeName` gives. */
 const HOLDING_TYPES: ReadonlySet<string> = new Set([
   "aws:s3/bucket:Bucket",
   "cloudflare:index/r2Bucket:R2Bucket",
   "azure-native:storage:StorageAccount",
   "azure-native:storage:BlobContainer",
   "pulumi-nodejs:dynamic/authentik-storage:S3Bucket",
-  "aws:s3/bucketV2:BucketV2",
   "aws-native:s3:Bucket",
 ]);
 
@@ -45,8 +45,7 @@ const CLEARING_OPS: ReadonlySet<string> = new Set(["delete-replaced", "discard-r
 
 /** Whether resources of this type hold files. */
 export function holdsFiles(type: string): boolean {
-  // azure-native:storage/v20230101:BlobContainer
-  return HOLDING_TYPES.has(type.replace(/^(azure-native:\w+)\/v\w+:/, "$1:"));
+  return HOLDING_TYPES.has(typeName(type));
 }
 
 /**

@@ -123,7 +123,7 @@ describe("the guard of the buckets", () => {
   });
 
   it("knows Azure's types under each of its versions, and no type that only sounds like one", () => {
-    for (const type of ["azure-native:storage/v20230101:BlobContainer", "azure-native:storage/v20220901:StorageAccount", "azure-native:storage:StorageAccount"]) {
+    for (const type of ["azure-native:storage/v20230101:BlobContainer", "azure-native:storage/v20220901:StorageAccount", "azure-native:storage:StorageAccount", "azure-native_storage_v20230101:storage:StorageAccount", "aws:s3/bucketV2:BucketV2"]) {
       expect(holdsFiles(type), type).to.equal(true);
     }
     for (const type of ["aws:s3/bucketPolicy:BucketPolicy", "azure-native:storage:BlobServiceProperties"]) expect(holdsFiles(type), type).to.equal(false);

@@ -1,7 +1,7 @@
 /** What a program takes, measured from outside. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdir, readFile } from "node:fs/promises";
+import { readdirSync, readFileSync } from "node:fs";
 
 export interface Figure {
   seconds: number;
@@ -25,19 +25,34 @@ export async function measure(program: string, args: readonly string[], { cwd, e
   const start = performance.now();
   const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: "ignore" });
   let megabytes = 0;
-  const watch = setInterval(() => void largestPeak(child.pid ?? 0).then((peak) => (megabytes = Math.max(megabytes, peak))), 50);
+  const watch = setInterval(() => { megabytes = Math.max(megabytes, largestPeak(child.pid ?? 0)); }, 50);
   const code = await once(child, "close").then(([status]: unknown[]) => status).finally(() => { clearInterval(watch); });
   const seconds = (performance.now() - start) / 1000;
   if (code !== 0) throw new Error(`${program} ${args.join(" ")} ends with ${String(code)}${cwd === undefined ? "" : ` in ${cwd}`}`);
   return { seconds, megabytes };
 }
 
-/** The highest peak among a process and its descendants so far, in MB; 0 where there is no /proc. */
-async function largestPeak(root: number): Promise<number> {
-  const pids = (await readdir("/proc").catch(() => [])).filter((name) => /^\d+$/.test(name));
-  const processes = await Promise.all(pids.map(async (pid) => ({ pid: Number(pid), status: await readFile(`/proc/${pid}/status`, "utf8").catch(() => "") })));
-  const read = (status: string, field: string) => Number(new RegExp(`^${field}:\\s*(\\d+)`, "m").exec(status)?.[1] ?? 0);
-  const family = new Set([root]);
-  for (const { pid, status } of processes.sort((a, b) => a.pid - b.pid)) if (family.has(read(status, "PPid"))) family.add(pid);
-  return Math.max(0, ...processes.filter(({ pid }) => family.has(pid)).map(({ status }) => read(status, "VmHWM") / 1024));
+/**
+ * The highest peak among a process and its descendants so far, in MB; 0 where there is no /proc. It looks at these alone: to
+ * read of all processes so often would slow down what is measured.
+ */
+function largestPeak(pid: number): number {
+  const status = unlessGone(() => readFileSync(`/proc/${pid}/status`, "utf8"), "");
+  const peak = Number(/^VmHWM:\s*(\d+)/m.exec(status)?.[1] ?? 0) / 1024;
+  return Math.max(peak, ...childrenOf(pid).map(largestPeak));
+}
+
+/** Each thread has those that it has started. */
+function childrenOf(pid: number): number[] {
+  const threads = unlessGone(() => readdirSync(`/proc/${pid}/task`), []);
+  return threads.flatMap((thread) => unlessGone(() => readFileSync(`/proc/${pid}/task/${thread}/children`, "utf8"), "").split(" ").filter(Boolean).map(Number));
+}
+
+/** A process may end at any moment. */
+function unlessGone<T>(read: () => T, otherwise: T): T {
+  try {
+    return read();
+  } catch {
+    return otherwise;
+  }
 }

@@ -16,8 +16,6 @@ import { measure, medianOf, type Figure } from "./measure.ts";
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
 const LARGE_BYTES = 256 * 1024 * 1024;
-/** All files together are for the runs that find nothing to do. */
-const SETS = ["small", "large", "all"] as const;
 const COLUMNS = ["small up", "small down", "large up", "large down", "nothing to do up", "nothing to do down"] as const;
 type Column = (typeof COLUMNS)[number];
 const ROUNDS = 3;
@@ -44,13 +42,32 @@ export async function benchMigrate(): Promise<void> {
     for (const name of ["small", "large"]) await linkFiles(join(work, name), join(work, "all"));
     const samples: { tool: Tool; column: Column; figure: Figure }[] = [];
     const found = await tools(work, server.endpoint);
-    for (let round = 0; round < ROUNDS; round += 1) {
-      for (const set of SETS) {
-        for (const tool of found) {
-          for (const [column, figure] of await timeBothWays(tool, set, work)) samples.push({ tool, column, figure });
-        }
-      }
-    }
+    const take = async (tool: Tool, column: Column, way: Way) => { samples.push({ tool, column, figure: await time(tool, way, work) }); };
+    const start = (tool: Tool, set: string, round: number) => newTrip(tool, set, round, work, server.endpoint);
+    const inTurn = async (rounds: number, work: (tool: Tool, round: number) => Promise<void>) => {
+      for (let round = 0; round < rounds; round += 1) for (const tool of found) await work(tool, round);
+    };
+    // What was copied stays, except the largest: after thousands of files were deleted others take a disk several times as long, for minutes.
+    await inTurn(ROUNDS, async (tool, round) => {
+      const trip = await start(tool, "small", round);
+      await take(tool, "small up", trip.up);
+      await take(tool, "small down", trip.down);
+    });
+    await inTurn(1, async (tool) => {
+      const trip = await start(tool, "all", 0);
+      for (const way of [trip.up, trip.down]) await time(tool, way, work);
+    });
+    await inTurn(ROUNDS, async (tool) => {
+      const trip = await start(tool, "all", 0);
+      await take(tool, "nothing to do up", trip.up);
+      await take(tool, "nothing to do down", trip.down);
+    });
+    await inTurn(ROUNDS, async (tool, round) => {
+      const trip = await start(tool, "large", round);
+      await take(tool, "large up", trip.up);
+      await take(tool, "large down", trip.down);
+      await trip.remove();
+    });
     const medianText = (tool: Tool, column: Column): string =>
       text(medianOf(samples.filter((sample) => sample.tool === tool && sample.column === column).map(({ figure }) => figure)));
     console.table(Object.fromEntries(found.map((tool) => [tool.name, Object.fromEntries(COLUMNS.map((column) => [column, medianText(tool, column)]))])));
@@ -62,20 +79,26 @@ export async function benchMigrate(): Promise<void> {
   }
 }
 
-/** Up and down again; of all files only the runs after these, which find nothing to do. */
-async function timeBothWays(tool: Tool, set: (typeof SETS)[number], work: string): Promise<(readonly [Column, Figure])[]> {
-  const bucket = `${tool.name.replaceAll(/\W+/g, "-")}-${set}`;
+type Way = [from: string, to: string, bucket: string];
+
+/** From a folder into a bucket of its own, and from there into another folder: what a tool is given. */
+interface Trip {
+  up: Way;
+  down: Way;
+  remove(): Promise<void>;
+}
+
+async function newTrip(tool: Tool, set: string, round: number, work: string, endpoint: string): Promise<Trip> {
+  const bucket = `${tool.name.replaceAll(/\W+/g, "-")}-${set}-${round}`;
   const copy = join(work, "copy", bucket);
-  await mkdir(join(work, "buckets", bucket));
-  await mkdir(copy, { recursive: true });
-  const timed: (readonly [Column, Figure])[] = [];
-  for (const [direction, from, to] of [["up", join(work, set), bucket], ["down", bucket, copy]] as const) {
-    const figure = await time(tool, from, to, bucket, work);
-    timed.push(set === "all" ? [`nothing to do ${direction}`, await time(tool, from, to, bucket, work)] : [`${set} ${direction}`, figure]);
-  }
-  await rm(copy, { recursive: true });
-  await rm(join(work, "buckets", bucket), { recursive: true });
-  return timed;
+  const stored = join(work, "buckets", bucket);
+  await writeEnvFile(work, endpoint, bucket);
+  for (const folder of [copy, stored]) await mkdir(folder, { recursive: true });
+  return {
+    up: [join(work, set), bucket, bucket],
+    down: [bucket, copy, bucket],
+    remove: async () => { for (const folder of [copy, stored]) await rm(folder, { recursive: true }); },
+  };
 }
 
 async function makeFiles(folder: string, count: number, size: (index: number) => number): Promise<void> {
@@ -97,7 +120,7 @@ async function linkFiles(folder: string, to: string): Promise<void> {
   }
 }
 
-async function envFile(work: string, endpoint: string, bucket: string): Promise<string> {
+async function writeEnvFile(work: string, endpoint: string, bucket: string): Promise<string> {
   const { env } = buildEnv({ bucketName: bucket, endpoint, region: "us-east-1", ...KEYS, secureUrls: false });
   const file = join(work, `${bucket}.env`);
   await writeFile(file, Object.entries(env).map(([name, value]) => `${name}=${value}\n`).join(""), { mode: 0o600 });
@@ -106,7 +129,6 @@ async function envFile(work: string, endpoint: string, bucket: string): Promise<
 
 /** `migrate`, and those of the others that are on PATH. */
 async function tools(work: string, endpoint: string): Promise<Tool[]> {
-  for (const name of SETS) await envFile(work, endpoint, `migrate-${name}`);
   const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
   const found: Tool[] = [{
     name: "migrate",
@@ -145,9 +167,9 @@ async function tools(work: string, endpoint: string): Promise<Tool[]> {
 }
 
 /** Times a tool on a disk that has nothing left to write of what came before. */
-async function time(tool: Tool, from: string, to: string, bucket: string, work: string): Promise<Figure> {
+async function time(tool: Tool, way: Way, work: string): Promise<Figure> {
   await promisify(execFile)("sync", ["-f", work]);
-  const [program = "", ...args] = tool.args(from, to, bucket);
+  const [program = "", ...args] = tool.args(...way);
   return measure(program, args, { env: tool.env });
 }
 
@@ -157,7 +179,7 @@ async function listMany(work: string): Promise<Figure> {
   try {
     const empty = join(work, "empty");
     await mkdir(empty);
-    const from = await envFile(work, listing.endpoint, "listed");
+    const from = await writeEnvFile(work, listing.endpoint, "listed");
     return await measure(process.execPath, [...MIGRATE, from, empty, "--dry-run", "--json", "--state", join(work, "state")], { env: {} });
   } finally {
     await listing.stop();

@@ -135,7 +135,7 @@ export class Bucket implements Place {
     let first = true;
     for (let attempt = 1; first || received < size; attempt++) {
       try {
-        const answer = await this.s3.get(at ?? key, version, received);
+        const answer = await this.s3.get({ key: at ?? key, etag: version, size }, received);
         // A server that knows no ranges sends everything again.
         let skip = answer.status === 206 ? 0 : received;
         if (first) yield { chunk: EMPTY, headers: answer.headers };

@@ -1,5 +1,6 @@
 /** The S3 calls that a migration needs: signed by the AWS SDK's signer, sent through one pool of connections, retried. */
 import { createHash, createHmac, hash } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { crc32 } from "node:zlib";
 import { SignatureV4 } from "@smithy/signature-v4";
@@ -23,6 +24,10 @@ export interface Patience {
 
 export const PATIENCE: Patience = { attempts: 8, pauseMs: 200, silenceMs: 30_000, slowestRate: 32 };
 const MAX_PAUSE_MS = 10_000;
+/** Objects up to this size are read whole, larger ones as a stream. */
+const WHOLE_BYTES = 1024 * 1024;
+/** No answer that is taken whole is this long: a page of a thousand keys has at most some 4 MB. */
+const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 /** What a server copies at least, in bytes a millisecond. */
 const SLOWEST_SERVER = 10_000;
 
@@ -167,12 +172,19 @@ export class S3Bucket {
   }
 
   /** Opens an object for reading, without a retry: only the reader knows how far it came. */
-  async get(key: string, etag: string, offset = 0): Promise<S3Answer & { body: AsyncIterable<Buffer> }> {
+  async get({ key, etag, size }: S3Object, offset = 0): Promise<S3Answer & { body: AsyncIterable<Buffer> | Iterable<Buffer> }> {
     const range = offset > 0 ? `bytes=${offset}-` : undefined;
     const ifMatch = etag === "" ? undefined : `"${etag}"`;
-    const response = await this.dispatch({ method: "GET", key, headers: { ...this.wantChecksum(), range, "if-match": ifMatch } });
-    if (response.statusCode >= 300) throw await failure(response);
-    return { ...answerOf(response), body: response.body };
+    const call: Call = { method: "GET", key, headers: { ...this.wantChecksum(), range, "if-match": ifMatch } };
+    if (size <= WHOLE_BYTES) {
+      const answer = await this.exchange(call);
+      if (answer.status >= 300) throw errorOf(answer);
+      return { ...answer, body: [answer.body] };
+    }
+    const { statusCode, headers, body } = await this.pool.request(await this.request(call));
+    const answer = { status: statusCode, headers: single(headers) };
+    if (statusCode >= 300) throw errorOf({ ...answer, body: Buffer.from(await body.bytes()) });
+    return { ...answer, body };
   }
 
   private wantChecksum(): Record<string, string> {
@@ -322,13 +334,13 @@ export class S3Bucket {
   /** @param read takes from the answer what was asked for, or throws what may pass, e.g. `noAnswer` */
   private async send<T>(call: Call, read: (answer: Answer) => T): Promise<T> {
     return retrying(this.patience, async () => {
-      const response = await this.dispatch(call);
-      if (response.statusCode >= 300) throw await failure(response);
-      const xml = await response.body.text();
+      const answer = await this.exchange(call);
+      if (answer.status >= 300) throw errorOf(answer);
+      const xml = answer.body.toString();
       // CompleteMultipartUpload and CopyObject can fail after their 200 has gone out.
-      if (rootOf(xml)?.name === "Error") throw errorOf(500, xml);
+      if (rootOf(xml)?.name === "Error") throw errorOf({ ...answer, status: 500 });
       try {
-        return read({ ...answerOf(response), xml });
+        return read({ ...answer, xml });
       } catch (error) {
         // A key that is not encoded as the answer says, a character that there is none of.
         if (error instanceof URIError || error instanceof RangeError) throw noAnswer(error.message, { cause: error });
@@ -337,7 +349,13 @@ export class S3Bucket {
     });
   }
 
-  private async dispatch({ method, key, query = {}, headers = {}, body, moves = 0 }: Call): Promise<Dispatcher.ResponseData> {
+  private async exchange(call: Call): Promise<WholeAnswer> {
+    const request = await this.request(call);
+    return new Promise((resolve, reject) => this.pool.dispatch(request, new Collector(resolve, reject)));
+  }
+
+  /** Signed, and how long it may take. */
+  private async request({ method, key, query = {}, headers = {}, body, moves = 0 }: Call): Promise<Dispatcher.DispatchOptions> {
     const { host, basePath, signer } = this.location;
     const path = key === undefined ? basePath || "/" : `${basePath}/${encodePath(key)}`;
     const signed = await signer.sign({
@@ -350,13 +368,56 @@ export class S3Bucket {
     });
     const search = Object.entries(query).map(([name, value]) => `${encode(name)}=${encode(value)}`).join("&");
     const headersTimeout = this.patience.silenceMs + (body?.length ?? 0) / this.patience.slowestRate + moves / SLOWEST_SERVER;
-    return this.pool.request({
+    return {
       method,
       path: search === "" ? path : `${path}?${search}`,
       headers: signed.headers,
       headersTimeout,
       body: body ?? null,
-    });
+    };
+  }
+}
+
+interface WholeAnswer extends S3Answer {
+  body: Buffer;
+}
+
+/** Takes an answer whole: a stream for each would cost more than the request. */
+class Collector implements Dispatcher.DispatchHandler {
+  private answer: S3Answer = { status: 0, headers: {} };
+  private readonly chunks: Buffer[] = [];
+  private length = 0;
+  private readonly resolve: (answer: WholeAnswer) => void;
+  private readonly reject: (error: Error) => void;
+
+  constructor(resolve: (answer: WholeAnswer) => void, reject: (error: Error) => void) {
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  /** By this method undici tells its handlers from those of before version 7. */
+  onRequestStart(): void {
+    this.length = 0;
+    this.chunks.length = 0;
+  }
+
+  onResponseStart(_controller: Dispatcher.DispatchController, status: number, headers: IncomingHttpHeaders): void {
+    this.answer = { status, headers: single(headers) };
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.length += chunk.length;
+    this.chunks.push(chunk);
+    if (this.length > MAX_ANSWER_BYTES) controller.abort(noAnswer(`it is longer than ${MAX_ANSWER_BYTES} bytes`));
+  }
+
+  onResponseEnd(): void {
+    const [first] = this.chunks;
+    this.resolve({ ...this.answer, body: first && this.chunks.length === 1 ? first : Buffer.concat(this.chunks) });
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    this.reject(error);
   }
 }
 
@@ -401,23 +462,19 @@ export function connectionError(error: unknown): unknown {
   return ofConnection ? new S3Error(code, 0, `no whole answer came (${code}: ${error.message})`, { cause: error }) : error;
 }
 
-async function failure(response: Dispatcher.ResponseData): Promise<S3Error> {
-  const { location, "x-amz-bucket-region": region } = answerOf(response).headers;
-  const isElsewhere = response.statusCode < 400;
-  return errorOf(response.statusCode, await response.body.text(), isElsewhere ? [location, region].filter(Boolean).join(", ") : undefined);
-}
-
-/** @param elsewhere what the server says of where the bucket is: for redirects, which are not followed, as the signature holds for one host */
-function errorOf(status: number, xml: string, elsewhere?: string): S3Error {
+/** What the server says of its failure; of a redirect also where it leads: none is followed, as the signature holds for one host. */
+function errorOf({ status, headers, body }: WholeAnswer): S3Error {
+  const xml = body.toString();
   const code = element(xml, "Code") ?? `HTTP ${status}`;
+  const elsewhere = status < 400 ? [headers.location, headers["x-amz-bucket-region"]].filter(Boolean).join(", ") : "";
   const words = [`the server answers ${status} ${code}`, element(xml, "Message"), elsewhere && `it names ${elsewhere}`];
   return new S3Error(code, status, words.filter(Boolean).join(": "));
 }
 
-function answerOf(response: Dispatcher.ResponseData): S3Answer {
-  const headers: Record<string, string | undefined> = {};
-  for (const [name, value] of Object.entries(response.headers)) headers[name] = Array.isArray(value) ? value[0] : value;
-  return { status: response.statusCode, headers };
+function single(headers: IncomingHttpHeaders): S3Answer["headers"] {
+  const found: Record<string, string | undefined> = {};
+  for (const [name, value] of Object.entries(headers)) found[name] = Array.isArray(value) ? value[0] : value;
+  return found;
 }
 
 /** For an answer of success that is not the one that was asked for: a login page, a listing cut short. Another try may get it. */

@@ -46,6 +46,7 @@ describe("migrate: answers that are not what was asked for", function () {
   const SECOND_PAGES: Readonly<Record<string, { body: string; says: string }>> = {
     "is a login page": { body: HTML.body, says: "it is no ListBucketResult, but begins with \"<html>" },
     "is an error": { body: "<?xml version='1.0'?>\n<Error><Code>InternalError</Code><Message>try again</Message></Error>", says: "InternalError: try again" },
+    "is longer than any": { body: listing(`<IsTruncated>false</IsTruncated>${"x".repeat(16 * MIB)}`).body, says: "it is longer than 16777216 bytes" },
     "is empty": { body: "", says: "it is no ListBucketResult, but begins with \"\"" },
     "is cut short": { body: `<ListBucketResult><IsTruncated>false</IsTruncated>${entry("media/public/b.png")}<Contents><Ke`, says: "its ListBucketResult is cut short" },
     "does not say whether there are more": { body: listing(entry("media/public/b.png")).body, says: "it lacks a <IsTruncated>" },

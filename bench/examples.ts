@@ -14,7 +14,7 @@ export async function benchExamples(): Promise<void> {
   for (let round = 0; round < RUNS; round += 1) {
     for (const name of names) {
       const start = performance.now();
-      await promisify(execFile)(process.execPath, ["--import", "tsx", PROGRAM, name], { timeout: 60_000 });
+      await promisify(execFile)(process.execPath, ["--import", "tsx/esm", PROGRAM, name], { timeout: 60_000 });
       least.set(name, Math.min(least.get(name) ?? Number.POSITIVE_INFINITY, performance.now() - start));
     }
   }

@@ -134,32 +134,37 @@ export class S3Bucket {
     await this.pool.destroy();
   }
 
-  /** Objects below a prefix, in the order of their keys' UTF-8 bytes. The next page is asked for while one is read. */
+  /** Objects below a prefix, in the order of their keys' UTF-8 bytes. */
   async *list(prefix: string): AsyncGenerator<S3Object> {
-    let page: Promise<Listing> | undefined = this.listPage({ prefix });
-    while (page) {
-      const { objects, next }: Listing = await page;
-      page = next === undefined ? undefined : this.listPage({ prefix, "continuation-token": next });
-      // Its failure is thrown where it is awaited, not as an unhandled one.
-      page?.catch(() => undefined);
-      yield* objects;
-    }
+    for await (const { objects } of this.pages({ prefix })) yield* objects;
   }
 
   /** The first parts of keys that end with a slash: `media/`, `public/`. */
   async folders(): Promise<string[]> {
     const found: string[] = [];
-    for (let next: string | undefined = ""; next !== undefined;) {
-      const page: Listing = await this.listPage({ delimiter: "/", ...(next === "" ? {} : { "continuation-token": next }) });
-      found.push(...page.folders);
-      ({ next } = page);
-    }
+    for await (const { folders } of this.pages({ delimiter: "/" })) found.push(...folders);
     return found;
+  }
+
+  /** A listing's pages. The next one is asked for while one is read. */
+  private async *pages(query: Record<string, string>): AsyncGenerator<Listing> {
+    const tokens = new Set<string>();
+    let page: Promise<Listing> | undefined = this.listPage(query);
+    while (page) {
+      const listing: Listing = await page;
+      const { next } = listing;
+      if (next !== undefined && tokens.has(next)) throw new S3Error("EndlessListing", 200, "the server's listing has no end: its pages come back");
+      page = next === undefined ? undefined : this.listPage({ ...query, "continuation-token": next });
+      // Its failure is thrown where it is awaited, not as an unhandled one.
+      page?.catch(() => undefined);
+      if (next !== undefined) tokens.add(next);
+      yield listing;
+    }
   }
 
   private async listPage(query: Record<string, string>): Promise<Listing> {
     const call: Call = { method: "GET", query: { "list-type": "2", "encoding-type": "url", ...query } };
-    return this.send(call, ({ xml }) => parseListing(xml, query["continuation-token"]));
+    return this.send(call, ({ xml }) => parseListing(xml));
   }
 
   /** @param part the part whose size and checksum are wanted, where the object was uploaded in parts */
@@ -551,12 +556,8 @@ interface Listing {
   next: string | undefined;
 }
 
-/**
- * Reads a ListObjectsV2 answer. Keys come URL-encoded (a space as `+`, as boto3 reads them) where the server says so.
- *
- * @param token the one that this page was asked for with
- */
-function parseListing(xml: string, token: string | undefined): Listing {
+/** Reads a ListObjectsV2 answer. Keys come URL-encoded (a space as `+`, as boto3 reads them) where the server says so. */
+function parseListing(xml: string): Listing {
   const result = inside(xml, "ListBucketResult");
   const encoded = element(result, "EncodingType") === "url";
   const text = (key: string): string => (encoded ? decodeUrl(key) : key);
@@ -567,7 +568,6 @@ function parseListing(xml: string, token: string | undefined): Listing {
   }));
   const folders = elements(result, "CommonPrefixes").map((prefix) => text(needed(prefix, "Prefix")));
   const next = isTruncated(result) ? needed(result, "NextContinuationToken") : undefined;
-  if (next !== undefined && next === token) throw new S3Error("EndlessListing", 200, "the server's listing has no end: a page names itself as the next one");
   return { objects, folders, next };
 }
 

@@ -175,6 +175,6 @@ function row({ name, type, options }: Recorded): string {
 /** The clouds' packages that a program loads. */
 async function loadedClouds(provider: ProviderName): Promise<string[]> {
   const program = fileURLToPath(new URL("fixtures/in-process.ts", import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", program, provider], { timeout: 30_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx/esm", program, provider], { timeout: 30_000 });
   return v.parse(v.object({ clouds: v.array(v.string()) }), JSON.parse(stdout)).clouds;
 }

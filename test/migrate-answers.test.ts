@@ -78,6 +78,22 @@ describe("migrate: answers that are not what was asked for", function () {
     });
   }
 
+  it("a listing whose pages name each other as the next one: nothing is deleted", async () => {
+    const { bucket, folder, state } = server.fresh();
+    writeTree(folder, { "media/public/a.png": "x" });
+    const tree = readTree(folder);
+    let asked = 0;
+    const answer = (request: IncomingMessage): Answer | undefined => {
+      if (!isOfMedia(request)) return undefined;
+      asked++;
+      return listing(`<IsTruncated>true</IsTruncated><NextContinuationToken>${request.url?.includes("continuation-token=odd") ? "even" : "odd"}</NextContinuationToken>`);
+    };
+    const error = await answering(bucket, { answer }, (through) => run(through, folder, { state, delete: true })).then(() => "none", String);
+    expect(error).to.include("the server's listing has no end");
+    expect(asked).to.equal(3);
+    expect(readTree(folder)).to.deep.equal(tree);
+  });
+
   it("a listing that comes right at the second try", async () => {
     const { bucket, folder, inBucket, state } = server.fresh();
     writeTree(inBucket, { "media/public/a.png": "x" });

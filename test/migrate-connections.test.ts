@@ -20,7 +20,7 @@ import { onTerminal } from "./support/terminal.ts";
 
 const MIB = 1024 * 1024;
 const EMPTY_LISTING = { status: 200, body: "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>" };
-const MIGRATE = ["--import", "tsx", "commands/migrate.ts"];
+const MIGRATE = ["--import", "tsx/esm", "commands/migrate.ts"];
 
 describe("migrate: connections and credentials", function () {
   this.timeout(20_000);

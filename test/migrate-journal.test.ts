@@ -32,7 +32,7 @@ describe("migrate: the journal", function () {
       });
       try {
         const through = { ...bucket, endpoint: proxy.endpoint };
-        const child = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+        const child = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx/esm"] });
         await once(child, "message");
         child.send({ from: folder, to: through, state });
         await hasBegun;
@@ -85,7 +85,7 @@ describe("migrate: the journal", function () {
 
   it("is one run's at a time; that of a run that was killed is taken over", async () => {
     const { state } = server.fresh();
-    const other = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+    const other = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx/esm"] });
     await once(other, "message");
     new Journal(state, ["a", "b"]).close();
     const [pair = ""] = readdirSync(state);
@@ -105,7 +105,7 @@ describe("migrate: the journal", function () {
     const [pair = ""] = readdirSync(state);
     writeFileSync(join(state, pair, "same"), randomBytes(1024));
     writeTree(folder, { "media/public/y.png": "y" });
-    const limited = ["-c", 'ulimit -f 1; exec "$@"', "bash", process.execPath, "--import", "tsx", "commands/migrate.ts"];
+    const limited = ["-c", 'ulimit -f 1; exec "$@"', "bash", process.execPath, "--import", "tsx/esm", "commands/migrate.ts"];
     const { status, stdout, stderr } = spawnSync("bash", [...limited, folder, envFile(top, bucket), "--yes", "--state", state], { encoding: "utf8" });
     expect(status, stderr).to.equal(0);
     expect(stdout).to.include("Copied 1 files").and.match(/Note: The journal in .* could not be written/);

@@ -76,7 +76,7 @@ describe("migrate: killed at any moment", function () {
 });
 
 async function startChild(): Promise<ChildProcess> {
-  const child = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+  const child = fork(new URL("support/migrate-child.ts", import.meta.url), { execArgv: ["--import", "tsx/esm"] });
   await once(child, "message");
   return child;
 }

@@ -275,7 +275,7 @@ describe("migrate", function () {
     writeTree(folder, { "media/public/x.png": "x" });
     writeTree(inBucket, { "media/public/x.png": "x", "media/public/old.png": "old", "public/x.png": "x" });
     const place = envFile(top, bucket);
-    const dry = async (...args: string[]) => (await promisify(execFile)(process.execPath, ["--import", "tsx", "commands/migrate.ts", ...args, "--dry-run", "--state", state])).stdout;
+    const dry = async (...args: string[]) => (await promisify(execFile)(process.execPath, ["--import", "tsx/esm", "commands/migrate.ts", ...args, "--dry-run", "--state", state])).stdout;
     expect(await dry(folder, place)).to.include("  media/public/old.png (3 B)\n").and.include("1 only in the destination.");
     expect(await dry(folder, place, "--delete")).to.include("- media/public/old.png (3 B)\n").and.include("1 only in the destination, 1 (3 B) to be deleted.");
     expect(await dry(folder, place, "--delete", "--json")).to.include('{"step":"delete","key":"media/public/old.png","bytes":3}\n');
@@ -286,13 +286,13 @@ describe("migrate", function () {
   it("copies no folder into itself", async () => {
     const { folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });
-    const error: unknown = await promisify(execFile)(process.execPath, ["--import", "tsx", "commands/migrate.ts", folder, join(folder, "media/public/copy"), "--yes", "--state", state]).catch((reason: unknown) => reason);
+    const error: unknown = await promisify(execFile)(process.execPath, ["--import", "tsx/esm", "commands/migrate.ts", folder, join(folder, "media/public/copy"), "--yes", "--state", state]).catch((reason: unknown) => reason);
     expect(error).to.include({ code: 2 }).and.property("stderr").contains("would be copied into itself");
   });
 
   describe("the command", () => {
     async function command(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-      const child = promisify(execFile)(process.execPath, ["--import", "tsx", "commands/migrate.ts", ...args]);
+      const child = promisify(execFile)(process.execPath, ["--import", "tsx/esm", "commands/migrate.ts", ...args]);
       return child.then(
         ({ stdout, stderr }) => ({ code: 0, out: stdout, err: stderr }),
         (error: unknown) => ({ code: Number(Reflect.get(Object(error), "code")), out: String(Reflect.get(Object(error), "stdout")), err: String(Reflect.get(Object(error), "stderr")) }),

@@ -20,7 +20,7 @@ describe("stacks: names", () => {
     }
   }
   it("are refused before a stack is started", async () => {
-    const args = ["--import", "tsx", "commands/state.ts", "start", "prod-preview", "--backend", "s3://company-state", "--secrets-provider", "passphrase"];
+    const args = ["--import", "tsx/esm", "commands/state.ts", "start", "prod-preview", "--backend", "s3://company-state", "--secrets-provider", "passphrase"];
     const error: unknown = await run(process.execPath, args, { cwd: REPOSITORY, env: { PATH: "" } }).catch((error: unknown) => error);
     expect(error).to.be.instanceOf(Error).with.property("message").that.matches(/failed: error: the stack "prod-preview" would be deployed/);
   }).timeout(20_000);

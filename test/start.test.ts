@@ -33,7 +33,7 @@ describe("npm start", function () {
   afterEach(() => rm(dir, { recursive: true, force: true }));
 
   const launch = (env: NodeJS.ProcessEnv) => {
-    const args = ["--import", "tsx", "commands/start.ts", "--dir", dir];
+    const args = ["--import", "tsx/esm", "commands/start.ts", "--dir", dir];
     const child = spawn(process.execPath, args, { cwd: REPOSITORY, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
     let text = "";
     for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (text += chunk.toString()));
@@ -126,7 +126,7 @@ describe("npm start", function () {
   });
 
   it("explains itself", async () => {
-    const child = spawn(process.execPath, ["--import", "tsx", "commands/start.ts", "--help"], { cwd: REPOSITORY });
+    const child = spawn(process.execPath, ["--import", "tsx/esm", "commands/start.ts", "--help"], { cwd: REPOSITORY });
     let text = "";
     child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()));
     await once(child, "close");

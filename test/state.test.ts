@@ -394,7 +394,7 @@ describe("state: what a move compares", () => {
         const { parseHome } = await import(${JSON.stringify(join(REPOSITORY, "state/home.ts"))});
         const { from, to, ...move } = ${JSON.stringify({ ...move, from: move.from.url, to: move.to.url })};
         await moveStack({ ...move, from: parseHome(from), to: parseHome(to), progress: (step) => process.stdout.write(step + "\\n") });`;
-      const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "--eval", program], { cwd: REPOSITORY, detached: true, stdio: ["ignore", "pipe", "ignore"] });
+      const child = spawn(process.execPath, ["--import", "tsx/esm", "--input-type=module", "--eval", program], { cwd: REPOSITORY, detached: true, stdio: ["ignore", "pipe", "ignore"] });
       let said = "";
       child.stdout.on("data", (chunk: Buffer) => (said += chunk.toString()));
       const ended = once(child, "exit");

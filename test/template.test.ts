@@ -117,7 +117,7 @@ describe("a project under another name", () => {
   });
 
   it("makes a project in which npm start works", async () => {
-    const text = await expectOk("company-storage", process.execPath, ["--import", "tsx", "commands/start.ts", "--dir", join(dir, "local")]);
+    const text = await expectOk("company-storage", process.execPath, ["--import", "tsx/esm", "commands/start.ts", "--dir", join(dir, "local")]);
     expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.not.to.contain("FAIL");
   });
 

@@ -579,7 +579,7 @@ describe("verify", function () {
     }
 
     function commandLine(file: string, args: string[] = [], nodeArgs: string[] = []): string[] {
-      return [...nodeArgs, "--import", "tsx", "--", "commands/verify.ts", "--env-file", file, "--origin", ORIGIN, "--release", "2026.5", ...args];
+      return [...nodeArgs, "--import", "tsx/esm", "--", "commands/verify.ts", "--env-file", file, "--origin", ORIGIN, "--release", "2026.5", ...args];
     }
 
     function run(file: string, args: string[] = [], nodeArgs: string[] = []): { status: number | null; stdout: string; stderr: string } {

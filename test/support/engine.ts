@@ -68,7 +68,7 @@ export class EngineProject {
     const dir = await mkdtemp(join(tmpdir(), "authentik-storage-engine-"));
     const project = new EngineProject(dir, name);
     await mkdir(join(dir, "state"));
-    const runtime = { name: "nodejs", options: { typescript: false, nodeargs: "--import tsx" } };
+    const runtime = { name: "nodejs", options: { typescript: false, nodeargs: "--import tsx/esm" } };
     await writeFile(join(dir, "Pulumi.yaml"), stringify({ name, runtime, main: main ?? `${relative(dir, REPOSITORY)}/program/` }));
     await project.expectOk("stack", "init", STACK);
     return project;

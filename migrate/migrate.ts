@@ -369,12 +369,15 @@ const StepLine = v.variant("kind", [
   v.object({ kind: v.literal("same"), from: ItemLine, to: ItemLine }),
   v.object({ kind: v.literal("extra"), to: ItemLine }),
 ]);
+/** How many steps of a plan are in memory. */
+const HELD_STEPS = 10_000;
 const SPOOL_CHARACTERS = 256 * 1024;
 
-/** Steps on disk, in a file that is gone with the process: a plan may have a million of them. */
+/** A plan's steps: a million of them may be more than memory has, so most are on disk, in a file that is gone with the process. */
 class Spool {
   private readonly file: FileHandle;
   private readonly folder: string;
+  private readonly held: Step[] = [];
   private lines = "";
 
   private constructor(file: FileHandle, folder: string) {
@@ -391,6 +394,10 @@ class Spool {
   }
 
   async add(step: Step): Promise<void> {
+    if (this.held.length < HELD_STEPS) {
+      this.held.push(step);
+      return;
+    }
     this.lines += `${JSON.stringify(step)}\n`;
     if (this.lines.length >= SPOOL_CHARACTERS) await this.flush();
   }
@@ -403,6 +410,7 @@ class Spool {
 
   async *steps(): AsyncGenerator<Step> {
     await this.flush();
+    yield* this.held;
     for await (const line of this.file.readLines({ start: 0, autoClose: false })) yield v.parse(StepLine, JSON.parse(line));
   }
 

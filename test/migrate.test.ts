@@ -283,6 +283,16 @@ describe("migrate", function () {
     expect(await dry(place, "--mend-layout")).not.to.include("- public/x.png");
   });
 
+  it("copies by a plan of which only the beginning is in memory", async () => {
+    const { folder, top, state } = server.fresh();
+    const to = join(top, "to");
+    const many = Object.fromEntries(Array.from({ length: 10_010 }, (_, index) => [`media/public/${index}.png`, `${index}`]));
+    writeTree(folder, { ...many, "media/public/z.png": "new", "media/public/zz é%+.png": "newer" });
+    writeTree(to, { "media/public/z.png": "old content" });
+    expect((await run(folder, to, { state })).copied.files).to.equal(10_012);
+    expect(readTree(to)).to.deep.equal(readTree(folder));
+  });
+
   it("copies no folder into itself", async () => {
     const { folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });

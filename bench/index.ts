@@ -8,6 +8,6 @@ const program = new Command("npm run bench --")
   .description("Measures speed against alternatives, in one run.")
   .addHelpText("after", "\nExamples:\n  npm run bench\n  npm run bench -- migrate");
 program.command("preview", { isDefault: true }).description("a preview of the dev stack, against an empty and a naive program").action(benchPreview);
-program.command("migrate").description("migrate, against aws s3 sync and rclone where they are on PATH").action(benchMigrate);
+program.command("migrate").description("migrate, against aws s3 sync and rclone where they are on PATH; takes some minutes and, with both, 13 GB of TMPDIR").action(benchMigrate);
 program.command("examples").description("the example stacks in process, against an empty program").action(benchExamples);
 await program.parseAsync();

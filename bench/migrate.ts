@@ -44,8 +44,8 @@ export async function benchMigrate(): Promise<void> {
     const found = await tools(work, server.endpoint);
     const take = async (tool: Tool, column: Column, way: Way) => { samples.push({ tool, column, figure: await time(tool, way, work) }); };
     const start = (tool: Tool, set: string, round: number) => newTrip(tool, set, round, work, server.endpoint);
-    const inTurn = async (rounds: number, work: (tool: Tool, round: number) => Promise<void>) => {
-      for (let round = 0; round < rounds; round += 1) for (const tool of found) await work(tool, round);
+    const inTurn = async (rounds: number, run: (tool: Tool, round: number) => Promise<void>) => {
+      for (let round = 0; round < rounds; round += 1) for (const tool of found) await run(tool, round);
     };
     // What was copied stays, except the largest: after thousands of files were deleted others take a disk several times as long, for minutes.
     await inTurn(ROUNDS, async (tool, round) => {

@@ -183,7 +183,6 @@ export class S3Bucket {
     const call: Call = { method: "GET", key, headers: { ...this.wantChecksum(), range, "if-match": ifMatch } };
     if (size <= WHOLE_BYTES) {
       const answer = await this.exchange(call);
-      if (answer.status >= 300) throw errorOf(answer);
       return { ...answer, body: [answer.body] };
     }
     const { statusCode, headers, body } = await this.pool.request(await this.request(call));
@@ -340,7 +339,6 @@ export class S3Bucket {
   private async send<T>(call: Call, read: (answer: Answer) => T): Promise<T> {
     return retrying(this.patience, async () => {
       const answer = await this.exchange(call);
-      if (answer.status >= 300) throw errorOf(answer);
       const xml = answer.body.toString();
       // CompleteMultipartUpload and CopyObject can fail after their 200 has gone out.
       if (rootOf(xml)?.name === "Error") throw errorOf({ ...answer, status: 500 });
@@ -354,9 +352,12 @@ export class S3Bucket {
     });
   }
 
+  /** @throws S3Error where the server says no */
   private async exchange(call: Call): Promise<WholeAnswer> {
     const request = await this.request(call);
-    return new Promise((resolve, reject) => this.pool.dispatch(request, new Collector(resolve, reject)));
+    const answer = await new Promise<WholeAnswer>((resolve, reject) => { this.pool.dispatch(request, new Collector(resolve, reject)); });
+    if (answer.status >= 300) throw errorOf(answer);
+    return answer;
   }
 
   /** Signed, and how long it may take. */

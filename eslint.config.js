@@ -11,4 +11,11 @@ export default tseslint.config(
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
     },
   },
+  {
+    // The program, which pulumi runs, knows nothing of the tools that people and workflows run.
+    files: ["index.ts", "outputs.ts", "{authentik,config,policy,program,providers}/**/*.ts"],
+    rules: {
+      "no-restricted-imports": ["error", { patterns: [{ regex: "/(?:tools|test|bench)/", message: "The program imports no tool." }] }],
+    },
+  },
 );

@@ -3,6 +3,7 @@ import { createHash, createHmac } from "node:crypto";
 import { durationSeconds } from "./duration.ts";
 import { DEFAULTS, type AddressingStyle, type SignatureVersion, type StorageSettings } from "./env.ts";
 import type { ReleaseRules } from "./release.ts";
+import { partitionOrDefault } from "./partitions.ts";
 
 /** Keys with which a URL is signed. */
 export interface SigningKeys {
@@ -62,22 +63,11 @@ export function signingRegion({ region }: StorageSettings): string {
   return region === undefined || region === "aws-global" ? "us-east-1" : region;
 }
 
-/** Beginnings of the regions outside the partition `aws`, and the suffixes of their hosts (botocore's `partitions.json`). */
-const PARTITION_SUFFIXES = [
-  ["cn-", "amazonaws.com.cn"],
-  ["us-gov-", "amazonaws.com"],
-  ["eusc-", "amazonaws.eu"],
-  ["us-iso-", "c2s.ic.gov"],
-  ["us-isob-", "sc2s.sgov.gov"],
-  ["us-isof-", "csp.hci.ic.gov"],
-  ["eu-isoe-", "cloud.adc-e.uk"],
-] as const;
-
 /** boto3's `client.meta.endpoint_url`: the endpoint, or AWS's for the region; without a slash at the end. */
 export function clientEndpoint(settings: StorageSettings): string {
   if (settings.endpoint !== undefined) return settings.endpoint.replace(/\/+$/, "");
   const region = signingRegion(settings);
-  const suffix = partitionSuffix(region);
+  const { dnsSuffix: suffix } = partitionOrDefault(region);
   const host = region === "us-east-1" ? `s3.${suffix}` : `s3.${region}.${suffix}`;
   return `${settings.useSsl === false ? "http" : "https"}://${host}`;
 }
@@ -85,7 +75,7 @@ export function clientEndpoint(settings: StorageSettings): string {
 /** Asks AWS whose keys these are (STS, GetCallerIdentity, which needs no permission); undefined where the server is not AWS. */
 export function callerIdentityUrl(settings: StorageSettings, keys: SigningKeys, date: Date): string | undefined {
   const region = signingRegion(settings);
-  const suffix = partitionSuffix(region);
+  const { dnsSuffix: suffix } = partitionOrDefault(region);
   if (!new URL(clientEndpoint(settings)).hostname.endsWith(`.${suffix}`)) return undefined;
   const url = new URL(`https://sts.${region}.${suffix}/?Action=GetCallerIdentity&Version=2011-06-15`);
   return presignV4(url, { keys, date, region, expiresIn: 60, service: "sts" });
@@ -106,28 +96,21 @@ function presignRoot(settings: StorageSettings, style: AddressingStyle | undefin
     ? /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(bucketName)
     : /^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$/.test(bucketName);
   if (!wantsHost || !fitsHost || isIpAddress(hostname)) return `${base}/${bucketName}`;
-  const isGlobal = endpoint === undefined && style !== "virtual" && isMainPartition(signingRegion(settings));
+  const isGlobal = endpoint === undefined && style !== "virtual" && partitionOrDefault(signingRegion(settings)).id === "aws";
   return `${protocol}//${bucketName}.${isGlobal ? "s3.amazonaws.com" : host}${pathname.replace(/\/$/, "")}`;
-}
-
-function partitionSuffix(region: string): string {
-  return PARTITION_SUFFIXES.find(([prefix]) => region.startsWith(prefix))?.[1] ?? "amazonaws.com";
-}
-
-function isMainPartition(region: string): boolean {
-  return !PARTITION_SUFFIXES.some(([prefix]) => region.startsWith(prefix));
 }
 
 function isIpAddress(hostname: string): boolean {
   return /^\d+\.\d+\.\d+\.\d+$/.test(hostname) || hostname.startsWith("[");
 }
 
-/** Percent-encodes all but what SigV4 leaves, and the slashes. */
-function escapePath(key: string): string {
-  return key.split("/").map(escape).join("/");
+/** Percent-encodes a key for a URL's path. Slashes stay. */
+export function escapePath(key: string): string {
+  return key.split("/").map(escapeUri).join("/");
 }
 
-function escape(text: string): string {
+/** Percent-encodes all characters but the unreserved ones of RFC 3986, as SigV4 wants it. */
+export function escapeUri(text: string): string {
   return encodeURIComponent(text).replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`);
 }
 
@@ -170,7 +153,7 @@ export function presignV4(url: URL, { keys, date, region, expiresIn, service, me
     ["X-Amz-SignedHeaders", "host"],
     ...(keys.sessionToken === undefined ? [] : [["X-Amz-Security-Token", keys.sessionToken]]),
   ];
-  const query = parameters.map(([name = "", value = ""]) => `${escape(name)}=${escape(value)}`);
+  const query = parameters.map(([name = "", value = ""]) => `${escapeUri(name)}=${escapeUri(value)}`);
   const payload = service === "s3" ? "UNSIGNED-PAYLOAD" : createHash("sha256").digest("hex");
   const canonical = [method, url.pathname, [...query].sort().join("&"), `host:${url.host}`, "", "host", payload].join("\n");
   const digest = createHash("sha256").update(canonical).digest("hex");
@@ -194,5 +177,5 @@ function presignV2(url: URL, { keys, date, expiresIn }: Signing): string {
     ...(keys.sessionToken === undefined ? [] : [["x-amz-security-token", keys.sessionToken]]),
     ["Expires", expires],
   ];
-  return `${url.origin}${url.pathname}?${parameters.map(([name = "", value = ""]) => `${name}=${escape(value)}`).join("&")}`;
+  return `${url.origin}${url.pathname}?${parameters.map(([name = "", value = ""]) => `${name}=${escapeUri(value)}`).join("&")}`;
 }

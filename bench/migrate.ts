@@ -8,8 +8,8 @@ import { basename, dirname, join, relative } from "node:path";
 import { promisify } from "node:util";
 import * as v from "valibot";
 import { buildEnv } from "../authentik/env.ts";
-import { onPath } from "../local/programs.ts";
-import { findVersitygw, startVersitygw } from "../local/versitygw.ts";
+import { onPath } from "../tools/lib/programs.ts";
+import { findVersitygw, startVersitygw } from "../tools/start/versitygw.ts";
 import { startListingServer } from "../test/support/listing-server.ts";
 import { measure, medianOf, type Figure } from "./measure.ts";
 

@@ -5,14 +5,13 @@
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { openLocalHome } from "../local/home.ts";
-import { onPath, run } from "../local/programs.ts";
-import { localProject, type LocalProject } from "../local/stack.ts";
-import { withLocalStack } from "../local/start.ts";
+import { openLocalHome } from "../tools/start/folder.ts";
+import { onPath, run } from "../tools/lib/programs.ts";
+import { localProject, type LocalProject } from "../tools/start/stack.ts";
+import { withLocalStack } from "../tools/start/start.ts";
 import { measure, medianOf, type Figure } from "./measure.ts";
+import { REPOSITORY } from "../tools/lib/repository.ts";
 
-const REPOSITORY = fileURLToPath(new URL("..", import.meta.url));
 const RUNS = 3;
 
 /** `modules` is what the project has installed: the engine fetches the plugin of every cloud package that it finds there. */

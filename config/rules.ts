@@ -2,7 +2,6 @@
 import { durationSeconds } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
-import { VERSITYGW_VERSION } from "../local/versitygw.ts";
 
 /** An origin exactly as browsers send it (RFC 6454 and the WHATWG URL standard): scheme://host[:port]. */
 export function origin(value: string, index: number, all: readonly string[]): string | undefined {
@@ -138,10 +137,4 @@ export function tag(value: string, index: number, all: readonly string[]): strin
   if (/^(?:aws|azure|microsoft|windows)/i.test(name)) return "has a name that the cloud reserves; choose another";
   const first = all.findIndex((other) => other.split("=")[0]?.toLowerCase() === name.toLowerCase());
   return first === index ? undefined : "names a tag twice; remove one";
-}
-
-/** An image that is pinned, by a whole version or a digest: `latest`, `edge`, `v1` change from one start of a replica to the next. */
-export function pinnedImage(value: string): string | undefined {
-  if (/^[a-z0-9][\w.:/-]*(?::v?\d+\.\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})$/.test(value)) return undefined;
-  return `is not a pinned image; write one with a whole version (three numbers) or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"`;
 }

@@ -1,6 +1,6 @@
 /** Policy `pinned-gateway-image`: the gateway that sees every file is the one that was reviewed. */
 import * as v from "valibot";
-import { pinnedImage as wrongImage } from "../config/rules.ts";
+import { pinnedImage as wrongImage } from "../providers/versitygw.ts";
 import { rule, TYPES, type StoragePolicy } from "./rule.ts";
 
 const Containers = v.optional(v.array(v.object({ image: v.string() })), []);

@@ -16,6 +16,7 @@ import { BucketServerSideEncryptionConfiguration } from "@pulumi/aws/s3/bucketSe
 import { BucketVersioning } from "@pulumi/aws/s3/bucketVersioning.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
 import { ComponentResource, type ComponentResourceOptions, type CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
+import { partitionOf, partitionOrDefault } from "../authentik/partitions.ts";
 import { authentikPolicy, type PolicyDocument, type PolicyStatement } from "../authentik/permissions.ts";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
 import { parseTags, rotationKeys, tagKeys, type CommonConfig, type Report, type Sound, type Values } from "../config/common.ts";
@@ -155,25 +156,9 @@ function resolveCredentials(config: Pick<AwsValues, "credentials" | "roleTrust" 
   return roleTrust === "irsa" ? { kind: "irsa", oidcProviderArn, serviceAccounts } : { kind: "podIdentity", clusterName, serviceAccounts };
 }
 
-/** AWS's partitions: how their regions begin, and the domain of their services. Source: the AWS SDKs' `partitions.json`. */
-const PARTITIONS = [
-  { id: "aws-cn", regions: /^cn-\w+-\d+$/, domain: "amazonaws.com.cn" },
-  { id: "aws-us-gov", regions: /^us-gov-\w+-\d+$/, domain: "amazonaws.com" },
-  { id: "aws-eusc", regions: /^eusc-de-\w+-\d+$/, domain: "amazonaws.eu" },
-  { id: "aws-iso", regions: /^us-iso-\w+-\d+$/, domain: "c2s.ic.gov" },
-  { id: "aws-iso-b", regions: /^us-isob-\w+-\d+$/, domain: "sc2s.sgov.gov" },
-  { id: "aws-iso-e", regions: /^eu-isoe-\w+-\d+$/, domain: "cloud.adc-e.uk" },
-  { id: "aws-iso-f", regions: /^us-isof-\w+-\d+$/, domain: "csp.hci.ic.gov" },
-  { id: "aws", regions: /^(?:us|eu|ap|sa|ca|me|af|il|mx)-\w+-\d+$/, domain: "amazonaws.com" },
-] as const;
-
-function partitionOf(region: string): (typeof PARTITIONS)[number] | undefined {
-  return PARTITIONS.find(({ regions }) => regions.test(region));
-}
-
-/** Host of the regional S3 API. Regions that are not out yet work too, so there is no list of them to keep. */
+/** Host of the regional S3 API. */
 function hostOf(region: string): string {
-  return `s3.${region}.${partitionOf(region)?.domain ?? "amazonaws.com"}`;
+  return `s3.${region}.${partitionOrDefault(region).dnsSuffix}`;
 }
 
 function region(value: string): string | undefined {

@@ -17,8 +17,8 @@ import {
 } from "../config/common.ts";
 import * as rules from "../config/rules.ts";
 import { integer, oneOf, optional, secretText, text } from "../config/values.ts";
-import { usersFile, VERSITYGW_VERSION, type Keys } from "../local/versitygw.ts";
 import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
+import { pinnedImage, usersFile, VERSITYGW_VERSION, type Keys } from "./versitygw.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 import { authentikCorsRules, S3BucketCors, S3BucketPolicy } from "./s3/resources.ts";
 
@@ -34,7 +34,7 @@ const keys = {
   redundancy: optional(oneOf(REDUNDANCIES, "How often the files are kept."), "Standard_ZRS"),
   softDeleteDays: optional(integer("How many days deleted files and containers can still be had back.", 1, 365), "30"),
   gateway: optional(oneOf(GATEWAYS, "Azure Blob has no S3 API: a `containerApp` with versitygw gives it one, or an `external` gateway of yours does."), "containerApp"),
-  gatewayImage: optional(text("Image of versitygw, with a version or a digest.", rules.pinnedImage), `docker.io/versity/versitygw:${VERSITYGW_VERSION}`),
+  gatewayImage: optional(text("Image of versitygw, with a version or a digest.", pinnedImage), `docker.io/versity/versitygw:${VERSITYGW_VERSION}`),
   gatewayMaxReplicas: optional(integer("How many replicas the gateway may scale out to; one always runs.", 1, 30), "3"),
   endpoint: optional(text("For `external`: URL of the gateway, without the container.", rules.endpoint)),
   accessKey: optional(secretText("For `external`: access key of authentik's user on the gateway.", rules.credential)),

@@ -12,7 +12,8 @@ import {
 } from "@aws-sdk/client-s3";
 import { expect } from "chai";
 import * as v from "valibot";
-import { findVersitygw, freePort, VERSITYGW_VERSION, type Keys, type RunningServer } from "../local/versitygw.ts";
+import { VERSITYGW_VERSION, type Keys } from "../providers/versitygw.ts";
+import { findVersitygw, freePort, type RunningServer } from "../tools/start/versitygw.ts";
 import { cors, policy, type CorsInputs, type PolicyInputs } from "../providers/s3/operations.ts";
 import { ACCOUNT, createContainer, startAzurite, untilAnswered, type Azurite } from "./support/azurite.ts";
 import { run, temporaryFolder, writeTree } from "./support/migration.ts";

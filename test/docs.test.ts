@@ -17,7 +17,7 @@ import { expect } from "chai";
 import * as v from "valibot";
 import { parse } from "yaml";
 import type { RawConfig } from "../config/index.ts";
-import type { RunningServer } from "../local/versitygw.ts";
+import type { RunningServer } from "../tools/start/versitygw.ts";
 import { chooseProvider } from "../providers/index.ts";
 import { isOwnStackFile, pulumi, REPOSITORY } from "./support/engine.ts";
 import { startGitServer, type GitServer } from "./support/git-server.ts";

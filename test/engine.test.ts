@@ -2,7 +2,7 @@ import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import { DeleteBucketCommand, DeleteObjectCommand, GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
-import type { RunningServer } from "../local/versitygw.ts";
+import type { RunningServer } from "../tools/start/versitygw.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";

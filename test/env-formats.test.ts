@@ -9,9 +9,9 @@ import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
 import { EnvValueError, buildEnv, readEnv, type StorageSettings } from "../authentik/env.ts";
 import { parseRelease } from "../authentik/release.ts";
-import { DotenvError, mergeDotenv, parseDotenv } from "../env/dotenv.ts";
-import { DEFAULT_OPTIONS, FormatError, dotenvLines, formatEnv, type FormatOptions } from "../env/index.ts";
-import { mergeIntoFile, writeSecretFile } from "../env/write.ts";
+import { DotenvError, mergeDotenv, parseDotenv } from "../tools/lib/dotenv.ts";
+import { DEFAULT_OPTIONS, FormatError, dotenvLines, formatEnv, type FormatOptions } from "../tools/env/formats.ts";
+import { mergeIntoFile, writeSecretFile } from "../tools/env/write.ts";
 
 type Env = Record<string, string>;
 const Env = v.record(v.string(), v.string());

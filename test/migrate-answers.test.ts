@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { S3Bucket } from "../migrate/s3.ts";
+import { S3Bucket } from "../tools/migrate/s3.ts";
 import { IMPATIENT, mend, readTree, run, startServer, uploadsIn, writeTree, type TestServer } from "./support/migration.ts";
 import { startProxy, type ProxyOptions } from "./support/proxy.ts";
 

@@ -4,7 +4,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import { join } from "node:path";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { S3Bucket, type Part } from "../migrate/s3.ts";
+import { S3Bucket, type Part } from "../tools/migrate/s3.ts";
 import { IMPATIENT, readTree, run, startServer, writeTree, type TestServer } from "./support/migration.ts";
 import { startProxy } from "./support/proxy.ts";
 

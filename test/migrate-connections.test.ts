@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { freePort } from "../local/versitygw.ts";
-import { S3Bucket } from "../migrate/s3.ts";
+import { freePort } from "../tools/start/versitygw.ts";
+import { S3Bucket } from "../tools/migrate/s3.ts";
 import { selfSigned } from "./support/certificate.ts";
 import { listen } from "./support/listen.ts";
 import { startListingServer } from "./support/listing-server.ts";
@@ -20,7 +20,7 @@ import { onTerminal } from "./support/terminal.ts";
 
 const MIB = 1024 * 1024;
 const EMPTY_LISTING = { status: 200, body: "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>" };
-const MIGRATE = ["--import", "tsx/esm", "commands/migrate.ts"];
+const MIGRATE = ["--import", "tsx/esm", "tools/migrate/command.ts"];
 
 describe("migrate: connections and credentials", function () {
   this.timeout(20_000);

@@ -5,8 +5,8 @@ import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { Disk } from "../migrate/disk.ts";
-import { MigrateError } from "../migrate/place.ts";
+import { Disk } from "../tools/migrate/disk.ts";
+import { MigrateError } from "../tools/migrate/place.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import { envFile, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
 
@@ -143,7 +143,7 @@ describe("migrate: disks", function () {
     const { bucket, inBucket, folder, state, top } = server.fresh();
     const small = { "media/public/a.bin": randomBytes(1000), "media/public/z.bin": randomBytes(1000) };
     writeTree(inBucket, { ...small, "media/public/large.bin": randomBytes(3 * MIB), "media/public/larger.bin": randomBytes(20 * MIB) });
-    const limited = ["-c", 'ulimit -f 1024; exec "$@"', "bash", process.execPath, "--import", "tsx/esm", "commands/migrate.ts"];
+    const limited = ["-c", 'ulimit -f 1024; exec "$@"', "bash", process.execPath, "--import", "tsx/esm", "tools/migrate/command.ts"];
     const { status, stdout } = spawnSync("bash", [...limited, envFile(top, bucket), folder, "--yes", "--state", state], { encoding: "utf8" });
     expect(status, stdout).to.equal(1);
     for (const name of ["large", "larger"]) expect(stdout).to.match(new RegExp(`failed media/public/${name}\\.bin: .*(?:EFBIG|may be full)`));

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { S3Bucket } from "../migrate/s3.ts";
+import { S3Bucket } from "../tools/migrate/s3.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { IMPATIENT, readTree, run, startServer, writeTree, type TestServer } from "./support/migration.ts";
 

@@ -3,8 +3,8 @@ import { existsSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync,
 import { dirname, join } from "node:path";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { ContentError, type Content } from "../migrate/content.ts";
-import { Disk } from "../migrate/disk.ts";
+import { ContentError, type Content } from "../tools/migrate/content.ts";
+import { Disk } from "../tools/migrate/disk.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
 import { readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
 

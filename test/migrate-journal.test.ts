@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "chai";
-import { Journal } from "../migrate/journal.ts";
+import { Journal } from "../tools/migrate/journal.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
 import { envFile, readTree, run, startServer, uploadsIn, uploadsLeft, writeTree, type TestServer } from "./support/migration.ts";
 
@@ -105,7 +105,7 @@ describe("migrate: the journal", function () {
     const [pair = ""] = readdirSync(state);
     writeFileSync(join(state, pair, "same"), randomBytes(1024));
     writeTree(folder, { "media/public/y.png": "y" });
-    const limited = ["-c", 'ulimit -f 1; exec "$@"', "bash", process.execPath, "--import", "tsx/esm", "commands/migrate.ts"];
+    const limited = ["-c", 'ulimit -f 1; exec "$@"', "bash", process.execPath, "--import", "tsx/esm", "tools/migrate/command.ts"];
     const { status, stdout, stderr } = spawnSync("bash", [...limited, folder, envFile(top, bucket), "--yes", "--state", state], { encoding: "utf8" });
     expect(status, stderr).to.equal(0);
     expect(stdout).to.include("Copied 1 files").and.match(/Note: The journal in .* could not be written/);

@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { expect } from "chai";
-import { Bucket } from "../migrate/bucket.ts";
-import { MemoryBudget } from "../migrate/content.ts";
-import { Journal } from "../migrate/journal.ts";
-import { S3Bucket, type Part } from "../migrate/s3.ts";
+import { Bucket } from "../tools/migrate/bucket.ts";
+import { MemoryBudget } from "../tools/migrate/content.ts";
+import { Journal } from "../tools/migrate/journal.ts";
+import { S3Bucket, type Part } from "../tools/migrate/s3.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { IMPATIENT, readTree, startServer, uploadsIn, type TestServer } from "./support/migration.ts";
 

@@ -4,7 +4,7 @@ import type { IncomingMessage } from "node:http";
 import { dirname, join } from "node:path";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { S3Bucket } from "../migrate/s3.ts";
+import { S3Bucket } from "../tools/migrate/s3.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
 import { IMPATIENT, mend, readTree, run, startServer, uploadsIn, writeTree, type Ground, type TestServer } from "./support/migration.ts";
 import { startProxy } from "./support/proxy.ts";

@@ -2,9 +2,9 @@ import { resolve, sep } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
 import { contentType } from "../authentik/objects.ts";
-import { inPieces, MemoryBudget, partSizeOf } from "../migrate/content.ts";
-import { keyFlaw, keyOfPath, LAYOUTS, pathOfKey, recogniseLayout, usagesOf } from "../migrate/layout.ts";
-import { compareKeys, merge, plan, withoutCollisions, type Item, type Step } from "../migrate/plan.ts";
+import { inPieces, MemoryBudget, partSizeOf } from "../tools/migrate/content.ts";
+import { keyFlaw, keyOfPath, LAYOUTS, pathOfKey, recogniseLayout, usagesOf } from "../tools/migrate/layout.ts";
+import { compareKeys, merge, plan, withoutCollisions, type Item, type Step } from "../tools/migrate/plan.ts";
 
 const text = fc.string({ unit: "binary", maxLength: 4 }).filter((value) => !/\p{Surrogate}/u.test(value));
 const path = fc.array(fc.oneof(text, fc.constantFrom("a", "b", "a-", "..", ".", "")), { minLength: 1, maxLength: 4 }).map((parts) => parts.join("/"));

@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
 import { authentikPolicy } from "../authentik/permissions.ts";
-import { S3Bucket } from "../migrate/s3.ts";
+import { S3Bucket } from "../tools/migrate/s3.ts";
 import { startFaultProxy, type FaultProxy } from "./support/fault-proxy.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import { envFile, mend, readTree, run, startServer, temporaryFolder, writeTree, type TestServer } from "./support/migration.ts";
@@ -275,7 +275,7 @@ describe("migrate", function () {
     writeTree(folder, { "media/public/x.png": "x" });
     writeTree(inBucket, { "media/public/x.png": "x", "media/public/old.png": "old", "public/x.png": "x" });
     const place = envFile(top, bucket);
-    const dry = async (...args: string[]) => (await promisify(execFile)(process.execPath, ["--import", "tsx/esm", "commands/migrate.ts", ...args, "--dry-run", "--state", state])).stdout;
+    const dry = async (...args: string[]) => (await promisify(execFile)(process.execPath, ["--import", "tsx/esm", "tools/migrate/command.ts", ...args, "--dry-run", "--state", state])).stdout;
     expect(await dry(folder, place)).to.include("  media/public/old.png (3 B)\n").and.include("1 only in the destination.");
     expect(await dry(folder, place, "--delete")).to.include("- media/public/old.png (3 B)\n").and.include("1 only in the destination, 1 (3 B) to be deleted.");
     expect(await dry(folder, place, "--delete", "--json")).to.include('{"step":"delete","key":"media/public/old.png","bytes":3}\n');
@@ -296,13 +296,13 @@ describe("migrate", function () {
   it("copies no folder into itself", async () => {
     const { folder, state } = server.fresh();
     writeTree(folder, { "media/public/x.png": "x" });
-    const error: unknown = await promisify(execFile)(process.execPath, ["--import", "tsx/esm", "commands/migrate.ts", folder, join(folder, "media/public/copy"), "--yes", "--state", state]).catch((reason: unknown) => reason);
+    const error: unknown = await promisify(execFile)(process.execPath, ["--import", "tsx/esm", "tools/migrate/command.ts", folder, join(folder, "media/public/copy"), "--yes", "--state", state]).catch((reason: unknown) => reason);
     expect(error).to.include({ code: 2 }).and.property("stderr").contains("would be copied into itself");
   });
 
   describe("the command", () => {
     async function command(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-      const child = promisify(execFile)(process.execPath, ["--import", "tsx/esm", "commands/migrate.ts", ...args]);
+      const child = promisify(execFile)(process.execPath, ["--import", "tsx/esm", "tools/migrate/command.ts", ...args]);
       return child.then(
         ({ stdout, stderr }) => ({ code: 0, out: stdout, err: stderr }),
         (error: unknown) => ({ code: Number(Reflect.get(Object(error), "code")), out: String(Reflect.get(Object(error), "stdout")), err: String(Reflect.get(Object(error), "stderr")) }),
@@ -332,7 +332,7 @@ describe("migrate", function () {
 
 /** A server with a user who has what authentik's policy gives, and a bucket. */
 async function startWithUser() {
-  const { findVersitygw, startVersitygw } = await import("../local/versitygw.ts");
+  const { findVersitygw, startVersitygw } = await import("../tools/start/versitygw.ts");
   const folder = temporaryFolder();
   const root = { accessKey: "test-root", secretKey: "test-root-secret" };
   const iamKeys = { accessKey: "authentik", secretKey: "authentik-secret" };

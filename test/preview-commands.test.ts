@@ -2,7 +2,7 @@ import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, type S3Client } from "@aws-sdk/client-s3";
 import { expect } from "chai";
-import type { RunningServer } from "../local/versitygw.ts";
+import type { RunningServer } from "../tools/start/versitygw.ts";
 import { Checkout } from "./support/checkout.ts";
 import { projectName, pulumi } from "./support/engine.ts";
 import { BOT, GitHubServer, REPO, TOKEN } from "./support/github-server.ts";

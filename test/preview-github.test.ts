@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { addToSummary, GitHub, GitHubError, gitHubSettings, readPullRequest } from "../preview/github.ts";
+import { addToSummary, GitHub, GitHubError, gitHubSettings, readPullRequest } from "../tools/preview/github.ts";
 import { BOT, GitHubServer, TOKEN } from "./support/github-server.ts";
 
 const MARKER = "<!-- authentik-storage preview: prod -->";

@@ -2,10 +2,10 @@ import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { expect } from "chai";
-import { EngineError, policyArgs, runEngine } from "../preview/engine.ts";
-import { PlanError } from "../preview/plan.ts";
-import { preview } from "../preview/preview.ts";
-import { renderMarkdown, renderText } from "../preview/render.ts";
+import { EngineError, policyArgs, runEngine } from "../tools/preview/engine.ts";
+import { PlanError } from "../tools/preview/plan.ts";
+import { preview } from "../tools/preview/preview.ts";
+import { renderMarkdown, renderText } from "../tools/preview/render.ts";
 
 const SUCCEEDED = '{"summaryEvent":{"result":"succeeded"}}';
 

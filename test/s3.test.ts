@@ -3,7 +3,7 @@ import { GetBucketCorsCommand, GetBucketPolicyCommand, ListBucketsCommand, PutBu
 import { authentikPolicy } from "../authentik/permissions.ts";
 import * as operations from "../providers/s3/operations.ts";
 import { ServerError } from "../providers/s3/server.ts";
-import type { RunningServer } from "../local/versitygw.ts";
+import type { RunningServer } from "../tools/start/versitygw.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 

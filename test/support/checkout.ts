@@ -6,7 +6,7 @@ import { delimiter, dirname, join } from "node:path";
 import { text as readText } from "node:stream/consumers";
 import * as v from "valibot";
 import { parse } from "yaml";
-import { run } from "../../local/programs.ts";
+import { run } from "../../tools/lib/programs.ts";
 import { isOwnStackFile, projectName, pulumi, REPOSITORY, setSecrets, setValues } from "./engine.ts";
 
 /** Not of a checkout, or written by other tests. */

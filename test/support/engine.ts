@@ -3,12 +3,12 @@ import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
-import { fileURLToPath } from "node:url";
 import * as v from "valibot";
 import { parse, stringify } from "yaml";
-import { onPath, run } from "../../local/programs.ts";
+import { onPath, run } from "../../tools/lib/programs.ts";
+import { REPOSITORY } from "../../tools/lib/repository.ts";
 
-export const REPOSITORY = fileURLToPath(new URL("../..", import.meta.url));
+export { REPOSITORY };
 export const STACK = "test";
 const TIMEOUT_MS = 120_000;
 

@@ -4,14 +4,14 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { buildEnv, type StorageSettings } from "../../authentik/env.ts";
-import { findVersitygw, startVersitygw, type RunningServer } from "../../local/versitygw.ts";
-import { Bucket } from "../../migrate/bucket.ts";
-import { MemoryBudget } from "../../migrate/content.ts";
-import { Disk } from "../../migrate/disk.ts";
-import { Journal } from "../../migrate/journal.ts";
-import type { Layout } from "../../migrate/layout.ts";
-import { mendLayout, migrate, type Options, type Summary } from "../../migrate/migrate.ts";
-import { S3Bucket, type Patience } from "../../migrate/s3.ts";
+import { findVersitygw, startVersitygw, type RunningServer } from "../../tools/start/versitygw.ts";
+import { Bucket } from "../../tools/migrate/bucket.ts";
+import { MemoryBudget } from "../../tools/migrate/content.ts";
+import { Disk } from "../../tools/migrate/disk.ts";
+import { Journal } from "../../tools/migrate/journal.ts";
+import type { Layout } from "../../tools/migrate/layout.ts";
+import { mendLayout, migrate, type Options, type Summary } from "../../tools/migrate/migrate.ts";
+import { S3Bucket, type Patience } from "../../tools/migrate/s3.ts";
 
 /** Short pauses; a stall is noticed after a second or two (undici's clock ticks once a second). */
 export const IMPATIENT: Patience = { attempts: 8, pauseMs: 1, silenceMs: 500, slowestRate: 10_000 };

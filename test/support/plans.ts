@@ -4,10 +4,10 @@
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { expect } from "chai";
-import { parseEvent } from "../../preview/plan.ts";
-import { wholePlan } from "../../preview/preview.ts";
-import { renderMarkdown, renderText } from "../../preview/render.ts";
-import { reportOn, type Report, type ResourceChange } from "../../preview/report.ts";
+import { parseEvent } from "../../tools/preview/plan.ts";
+import { wholePlan } from "../../tools/preview/preview.ts";
+import { renderMarkdown, renderText } from "../../tools/preview/render.ts";
+import { reportOn, type Report, type ResourceChange } from "../../tools/preview/report.ts";
 import { REPOSITORY, type RunResult } from "./engine.ts";
 
 const CORS = { purpose: "CORS policy", name: "authentik-cors" };

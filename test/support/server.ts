@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { S3Client } from "@aws-sdk/client-s3";
-import { findVersitygw, startVersitygw, type Keys, type RunningServer, type ServerOptions } from "../../local/versitygw.ts";
+import type { Keys } from "../../providers/versitygw.ts";
+import { findVersitygw, startVersitygw, type RunningServer, type ServerOptions } from "../../tools/start/versitygw.ts";
 
 export const ROOT: Keys = { accessKey: "root-access", secretKey: "root-secret-0123456789" };
 /** A user who has no rights but those of bucket policies. */

@@ -1,0 +1,5 @@
+/** Where this repository is on the machine. */
+import { fileURLToPath } from "node:url";
+
+/** Absolute path of the folder of `Pulumi.yaml`, with a slash at its end. */
+export const REPOSITORY = fileURLToPath(new URL("../..", import.meta.url));

@@ -1,0 +1,91 @@
+/** The stacks of a project, found from their files. */
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import * as v from "valibot";
+import { parse } from "yaml";
+import { PROVIDERS, type ProviderName } from "../../providers/index.ts";
+
+/** One entry of a workflow's matrix. */
+export interface StackEntry {
+  stack: string;
+  provider: ProviderName;
+}
+
+/** A stack's file, or name, that cannot be used. The message says what to do. */
+export class StackError extends Error {
+  override name = "StackError";
+}
+
+/** The stack of `npm start`. */
+const LOCAL_STACK = "dev";
+/** Pulumi's own rule for names of stacks (`sdk/go/common/tokens/stack.go`), at most with its organization and project. */
+const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
+/** Of the GitHub environment in which a stack is previewed by whoever can push a branch; `prod` and `PROD` are one to GitHub. */
+const PREVIEW_ENVIRONMENT = /-preview$/i;
+
+/**
+ * Every stack with a file `Pulumi.<stack>.yaml` in this folder, but for `dev`, in the order of their names.
+ *
+ * @throws StackError when a file names no provider, or no stack can have its name
+ */
+export async function findStacks(folder: string): Promise<StackEntry[]> {
+  const files = await readdir(folder);
+  const { name: project } = v.parse(v.object({ name: v.string() }), await readYaml(join(folder, "Pulumi.yaml")));
+  const key = `${project}:provider`;
+  const names = files.flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? []).filter((name) => name !== LOCAL_STACK).sort().map(checkStackName);
+  checkEnvironments(names);
+  return Promise.all(names.map(async (stack) => ({ stack, provider: await providerOf(join(folder, `Pulumi.${stack}.yaml`), key) })));
+}
+
+/**
+ * The name itself, if a stack can have it. It gets into command lines, paths and comments, and is the name of the GitHub environment in
+ * which the stack is deployed.
+ *
+ * @throws StackError
+ */
+export function checkStackName(name: string): string {
+  // Neither may be taken for an option, nor for a folder.
+  if (!NAME.test(name) || name.startsWith("-") || name.split("/").some((part) => /^\.{1,2}$/.test(part))) {
+    throw new StackError(`${JSON.stringify(name)} is no name of a stack; use letters, digits, "-", "_" and ".", and not "." or ".." alone`);
+  }
+  if (PREVIEW_ENVIRONMENT.test(name)) {
+    const other = name.replace(PREVIEW_ENVIRONMENT, "");
+    throw new StackError(
+      `the stack "${name}" would be deployed in the GitHub environment in which "${other}" is previewed, without its reviewers; ` +
+        "give it a name that does not end in -preview: pulumi stack rename <name>",
+    );
+  }
+  return name;
+}
+
+/** @throws StackError when two stacks would be deployed in one GitHub environment: GitHub does not tell case apart */
+function checkEnvironments(names: readonly string[]): void {
+  const seen = new Map<string, string>();
+  for (const name of names) {
+    const other = seen.get(name.toLowerCase());
+    if (other !== undefined) {
+      throw new StackError(`the stacks "${other}" and "${name}" would be one GitHub environment, which knows no case; give one of them another name: pulumi stack rename <name>`);
+    }
+    seen.set(name.toLowerCase(), name);
+  }
+}
+
+async function providerOf(file: string, key: string): Promise<ProviderName> {
+  const content = v.safeParse(v.object({ config: v.record(v.string(), v.unknown()) }), await readYaml(file));
+  const value = content.success ? content.output.config[key] : undefined;
+  const provider = PROVIDERS.find((name) => name === value);
+  if (provider === undefined) {
+    const what = value === undefined ? "missing" : JSON.stringify(value);
+    throw new StackError(`"${file}": ${key} is ${what}; write one of ${PROVIDERS.join(", ")}`);
+  }
+  return provider;
+}
+
+async function readYaml(file: string): Promise<unknown> {
+  try {
+    const content: unknown = parse(await readFile(file, "utf8"));
+    return content;
+  } catch (error) {
+    throw new StackError(`"${file}" is no YAML`, { cause: error });
+  }
+}

@@ -251,10 +251,10 @@ describe("S3 resources on a real server", () => {
     await operations.bucket.create(bucket);
     let refused = 0;
     await behind(() => (refused++ < 1 ? { status: 403, code: "AccessDenied" } : undefined), async (endpoint) => {
-      await operations.cors.create({ ...bucket, endpoint, rules, patienceSeconds: 60 });
+      await operations.cors.create({ ...bucket, endpoint, rules, retrySeconds: 60 });
     });
     expect(refused).to.be.greaterThan(1);
-    const impatient = { ...bucket, endpoint: "http://127.0.0.1:1", rules, patienceSeconds: 1 };
+    const impatient = { ...bucket, endpoint: "http://127.0.0.1:1", rules, retrySeconds: 1 };
     expect((await failure(operations.cors.create(impatient))).message).to.match(/tried for 1 s/);
   });
 });

@@ -1,9 +1,16 @@
 /**
- * Pulumi resources on the S3 API: a bucket, its CORS policy, its bucket policy. They work with any S3-compatible server; a
- * Pulumi program of your own can use them too.
+ * Pulumi resources on the S3 API: a bucket, its CORS policy, its bucket policy. They work with any
+ * S3-compatible server.
+ *
+ * A Pulumi program of your own can use them too. Its package.json has to name the code that the
+ * engine runs, by a path in its folder or by a package:
+ *
+ * @example "imports": {
+ *   "#authentik-storage-provider": "authentik-storage/providers/s3/dynamic-provider.cjs"
+ * }
  */
-import { relative, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { createRequire } from "node:module";
+import { RunError } from "@pulumi/pulumi/errors.js";
 import type { Input, Inputs } from "@pulumi/pulumi/output.js";
 import { CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
 import type { AddressingStyle } from "../../authentik/env.ts";
@@ -24,8 +31,11 @@ export interface ConnectionArgs {
    * stored with it.
    */
   credentials?: Input<{ accessKey: Input<string>; secretKey: Input<string>; sessionToken?: Input<string> } | undefined>;
-  /** How long a server that does not answer yet, or does not know the keys yet, is waited for. 0 by default. */
-  patienceSeconds?: Input<number | undefined>;
+  /**
+   * For how many seconds a call is retried, while the server does not answer or does not know the
+   * keys yet. 0 by default.
+   */
+  retrySeconds?: Input<number | undefined>;
 }
 
 export interface S3BucketArgs extends ConnectionArgs {
@@ -85,10 +95,18 @@ export class S3BucketPolicy extends CustomResource {
 }
 
 /**
- * A dynamic resource whose code stays in its file. `pulumi.dynamic.Resource` would serialise the code into the state, for
- * which it loads the TypeScript compiler into every preview (0.5 s, 70 MB), and a refresh or destroy would run the code of
- * the last `up`. The engine's protocol needs no more than a module with a `handler`, so this hands it one that loads the
- * operations, by a path relative to the program so that the state is the same on every machine.
+ * The import in package.json by which the engine finds `dynamic-provider.cjs`. Every stack stores
+ * this name, so it never changes (docs/architecture.md, "What a stack stores").
+ */
+const IMPORT = "#authentik-storage-provider";
+
+/**
+ * A dynamic resource whose code stays in its file. `pulumi.dynamic.Resource` would serialize the
+ * code into the state. For that it loads the TypeScript compiler into every preview (0.5 s, 70 MB),
+ * and a refresh or destroy would run the code of the last `up`. The engine's protocol needs only a
+ * module with a `handler`, so this one loads the code by a name that every checkout resolves.
+ *
+ * @throws RunError where the program's package.json does not have that name
  */
 function dynamicResource(
   type: string,
@@ -97,14 +115,30 @@ function dynamicResource(
   args: Inputs,
   options: CustomResourceOptions = {},
 ): [string, string, Inputs, CustomResourceOptions] {
-  const file = relative(process.cwd(), fileURLToPath(new URL("./operations.ts", import.meta.url))).split(sep).join("/");
+  checkImport();
+  // A stack stores this text. Another text is an update of every resource in every stack.
   const handler =
-    `exports.handler = () => { const file = require("node:path").resolve(${JSON.stringify(file)}); ` +
-    `return require("node:module").createRequire(file)("tsx/cjs/api").require(file, file).${operations}; };`;
+    "exports.handler = () => " +
+    `require("node:module").createRequire(process.cwd() + "/")("${IMPORT}").${operations};`;
   return [
     `pulumi-nodejs:dynamic/authentik-storage:${type}`,
     name,
     { ...args, __provider: handler },
     { ...options, additionalSecretOutputs: ["credentials", ...(options.additionalSecretOutputs ?? [])] },
   ];
+}
+
+/** The program and the engine's provider process run in the same folder, so both find the same file. */
+function checkImport(): void {
+  try {
+    createRequire(`${process.cwd()}/`).resolve(IMPORT);
+  } catch (cause) {
+    throw new RunError(
+      `the program in ${process.cwd()} has no import "${IMPORT}", by which Pulumi finds the code of ` +
+        `the S3 resources; add "imports": { "${IMPORT}": ` +
+        '"authentik-storage/providers/s3/dynamic-provider.cjs" } to its package.json (a path that ' +
+        "starts with ./ if authentik-storage is in a folder of the program)",
+      { cause },
+    );
+  }
 }

@@ -160,16 +160,18 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
   });
 
   it("is a component that another program can import", async () => {
-    const other = await EngineProject.create({ name: "other-program", main: "program/" });
+    const other = await EngineProject.create({ name: "other-program", main: "program" });
     try {
       const main = join(other.dir, "program");
       await mkdir(main);
       await symlink(join(REPOSITORY, "node_modules"), join(main, "node_modules"));
-      await writeFile(join(main, "package.json"), '{"name":"other-program","type":"module","main":"index.ts"}');
+      await symlink(REPOSITORY, join(main, "authentik-storage"));
+      const program = { name: "other-program", type: "module", main: "index.ts" };
+      await writeFile(join(main, "package.json"), JSON.stringify(program));
       await writeFile(join(main, "index.ts"), `
         import { Config } from "@pulumi/pulumi/config.js";
         import { output } from "@pulumi/pulumi/output.js";
-        import { S3Storage } from ${JSON.stringify(join(REPOSITORY, "providers/s3/index.ts"))};
+        import { S3Storage } from "./authentik-storage/providers/s3/index.ts";
         const config = new Config();
         const storage = new S3Storage("files", {
           endpoint: config.require("server"), bucketName: "others-media", origins: ["https://authentik.company"],
@@ -179,6 +181,15 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
         export const bucket = storage.bucketName;
       `);
       await other.configure({ server: server.endpoint }, { rootKey: ROOT.accessKey, rootSecret: ROOT.secretKey });
+
+      const { ok, text } = await other.run("preview");
+      expect(ok).to.equal(false);
+      const entry = /"(#[a-z-]+)": "authentik-storage(\/[a-z0-9/-]+\.cjs)"/.exec(text);
+      if (!entry?.[1]) throw new Error(`the error does not say which import to add:\n${text}`);
+      expect(text).not.to.match(/\n\s+at /);
+
+      const imports = { [entry[1]]: `./authentik-storage${entry[2]}` };
+      await writeFile(join(main, "package.json"), JSON.stringify({ ...program, imports }));
       await other.expectOk("up", "--yes", "--skip-preview");
       expect(await other.expectOk("stack", "output", "bucket")).to.contain("others-media");
       await other.expectOk("up", "--yes", "--expect-no-changes", "--refresh");

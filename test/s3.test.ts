@@ -188,6 +188,40 @@ describe("S3 resources on a real server", () => {
     });
   });
 
+  describe("an update of a setting", () => {
+    const kinds = { "a CORS policy": operations.cors, "a bucket policy": operations.policy };
+    const changes = {
+      "the handler": { __provider: "exports.handler = 2" },
+      "the region": { region: "eu-central-1" },
+      "the addressing style": { addressingStyle: "virtual" },
+      "the credentials": { credentials: AUTHENTIK },
+      "the retry time": { retrySeconds: 60 },
+      "an input of another version": { patienceSeconds: 900 },
+    };
+    const olds = {
+      endpoint: "http://127.0.0.1:1",
+      bucket: "media",
+      credentials: ROOT,
+      __provider: "exports.handler = 1",
+      rules,
+      policy: { Version: "2012-10-17" },
+    };
+    for (const [kind, setting] of Object.entries(kinds)) {
+      for (const [what, change] of Object.entries(changes)) {
+        it(`of ${kind} calls no server for ${what}`, async () => {
+          const news = { ...olds, ...change };
+          expect(await setting.diff("id", olds, news)).to.deep.equal({ changes: true, replaces: [] });
+          expect(await setting.update("id", olds, news)).to.deep.equal({ outs: news });
+        });
+      }
+      it(`of ${kind} calls the server for what it keeps`, async () => {
+        const news = { ...olds, rules: [], policy: {} };
+        const error = await failure(setting.update("id", olds, news));
+        expect(error.code).to.equal("ECONNREFUSED");
+      });
+    }
+  });
+
   describe("bucket policy", () => {
     it("is put, read, and deleted", async () => {
       const bucket = fresh();

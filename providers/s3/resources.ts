@@ -133,12 +133,15 @@ function checkImport(): void {
   try {
     createRequire(`${process.cwd()}/`).resolve(IMPORT);
   } catch (cause) {
-    throw new RunError(
-      `the program in ${process.cwd()} has no import "${IMPORT}", by which Pulumi finds the code of ` +
-        `the S3 resources; add "imports": { "${IMPORT}": ` +
-        '"authentik-storage/providers/s3/dynamic-provider.cjs" } to its package.json (a path that ' +
-        "starts with ./ if authentik-storage is in a folder of the program)",
+    const error = new RunError(
+      `the program in ${process.cwd()} has no file for the import "${IMPORT}". Pulumi finds the ` +
+        `code of the S3 resources by it. Add "imports": { "${IMPORT}": ` +
+        '"authentik-storage/providers/s3/dynamic-provider.cjs" } to the program\'s package.json. ' +
+        "If authentik-storage is in a folder of the program, write its path with ./ in front.",
       { cause },
     );
+    // As in config/index.ts: on Node 20 the SDK prints a stack through its files for 40 s.
+    error.stack = "";
+    throw error;
   }
 }

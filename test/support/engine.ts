@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { isAbsolute, join, relative } from "node:path";
 import * as v from "valibot";
 import { parse, stringify } from "yaml";
 import { onPath, run } from "../../tools/lib/programs.ts";
@@ -47,6 +47,12 @@ export async function setSecrets(dir: string, stack: string, secrets: Record<str
   }
 }
 
+interface ProjectOptions {
+  name?: string;
+  main?: string;
+  repository?: string;
+}
+
 /** A project with one stack and a state of its own. */
 export class EngineProject {
   readonly dir: string;
@@ -63,15 +69,22 @@ export class EngineProject {
     this.env = { PULUMI_BACKEND_URL: `file://${join(dir, "state")}`, PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_SKIP_UPDATE_CHECK: "true" };
   }
 
-  /** A project of this repository's program, or of the program in `main`. */
-  static async create({ name = "authentik-storage", main }: { name?: string; main?: string } = {}): Promise<EngineProject> {
+  /** A project of this repository's program, of a copy of this repository, or of the program in `main`. */
+  static async create({ name = "authentik-storage", main, repository = REPOSITORY }: ProjectOptions = {}): Promise<EngineProject> {
     const dir = await mkdtemp(join(tmpdir(), "authentik-storage-engine-"));
     const project = new EngineProject(dir, name);
     await mkdir(join(dir, "state"));
-    const runtime = { name: "nodejs", options: { typescript: false, nodeargs: "--import tsx/esm" } };
-    await writeFile(join(dir, "Pulumi.yaml"), stringify({ name, runtime, main: main ?? `${relative(dir, REPOSITORY)}/program/` }));
+    await project.setMain(main ?? join(repository, "program/"));
     await project.expectOk("stack", "init", STACK);
     return project;
+  }
+
+  /** Sets the folder where the program starts. */
+  async setMain(folder: string): Promise<void> {
+    const main = isAbsolute(folder) ? relative(this.dir, folder) : folder;
+    const options = { typescript: false, nodeargs: "--import tsx/esm" };
+    const project = { name: this.name, runtime: { name: "nodejs", options }, main: `${main}/` };
+    await writeFile(join(this.dir, "Pulumi.yaml"), stringify(project));
   }
 
   /** Sets values in the stack's file, removes those that are undefined, and sets `secrets` as secrets. */

@@ -1,4 +1,4 @@
-/** What stacks store, on the real engine: a stack of an earlier version, and files that move under a new one. */
+/** What stacks store, on the real engine: a stack of an earlier version, and files that move. */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import {
@@ -18,8 +18,9 @@ import { startFaultProxy, type FaultProxy } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 /**
- * What commit 3f119a4 stored: `pulumi stack export --show-secrets` of a stack with the config below.
- * Times and positions in the source are left out. The handlers name operations.ts and tsx.
+ * What commit 3f119a4 stored: `pulumi stack export --show-secrets` of a stack with the config
+ * below and the passphrase of EngineProject. Times and source positions are left out. The handlers
+ * name operations.ts and tsx.
  */
 const EARLIER_STACK = new URL("fixtures/earlier-stack.json", import.meta.url);
 /** The server of that stack. */

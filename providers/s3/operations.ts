@@ -140,13 +140,14 @@ function alreadyExists({ bucket, endpoint }: Connection): ServerError {
 function notEmpty({ bucket, endpoint }: Connection, cause?: unknown): ServerError {
   const message =
     `the bucket "${bucket}" at ${endpoint} is not empty and was not deleted. ` +
-    "Empty it yourself, or set forceDestroy: true, run pulumi up, and delete it with everything in it.";
+    "Empty it yourself, or set forceDestroy: true, run pulumi up, " +
+    "and delete it with everything in it.";
   return new ServerError(message, "BucketNotEmpty", 409, cause);
 }
 
 /**
- * Whether the bucket exists and has objects. It asks for a listing: the answer to a HEAD has no body,
- * so a wrong key, a wrong clock and another owner's bucket would all look alike.
+ * Whether the bucket exists and has objects. It asks for a listing: the answer to a HEAD has no
+ * body, so a wrong key, a wrong clock and another owner's bucket would all look alike.
  */
 async function look({ bucket }: Connection, call: Call): Promise<"absent" | "empty" | "filled"> {
   const { ListObjectsV2Command } = await import("@aws-sdk/client-s3");
@@ -184,7 +185,8 @@ async function createBucket({ bucket, region = "us-east-1" }: Connection, call: 
       await call("create the bucket", (s3) => s3.send(command));
       return;
     } catch (error) {
-      // It did not exist a moment ago. An earlier attempt of this call created it, and its answer was lost.
+      // It did not exist a moment ago. An earlier attempt of this call created it, and the answer
+      // was lost.
       if (isCode(error, "BucketAlreadyOwnedByYou")) return;
       if (location && isCode(error, ...LOCATION_REFUSED)) location = false;
       else if (acl && isCode(error, ...ACL_REFUSED)) acl = false;
@@ -196,7 +198,10 @@ async function createBucket({ bucket, region = "us-east-1" }: Connection, call: 
 const LOCATION_REFUSED = ["InvalidLocationConstraint", "IllegalLocationConstraintException"];
 const ACL_REFUSED = ["AccessControlListNotSupported", "NotImplemented", "InvalidArgument"];
 
-/** Only the default region has no LocationConstraint (AWS, "CreateBucket"). Other servers have names of their own. */
+/**
+ * Only the default region has no LocationConstraint (AWS, "CreateBucket"). Other servers have names
+ * of their own.
+ */
 function needsLocation(region: string): region is BucketLocationConstraint {
   return region !== "us-east-1" && region !== "auto";
 }
@@ -284,7 +289,8 @@ class CorsOperations extends SettingOperations<CorsInputs> {
       await call("put the CORS policy", (s3) => s3.send(command));
     } catch (error) {
       if (!isUnsupported(error)) throw error;
-      // MinIO, for example, has one CORS policy for the whole server. It is enough if it allows authentik's origins.
+      // MinIO, for example, has only one CORS policy for the whole server. It is enough if that
+      // allows authentik's origins.
       const refused = await originsTheServerRefuses(inputs);
       if (refused.length > 0) throw originsRefused(inputs, refused, error);
     }
@@ -313,8 +319,10 @@ class CorsOperations extends SettingOperations<CorsInputs> {
 
 function originsRefused({ endpoint }: Connection, refused: string[], cause: unknown): ServerError {
   const message =
-    `the server at ${endpoint} has no CORS policy for a bucket, and its own refuses ${refused.join(", ")}. ` +
-    "Allow these origins in the server's own settings (MinIO: MINIO_API_CORS_ALLOW_ORIGIN), then run pulumi up again.";
+    `the server at ${endpoint} has no CORS policy for a bucket, ` +
+    `and its own refuses ${refused.join(", ")}. ` +
+    "Allow these origins in the server's own settings (MinIO: MINIO_API_CORS_ALLOW_ORIGIN), " +
+    "then run pulumi up again.";
   return new ServerError(message, "NotImplemented", 501, cause);
 }
 
@@ -402,14 +410,14 @@ function isUnsupported(error: unknown): boolean {
   return isCode(error, "NotImplemented", "MethodNotAllowed");
 }
 
-/** No bucket, CORS policy or bucket policy. Servers have different codes for these, and one status. */
+/** No bucket, CORS policy or bucket policy: servers have different codes, and one status. */
 function isAbsent(error: unknown): boolean {
   return error instanceof ServerError && error.status === 404;
 }
 
 /**
- * Whether the server would do the same with both. The order of a list means nothing to it, and a list
- * of one is the same as its entry.
+ * Whether the server would do the same with both. The order of a list means nothing to it, and a
+ * list of one is the same as its entry.
  */
 function sameMeaning(a: object, b: object): boolean {
   return JSON.stringify(canonical(a)) === JSON.stringify(canonical(b));

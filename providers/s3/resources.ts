@@ -23,12 +23,12 @@ export interface ConnectionArgs {
   endpoint: Input<string>;
   /** The region that requests are signed for; `us-east-1` without one. */
   region?: Input<string | undefined>;
-  /** `virtual` puts the bucket into the host; all else is path style. */
+  /** `virtual` puts the bucket into the host. All else is path style. */
   addressingStyle?: Input<AddressingStyle | undefined>;
   /**
-   * Keys that may administer the bucket, where they are outputs of other resources. Without them the resource takes
-   * `adminAccessKey` and `adminSecretKey`, or else `accessKey` and `secretKey`, from the stack's config, and they are not
-   * stored with it.
+   * Keys that may administer the bucket, where they are outputs of other resources. Without them
+   * the resource takes `adminAccessKey` and `adminSecretKey`, or else `accessKey` and `secretKey`,
+   * from the stack's config, and does not store them.
    */
   credentials?: Input<{ accessKey: Input<string>; secretKey: Input<string>; sessionToken?: Input<string> } | undefined>;
   /**
@@ -41,9 +41,9 @@ export interface ConnectionArgs {
 export interface S3BucketArgs extends ConnectionArgs {
   /** Changing it replaces the bucket. */
   bucket: Input<string>;
-  /** Takes a bucket that exists already under management instead of failing. */
+  /** Manages a bucket that exists already, instead of failing. */
   adopt?: Input<boolean>;
-  /** Lets a bucket that is not empty be deleted, with everything in it. */
+  /** Allows a bucket that is not empty to be deleted, with everything in it. */
   forceDestroy?: Input<boolean>;
 }
 
@@ -57,7 +57,7 @@ export interface S3BucketPolicyArgs extends ConnectionArgs {
   policy: Input<PolicyDocument>;
 }
 
-/** The CORS rules that authentik's browsers need, with the setup page's values where there are no others. */
+/** The CORS rules that authentik's browsers need. The defaults are the setup page's values. */
 export function authentikCorsRules(args: {
   origins: string[];
   corsAllowedHeaders?: string[];
@@ -73,7 +73,7 @@ export function authentikCorsRules(args: {
   ];
 }
 
-/** A private bucket. It is never deleted while it holds anything, unless `forceDestroy` is set. */
+/** A private bucket. It is not deleted while it has objects, unless `forceDestroy` is set. */
 export class S3Bucket extends CustomResource {
   constructor(name: string, args: S3BucketArgs, options?: CustomResourceOptions) {
     super(...dynamicResource("S3Bucket", "bucket", name, { ...args }, options));
@@ -128,7 +128,7 @@ function dynamicResource(
   ];
 }
 
-/** The program and the engine's provider process run in the same folder, so both find the same file. */
+/** The program and the engine's provider process run in the same folder, so both find one file. */
 function checkImport(): void {
   try {
     createRequire(`${process.cwd()}/`).resolve(IMPORT);

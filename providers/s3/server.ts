@@ -1,4 +1,4 @@
-/** Calls to an S3 server as its administrator: the client, its retries, errors that say what to do. */
+/** Calls to an S3 server as its administrator: client, retries, errors that say what to do. */
 import { createHash } from "node:crypto";
 import type { S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
 import pRetry from "p-retry";
@@ -12,7 +12,7 @@ export interface Connection {
   addressingStyle?: string;
   /** Absent where the stack's config has them. */
   credentials?: AdminCredentials;
-  /** For how many seconds a call is retried, while the server does not answer or does not know the keys yet. */
+  /** For how many seconds a call is retried while the server does not answer or know the keys. */
   retrySeconds?: number;
 }
 
@@ -65,7 +65,8 @@ const DEFAULT_REGION = "us-east-1";
 /**
  * Makes calls to a bucket's server, each with the words that an error names it by.
  *
- * @example await onServer(connection, credentials, (call) => call("list the bucket", (s3) => s3.send(command)));
+ * @example
+ * await onServer(connection, credentials, (call) => call("list it", (s3) => s3.send(command)));
  */
 export async function onServer<T>(
   connection: Connection,
@@ -101,7 +102,8 @@ export async function onServer<T>(
 export type Call = <T>(purpose: string, request: (s3: S3Client) => Promise<T>) => Promise<T>;
 
 async function createClient(connection: Connection, credentials: AdminCredentials): Promise<S3Client> {
-  // On Node 20 the SDK warns at every start that later versions need a newer Node. The lock file keeps this version.
+  // On Node 20 the SDK warns at every start that later versions need a newer Node. The lock file
+  // keeps this version.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = "true";
   const { S3Client } = await import("@aws-sdk/client-s3");
   const client = new S3Client({
@@ -179,7 +181,8 @@ interface Facts {
 function factsOf(error: unknown): Facts {
   if (!(error instanceof Error)) return { code: "unknown", status: undefined, message: String(error) };
   const status = "$metadata" in error ? statusOf(error.$metadata) : undefined;
-  // A Node error's code says more than its class. A service error has only its name, the server's code.
+  // A Node error's code says more than its class. A service error has only its name, which is the
+  // server's code.
   const code = "code" in error && typeof error.code === "string" ? error.code : error.name;
   return {
     code: code === "Error" ? "unknown" : code,
@@ -200,32 +203,29 @@ const EXPIRED = "The session token is no longer valid: set a new one.";
 const UNSUPPORTED = "The server does not have this function.";
 
 /** What to do about an error, by its code. */
-const ADVICE = new Map<string, string | ((connection: Connection) => string)>([
-  ["InvalidAccessKeyId", "The server does not know this access key: check adminAccessKey (or accessKey)."],
-  [
-    "SignatureDoesNotMatch",
+const ADVICE: Readonly<Record<string, string | ((connection: Connection) => string)>> = {
+  InvalidAccessKeyId:
+    "The server does not know this access key: check adminAccessKey (or accessKey).",
+  SignatureDoesNotMatch:
     "The secret key does not belong to the access key, or a proxy changes the request: " +
-      "check adminSecretKey (or secretKey).",
-  ],
-  ["RequestTimeTooSkewed", "This machine's clock differs from the server's: set the clock."],
-  ["AuthorizationHeaderMalformed", wrongRegion],
-  ["PermanentRedirect", wrongRegion],
-  ["InvalidLocationConstraint", wrongRegion],
-  ["IllegalLocationConstraintException", wrongRegion],
-  ["ExpiredToken", EXPIRED],
-  ["InvalidToken", EXPIRED],
-  [
-    "CredentialsProviderError",
+    "check adminSecretKey (or secretKey).",
+  RequestTimeTooSkewed: "This machine's clock differs from the server's: set the clock.",
+  AuthorizationHeaderMalformed: wrongRegion,
+  PermanentRedirect: wrongRegion,
+  InvalidLocationConstraint: wrongRegion,
+  IllegalLocationConstraintException: wrongRegion,
+  ExpiredToken: EXPIRED,
+  InvalidToken: EXPIRED,
+  CredentialsProviderError:
     "No credentials were found: set adminAccessKey and adminSecretKey, or accessKey and secretKey.",
-  ],
-  ["BucketAlreadyExists", "The name belongs to another owner: choose another bucketName."],
-  ["NoSuchBucket", "The bucket does not exist: run pulumi refresh, then pulumi up."],
-  ["NotImplemented", UNSUPPORTED],
-  ["MethodNotAllowed", UNSUPPORTED],
-]);
+  BucketAlreadyExists: "The name belongs to another owner: choose another bucketName.",
+  NoSuchBucket: "The bucket does not exist: run pulumi refresh, then pulumi up.",
+  NotImplemented: UNSUPPORTED,
+  MethodNotAllowed: UNSUPPORTED,
+};
 
 function advice(code: string, status: number | undefined, connection: Connection): string {
-  const known = ADVICE.get(code);
+  const known = ADVICE[code];
   if (known !== undefined) return typeof known === "string" ? known : known(connection);
   if (status === undefined) return `No answer: check that ${connection.endpoint} is right and its server runs.`;
   if (status === 403) return "The keys do not allow this, or the bucket belongs to another owner: check both.";

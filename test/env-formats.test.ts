@@ -7,10 +7,11 @@ import { expect } from "chai";
 import fc from "fast-check";
 import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
-import { EnvValueError, buildEnv, readEnv, type StorageSettings } from "../authentik/env.ts";
+import { EnvValueError, buildEnv, type StorageSettings } from "../authentik/env.ts";
+import { readEnv } from "../authentik/read-env.ts";
 import { parseRelease } from "../authentik/release.ts";
 import { DotenvError, mergeDotenv, parseDotenv } from "../tools/lib/dotenv.ts";
-import { DEFAULT_OPTIONS, FormatError, dotenvLines, formatEnv, type FormatOptions } from "../tools/env/formats.ts";
+import { DEFAULT_OPTIONS, FormatError, dotenvValues, formatEnv, type FormatOptions } from "../tools/env/formats.ts";
 import { mergeIntoFile, writeSecretFile } from "../tools/env/write.ts";
 
 type Env = Record<string, string>;
@@ -200,7 +201,7 @@ describe("merging into a .env file", () => {
   ].join("\n");
 
   it("keeps other lines and comments, replaces in place, and removes what would override or contradict", () => {
-    const { text, replaced } = mergeDotenv(old, dotenvLines(env), env);
+    const { text, replaced } = mergeDotenv(old, dotenvValues(env), env);
     expect(text.split("\n")).to.deep.equal([
       "# authentik", "PG_PASS='pa$$ #1'", "", "AUTHENTIK_STORAGE__S3__REGION=eu-central-1  # Use the region of the bucket",
       "export AUTHENTIK_STORAGE__S3__SECRET_KEY='new secret'", "AUTHENTIK_STORAGE__FILE__PATH=/media", "AUTHENTIK_ERROR_REPORTING__ENABLED=true",
@@ -221,8 +222,8 @@ describe("merging into a .env file", () => {
       fc.constantFrom("", "# comment", "A=1", "B='x y' # z", "export C=\"a\nb\"", "AUTHENTIK_STORAGE__S3__ENDPOINT=x", "AUTHENTIK_STORAGE__S3__SECRET_KEY='o'", "AUTHENTIK_STORAGE__MEDIA__BACKEND=file # old"),
     );
     fc.assert(fc.property(variables, fc.array(line, { maxLength: 6 }), ({ env: made, settings }, lines) => {
-      const once = mergeDotenv(lines.join("\n"), dotenvLines(made), made);
-      const twice = mergeDotenv(once.text, dotenvLines(made), made);
+      const once = mergeDotenv(lines.join("\n"), dotenvValues(made), made);
+      const twice = mergeDotenv(once.text, dotenvValues(made), made);
       expect(twice.text).to.equal(once.text);
       expect(twice.replaced).to.deep.equal([]);
       const read = Object.fromEntries(parseDotenv(once.text).map(({ name, value = "" }) => [name, value]));

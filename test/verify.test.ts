@@ -709,7 +709,7 @@ describe("verify", function () {
       );
     });
 
-    it("sends checksums in trailers over TLS as boto3 does, which a server may refuse", async () => {
+    it("sends checksums in trailers over TLS as boto3 does; a server may refuse them", async () => {
       const tls = await selfSigned();
       const certFile = join(dir, "cert.pem");
       await writeFile(certFile, tls.cert);

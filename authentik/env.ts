@@ -1,6 +1,7 @@
 /**
- * authentik's storage settings as environment variables. The names of the variables are in this
- * file alone; `read-env.ts` reads variables back.
+ * authentik's storage settings as environment variables. The names of the settings are in this
+ * file alone, but for what depends on the release: the prefixes and the name of the token
+ * (`release.ts`). `read-env.ts` reads variables back.
  */
 import { releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
@@ -54,6 +55,9 @@ export const DEFAULTS = {
   urlExpiry: "minutes=15",
 } as const satisfies Partial<StorageSettings>;
 
+/** The name of the setting that chooses S3, behind a release's prefix and `__`. */
+export const BACKEND_NAME = "BACKEND";
+
 /** The names of the S3 settings. A release's prefix and `__S3__` come before each. */
 export const S3_NAMES = {
   bucketName: "BUCKET_NAME",
@@ -95,7 +99,7 @@ export interface AuthentikEnv {
 export function buildEnv(settings: StorageSettings, release?: Release): AuthentikEnv {
   const rules = releaseRules(release);
   const { customDomain, warnings } = workableCustomDomain(settings, rules.doublesBucket);
-  const env: Record<string, string> = { [`${rules.prefix}__BACKEND`]: "s3" };
+  const env: Record<string, string> = { [`${rules.prefix}__${BACKEND_NAME}`]: "s3" };
   const nameOf = (key: string) => `${rules.prefix}__S3__${key}`;
   for (const [key, value] of textSettings({ ...settings, customDomain }, rules)) {
     if (value) env[nameOf(key)] = encodeValue(nameOf(key), value);

@@ -4,11 +4,13 @@
  */
 import {
   ADDRESSING_STYLES,
+  BACKEND_NAME,
   CHECKSUM_NAMES,
   S3_NAMES,
   SIGNATURE_VERSIONS,
   asUrlparse,
   decodeValue,
+  isCredential,
   type StorageSettings,
 } from "./env.ts";
 import { PREFIXES, atLeast, releaseRules, type Release } from "./release.ts";
@@ -92,8 +94,10 @@ interface Variable {
   value: unknown;
 }
 
-/** Settings for which authentik or boto3 read an empty text as no value. */
-const MAY_BE_EMPTY = /__(?:ACCESS_KEY|SECRET_KEY|SECURITY_TOKEN|SESSION_TOKEN|CUSTOM_DOMAIN)$/i;
+/** Whether authentik or boto3 read an empty text as no value. */
+function mayBeEmpty(name: string): boolean {
+  return isCredential(name) || name.toUpperCase().endsWith(`__${S3_NAMES.customDomain}`);
+}
 
 /** Reads one setting after the other, and collects problems and warnings. */
 class EnvReader {
@@ -168,9 +172,9 @@ class EnvReader {
   }
 
   checkBackend(): void {
-    const backend = this.find("BACKEND");
+    const backend = this.find(BACKEND_NAME);
     if (backend?.value === "s3") return;
-    const name = backend?.name ?? `${this.prefix}__BACKEND`;
+    const name = backend?.name ?? `${this.prefix}__${BACKEND_NAME}`;
     const what = backend ? 'is not "s3"' : "is missing";
     this.problems.push(`${name} ${what}, so authentik keeps its files on disk; write ${name}=s3`);
   }
@@ -225,7 +229,7 @@ class EnvReader {
       );
       return undefined;
     }
-    if (value === "" && !MAY_BE_EMPTY.test(name)) {
+    if (value === "" && !mayBeEmpty(name)) {
       this.problems.push(
         `${name} is empty, and authentik does not work with that; write a value or remove it`,
       );

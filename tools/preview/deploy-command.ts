@@ -8,7 +8,7 @@ import { addToSummary, GitHub, GitHubError, gitHubSettings, required } from "./g
 import { PlanError } from "./plan.ts";
 import { renderMarkdown, renderText } from "./render.ts";
 import { checkStackName, StackError } from "./stacks.ts";
-import { isWell, renderResults, verify } from "../verify/verify.ts";
+import { allPassed, renderResults, verify } from "../verify/verify.ts";
 import { interruptible, runCommand, secondsFrom, UsageError } from "../lib/command.ts";
 import { createProgress } from "../lib/progress.ts";
 import { readStack, type Source } from "../lib/source.ts";
@@ -76,7 +76,7 @@ async function run(name: string, { commit, allowBucketDeletion, allowOlderCommit
     progress.step("acting as authentik");
     const results = await verify(source, { signal, timeoutMs: VERIFY_MS, newKeyMs: NEW_KEY_MS }).finally(progress.stop);
     console.log(renderResults(results, { color: isatty(1) }));
-    process.exitCode = isWell(results) ? 0 : 1;
+    process.exitCode = allPassed(results) ? 0 : 1;
   });
   // As in verify: what the AWS SDK may still wait for is not waited for.
   setTimeout(() => process.exit(), 200).unref();

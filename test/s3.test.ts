@@ -12,6 +12,7 @@ import * as operations from "../providers/s3/operations.ts";
 import { ServerError } from "../providers/s3/server.ts";
 import type { RunningServer } from "../tools/start/versitygw.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
+import { startProxy } from "./support/proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const rules = [
@@ -89,6 +90,27 @@ describe("S3 resources on a real server", () => {
       const { message } = await failure(operations.bucket.create({ ...inputs, adopt: true, credentials: AUTHENTIK }));
       expect(message).to.match(/HTTP 403.*AccessDenied.*another owner/);
     });
+
+    for (const body of ["<!doctype html><html><body>Welcome</body></html>", '{"status":"ok"}', ""]) {
+      it(`is not read from an answer that is not S3's (${body || "nothing"})`, async () => {
+        const page = { status: 200, body };
+        const proxy = await startProxy(server.endpoint, { answer: () => page });
+        try {
+          const inputs = fresh({ endpoint: `http://${proxy.host}`, adopt: true });
+          const failures = await Promise.all([
+            failure(operations.bucket.create(inputs)),
+            failure(operations.bucket.create({ ...inputs, adopt: false })),
+            failure(operations.bucket.read(inputs.bucket, inputs)),
+            failure(operations.cors.read("x", { ...inputs, rules })),
+          ]);
+          for (const { message } of failures) {
+            expect(message).to.match(/not an S3 server|HTTP 200/).and.not.include("exists already");
+          }
+        } finally {
+          await proxy.stop();
+        }
+      });
+    }
 
     it("that has objects is deleted only with forceDestroy", async () => {
       const inputs = fresh();

@@ -10,6 +10,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import {
   CreateBucketCommand,
   DeleteObjectCommand,
+  GetBucketCorsCommand,
+  GetBucketPolicyCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   PutBucketCorsCommand,
@@ -400,7 +402,7 @@ describe("verify", function () {
     });
 
     it("rights that it should not have", async () => {
-      const name = await bucket();
+      const [name] = [await bucket(), await bucket()];
       const excess = {
         "other buckets": "excess-rights",
         "change cors": "excess-rights",
@@ -410,8 +412,47 @@ describe("verify", function () {
       expect(allPassed(failed)).to.equal(false);
       const warned = await expectSymptoms(target(name, ROOT, { keyIsAdmin: true }), excess);
       expect(allPassed(warned)).to.equal(true);
-      // The attempts have changed nothing.
+      // versitygw accepts the attempts, and has got back what was there.
+      const settings = await settingsOf(name);
+      expect(settings.policy).to.deep.equal(authentikPolicy(`arn:aws:s3:::${name}`, [USER.accessKey]));
+      expect(settings.cors).to.deep.equal([CORS]);
       expectAllPassed(await verify(target(name)));
+    });
+
+    /** The bucket's policy and CORS rules. */
+    async function settingsOf(Bucket: string): Promise<{ policy: unknown; cors: unknown }> {
+      const { Policy = "" } = await admin.send(new GetBucketPolicyCommand({ Bucket }));
+      const { CORSRules } = await admin.send(new GetBucketCorsCommand({ Bucket }));
+      const policy: unknown = JSON.parse(Policy);
+      return { policy, cors: CORSRules };
+    }
+
+    it("puts back what was there if an attempt gets no answer, and reports a 5xx", async () => {
+      const name = await bucket();
+      const before = await settingsOf(name);
+      const isFirst = new Set(["policy=", "cors="]);
+      const lost = ({ method, path }: ProxiedRequest): Fault | undefined => {
+        const setting = [...isFirst].find((query) => path.includes(`?${query}`));
+        if (method !== "PUT" || setting === undefined) return undefined;
+        isFirst.delete(setting);
+        return "lost";
+      };
+      await withFaults(lost, async (endpoint) => {
+        const results = await verify(target(name, { ...ROOT, endpoint }, { keyIsAdmin: true }));
+        expect(resultOf(results, "change policy").symptom).to.equal("reset");
+        expect(isFirst.size).to.equal(0);
+        expect(await settingsOf(name)).to.deep.equal(before);
+      });
+      const fails = { status: 500, body: s3Error("InternalError") };
+      const answer: ProxyOptions["answer"] = ({ url = "" }) =>
+        url.includes("?policy=") || url.includes("?cors=") ? fails : undefined;
+      await behindProxy({ answer }, async (host) => {
+        const results = await expectSymptoms(target(name, { endpoint: `http://${host}` }), {
+          "change cors": "unknown",
+          "change policy": "unknown",
+        });
+        expect(allPassed(results)).to.equal(true);
+      });
     });
   });
 
@@ -539,7 +580,8 @@ describe("verify", function () {
         const name = await bucket();
         const results = await verify(target(name, { customDomain: `${host}/${name}` }));
         expect(resultOf(results, "URL of 2026.5").symptom).to.equal("content-changed");
-        expect(resultOf(results, "expired URL").symptom).to.equal("signature-unchecked");
+        expect(resultOf(results, "expired URL").symptom).to.equal("content-changed");
+        expect(resultOf(results, "unsigned URL").symptom).to.equal("content-changed");
       });
     });
 
@@ -577,6 +619,30 @@ describe("verify", function () {
         expectAtEndpoint(`https://${host}`, "certificate"),
       );
       await expectAtEndpoint(server.endpoint.replace("http:", "https:"), "scheme");
+    });
+
+    for (const [what, type, body] of [
+      ["a web page", "text/html", "<!doctype html><html><body>Welcome</body></html>"],
+      ["another program", "application/json", '{"status":"ok"}'],
+      ["nothing", "text/plain", ""],
+    ] as const) {
+      it(`${what} in place of an S3 server`, async () => {
+        const page = { status: 200, headers: { "content-type": type }, body };
+        await behindProxy({ answer: () => page }, (host) =>
+          expectSymptoms(target("any", { endpoint: `http://${host}` }), {
+            "bucket access": "not-s3",
+          }),
+        );
+      });
+    }
+
+    it("a web page in the place of the answers to uploads", async () => {
+      const page = { status: 200, headers: { "content-type": "text/html" }, body: "<html></html>" };
+      const answer: ProxyOptions["answer"] = ({ method }) => (method === "PUT" ? page : undefined);
+      await behindProxy({ answer }, async (host) => {
+        const verified = target(await bucket(), { endpoint: `http://${host}` });
+        await expectSymptoms(verified, { upload: "not-s3" });
+      });
     });
 
     it("an answer lost after the upload was done, which is cleaned up", async () => {

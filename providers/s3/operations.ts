@@ -149,16 +149,26 @@ function notEmpty({ bucket, endpoint }: Connection, cause?: unknown): ServerErro
  * Whether the bucket exists and has objects. It asks for a listing: the answer to a HEAD has no
  * body, so a wrong key, a wrong clock and another owner's bucket would all look alike.
  */
-async function look({ bucket }: Connection, call: Call): Promise<"absent" | "empty" | "filled"> {
+async function look(connection: Connection, call: Call): Promise<"absent" | "empty" | "filled"> {
   const { ListObjectsV2Command } = await import("@aws-sdk/client-s3");
-  const command = new ListObjectsV2Command({ Bucket: bucket, MaxKeys: 1 });
+  const command = new ListObjectsV2Command({ Bucket: connection.bucket, MaxKeys: 1 });
   try {
-    const { Contents = [] } = await call("look at the bucket", (s3) => s3.send(command));
+    const listing = await call("look at the bucket", (s3) => s3.send(command));
+    const { Contents = [], IsTruncated, Name } = listing;
+    if (IsTruncated === undefined && Name === undefined) throw notS3(connection);
     return Contents.length === 0 ? "empty" : "filled";
   } catch (error) {
     if (isCode(error, "NoSuchBucket", "NotFound")) return "absent";
     throw error;
   }
+}
+
+/** A web page with status 200 looks like an empty listing. */
+function notS3({ bucket, endpoint }: Connection): ServerError {
+  const message =
+    `what answers for the bucket "${bucket}" at ${endpoint} is not an S3 server, ` +
+    "e.g. a web page or a login in front of it: check the endpoint's host, port and path.";
+  return new ServerError(message, "NotS3", 200, undefined);
 }
 
 /**
@@ -300,7 +310,8 @@ class CorsOperations extends SettingOperations<CorsInputs> {
     const { GetBucketCorsCommand } = await import("@aws-sdk/client-s3");
     const command = new GetBucketCorsCommand({ Bucket: props.bucket });
     try {
-      const { CORSRules = [] } = await call("read the CORS policy", (s3) => s3.send(command));
+      const { CORSRules } = await call("read the CORS policy", (s3) => s3.send(command));
+      if (CORSRules === undefined) throw notS3(props);
       const actual = { ...props, rules: CORSRules.map(fromServer) };
       return sameMeaning(actual, props) ? props : actual;
     } catch (error) {

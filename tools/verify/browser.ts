@@ -1,10 +1,10 @@
 /** What browsers do with the URLs that authentik gives them, and what the bucket must refuse. */
 import { parseRelease, releaseRules, type ReleaseRules } from "../../authentik/release.ts";
 import { bucketUrl, fileUrl, type SigningKeys } from "../../authentik/url.ts";
-import { diagnoseUrl } from "./diagnosis.ts";
+import { diagnoseUrl, type Symptom } from "./diagnosis.ts";
 import { SMALL_FILE, objectKeys } from "./files.ts";
 import { failureOfAnswer, request, type Answer } from "./request.ts";
-import { CheckFailure, describe, grant, type VerifyRun } from "./run.ts";
+import { CheckFailure, describe, grant, refusal, type VerifyRun } from "./run.ts";
 
 /** One release of each generation of URLs, for settings without a release. */
 const GENERATIONS = [
@@ -174,16 +174,23 @@ async function checkUnsigned(run: VerifyRun, url: string): Promise<void> {
   const tried = urls.map((plain) => `GET ${plain}`).join(", ");
   await run.check({ name: "unsigned URL", tried }, async () => {
     const answers = await Promise.all(urls.map((plain) => request(plain, {}, run.signal)));
-    const open = answers.find(({ status }) => status < 300);
-    if (open) throw new CheckFailure("public-bucket", `${open.status}; anyone can read the file`);
-    return answers.map((answer) => describe(failureOfAnswer(answer))).join("; ");
+    return answers
+      .map((answer) => refusalOf(answer, "public-bucket", "anyone can read the file"))
+      .join("; ");
   });
 }
 
 async function checkRefused(run: VerifyRun, name: string, url: string): Promise<void> {
   await run.check({ name, tried: `GET ${unsigned(url)}?<signature>` }, async () => {
     const answer = await request(url, {}, run.signal);
-    if (answer.status >= 300) return describe(failureOfAnswer(answer));
-    throw new CheckFailure("signature-unchecked", `${answer.status}; not refused`);
+    return refusalOf(answer, "signature-unchecked", "not refused");
   });
+}
+
+/** The server's refusal to give the small file. An answer that is not the file is not S3's. */
+function refusalOf(answer: Answer, symptom: Symptom, meaning: string): string {
+  const { status, body } = answer;
+  if (status >= 300) return refusal(failureOfAnswer(answer));
+  if (body.equals(SMALL_FILE.body)) throw new CheckFailure(symptom, `${status}; ${meaning}`);
+  throw new CheckFailure("content-changed", `${status}; ${body.length} bytes of another file`);
 }

@@ -23,6 +23,9 @@ export const SYMPTOMS = {
   scheme:
     "The server does not use this scheme at this port. " +
     "Change http to https or https to http in the endpoint or SECURE_URLS, or correct the port.",
+  "not-s3":
+    "Something answers that is not an S3 server, such as a web page or a login in front of it. " +
+    "Correct the endpoint's host, port and path.",
   clock:
     "The clocks differ too much for signatures. " +
     "Set the clocks of this machine and of authentik, or the clock of the server, with NTP.",
@@ -94,6 +97,7 @@ const FATAL: ReadonlySet<Symptom> = new Set<Symptom>([
   "timeout",
   "certificate",
   "scheme",
+  "not-s3",
   "clock",
   "no-credentials",
   "wrong-access-key",
@@ -144,6 +148,7 @@ const S3_CODES: Readonly<Record<string, Symptom>> = {
   Forbidden: "missing-permission",
   CredentialsProviderError: "no-credentials",
   TokenProviderError: "no-credentials",
+  NotS3Error: "not-s3",
 };
 
 const STATUSES: Readonly<Record<number, Symptom>> = {

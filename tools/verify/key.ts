@@ -1,10 +1,10 @@
-/** Whether authentik's key opens the bucket, and what the key must not be able to do. */
+/** Whether the server answers, and whether authentik's key opens the bucket. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { bucketUrl, callerIdentityUrl, clientEndpoint } from "../../authentik/url.ts";
+import { callerIdentityUrl, clientEndpoint } from "../../authentik/url.ts";
 import { diagnose, type Symptom } from "./diagnosis.ts";
 import { PREFIX } from "./files.ts";
-import { failureOf, failureOfAnswer, request } from "./request.ts";
-import { CheckFailure, describe, type VerifyRun } from "./run.ts";
+import { failureOf, request } from "./request.ts";
+import { CheckFailure, type VerifyRun } from "./run.ts";
 
 /**
  * S3 refuses requests whose time differs by 15 minutes from its own. Clocks that NTP sets differ by
@@ -106,60 +106,5 @@ export async function checkIdentity(run: VerifyRun): Promise<void> {
     const answer = url === undefined ? undefined : await request(url, {}, run.signal);
     const arn = /<Arn>([^<]+)<\/Arn>/.exec(answer?.body.toString() ?? "")?.[1];
     return arn ?? `the access key ${keys.accessKeyId}`;
-  });
-}
-
-/**
- * What authentik's key must not be allowed: to see other buckets, to change the bucket's CORS or
- * policy.
- */
-export async function checkExcessRights(run: VerifyRun): Promise<void> {
-  await Promise.all([
-    checkOtherBuckets(run),
-    checkChange(run, "cors", "PutBucketCors"),
-    checkChange(run, "policy", "PutBucketPolicy"),
-  ]);
-}
-
-/**
- * An administrator's key has these rights. If it is not known whose key it is, they are a warning
- * too.
- */
-function excess(run: VerifyRun, got: string): CheckFailure {
-  const status = run.target.keyIsAdmin === false ? "failed" : "warning";
-  return new CheckFailure("excess-rights", got, { status });
-}
-
-async function checkOtherBuckets(run: VerifyRun): Promise<void> {
-  const { bucketName } = run.target.settings;
-  await run.check({ name: "other buckets", tried: "ListBuckets" }, async () => {
-    const names = await run.storage.buckets().catch(refusal);
-    if (typeof names === "string") return names;
-    const others = names.filter((name) => name !== bucketName);
-    if (others.length === 0) return "no other bucket";
-    throw excess(run, `the key sees other buckets, e.g. ${others.slice(0, 3).join(", ")}`);
-  });
-}
-
-/** The server's refusal in words. Throws the error if there was no answer. */
-function refusal(error: unknown): string {
-  const failure = failureOf(error);
-  if (failure.status === undefined) throw error;
-  return describe(failure);
-}
-
-async function checkChange(
-  run: VerifyRun,
-  setting: "cors" | "policy",
-  operation: string,
-): Promise<void> {
-  const tried = `${operation} with a body that is not valid`;
-  await run.check({ name: `change ${setting}`, tried }, async () => {
-    const url = bucketUrl(run.target.settings, run.rules);
-    const answer = await run.storage.tryToChange(setting, url);
-    const failure = failureOfAnswer(answer);
-    const isAllowed = answer.status < 300 || /^(?:Malformed|InvalidPolicy)/.test(failure.code);
-    if (isAllowed) throw excess(run, `not denied: ${describe(failure)}`);
-    return describe(failure);
   });
 }

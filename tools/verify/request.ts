@@ -5,6 +5,15 @@ import type { Failure } from "./diagnosis.ts";
 /** The limit of a request, in milliseconds: for connecting, and for the answer. */
 export const REQUEST_TIMEOUT_MS = 5_000;
 
+/** A successful answer without what every S3 server puts into it, such as a web page. */
+export class NotS3Error extends Error {
+  override name = "NotS3Error";
+  /** @param missing what the answer does not have */
+  constructor(missing: string) {
+    super(`200 without ${missing}`);
+  }
+}
+
 /** The answer to a request that any browser could have made. */
 export interface Answer {
   status: number;
@@ -61,6 +70,12 @@ export function failureOfAnswer({ status, body }: Answer): Failure {
   return { status, code, message: message.replace(/&[\w#]+;/g, (text) => ENTITIES[text] ?? text) };
 }
 
+/** Whether a successful answer is the XML of an S3 server, and not a web page. */
+export function isS3Xml({ body }: Answer): boolean {
+  const [, root] = /^\s*(?:<\?xml[^>]*>\s*)?<(\w+)/.exec(body.subarray(0, 4096).toString()) ?? [];
+  return root !== undefined && root.toLowerCase() !== "html";
+}
+
 const Thrown = v.object({
   name: v.optional(v.string(), "Error"),
   code: v.optional(v.unknown()),
@@ -78,6 +93,10 @@ export function failureOf(error: unknown): Failure {
   if (!thrown.success) return { code: "Error", message: String(error) };
   const { name, code, message, cause, $metadata } = thrown.output;
   const status = $metadata?.httpStatusCode;
+  // What the SDK says if it cannot read a successful answer as S3's XML.
+  if (message.includes("Deserialization error")) {
+    return { status, code: "NotS3Error", message: "the answer is not S3's XML" };
+  }
   // The SDK's message for an answer without a body, as every answer to HEAD is.
   const hasNoBody = message === "UnknownError";
   if (status !== undefined && hasNoBody) return { status, code: `HTTP ${status}`, message: "" };

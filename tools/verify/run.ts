@@ -74,6 +74,18 @@ export function describe({ status, code, message }: Failure): string {
   return `${head}: ${message.replaceAll(/\s+/g, " ").slice(0, 300)}`;
 }
 
+/**
+ * The refusal of a request that must be refused, in words. A server that fails has refused nothing,
+ * unless it says that it does not have the function.
+ */
+export function refusal(failure: Failure): string {
+  const { status = 500, code } = failure;
+  if (code === "NotS3Error") throw new CheckFailure("not-s3", describe(failure));
+  if (status < 500 || status === 501 || code === "NotImplemented") return describe(failure);
+  const advice = "The server failed, so it is not known whether it refuses this. Read its log.";
+  throw new CheckFailure("unknown", describe(failure), { status: "warning", advice });
+}
+
 /** An action that authentik's key needs. */
 export type Action = (typeof BUCKET_ACTIONS)[number] | (typeof OBJECT_ACTIONS)[number];
 

@@ -18,7 +18,7 @@ import {
 import type { StorageSettings } from "../../authentik/env.ts";
 import type { ReleaseRules } from "../../authentik/release.ts";
 import { clientEndpoint, presignV4, signingRegion, type SigningKeys } from "../../authentik/url.ts";
-import { REQUEST_TIMEOUT_MS, request, type Answer } from "./request.ts";
+import { NotS3Error, REQUEST_TIMEOUT_MS, request, type Answer } from "./request.ts";
 
 /** boto3 uploads files of this size and more in parts of this size (defaults of s3transfer). */
 export const PART_BYTES = 8 * 1024 * 1024;
@@ -68,7 +68,8 @@ export class Storage {
   /** The keys of up to 1000 objects that begin with `prefix`. */
   async list(prefix: string): Promise<string[]> {
     const command = new ListObjectsV2Command({ Bucket: this.settings.bucketName, Prefix: prefix });
-    const { Contents = [] } = await this.plain.send(command, this.abort);
+    const { Contents = [], IsTruncated, Name } = await this.plain.send(command, this.abort);
+    if (IsTruncated === undefined && Name === undefined) throw new NotS3Error("a listing");
     return Contents.flatMap(({ Key }) => Key ?? []);
   }
 
@@ -86,7 +87,8 @@ export class Storage {
       ContentLength: body.length,
       ContentType: contentType,
     });
-    await this.client(options).send(command, this.abort);
+    const { ETag } = await this.client(options).send(command, this.abort);
+    if (ETag === undefined) throw new NotS3Error("an ETag");
   }
 
   /**
@@ -101,7 +103,7 @@ export class Storage {
       ContentType: contentType,
     });
     const { UploadId } = await this.client(options).send(command);
-    if (UploadId === undefined) throw new Error("the server gave the multipart upload no id");
+    if (UploadId === undefined) throw new NotS3Error("the id of a multipart upload");
     return UploadId;
   }
 
@@ -123,11 +125,13 @@ export class Storage {
         ContentLength: part.length,
       });
       const { ETag, ChecksumCRC32 } = await client.send(command, this.abort);
+      if (ETag === undefined) throw new NotS3Error("an ETag");
       return { ETag, ChecksumCRC32, PartNumber: index + 1 };
     };
     const MultipartUpload = { Parts: await Promise.all(parts.map(sendPart)) };
     const command = new CompleteMultipartUploadCommand({ ...upload, MultipartUpload });
-    await client.send(command, this.abort);
+    const { ETag } = await client.send(command, this.abort);
+    if (ETag === undefined) throw new NotS3Error("an ETag");
   }
 
   async listParts(key: string, uploadId: string): Promise<void> {
@@ -147,30 +151,35 @@ export class Storage {
 
   /** The names of the buckets that the key can see. */
   async buckets(): Promise<string[]> {
-    const { Buckets = [] } = await this.plain.send(new ListBucketsCommand({}), this.abort);
-    return Buckets.flatMap(({ Name }) => Name ?? []);
+    const { Buckets, Owner } = await this.plain.send(new ListBucketsCommand({}), this.abort);
+    if (Buckets === undefined && Owner === undefined) throw new NotS3Error("a list of buckets");
+    return (Buckets ?? []).flatMap(({ Name }) => Name ?? []);
   }
 
   /**
-   * Asks to change a setting of the bucket. The body is not valid for any server, so nothing is
-   * changed.
+   * Reads a setting of the bucket, or writes it as the text `body`. The SDK would give only the
+   * parts of a setting that it knows.
    *
    * @param bucketUrl the bucket's URL, without a slash at the end
-   * @returns the answer: access is denied or, if the key has the right, the body is refused
    */
-  async tryToChange(setting: "cors" | "policy", bucketUrl: string): Promise<Answer> {
+  async setting(
+    setting: "cors" | "policy",
+    bucketUrl: string,
+    { body, signal = this.abort.abortSignal }: { body?: string; signal?: AbortSignal } = {},
+  ): Promise<Answer> {
+    const method = body === undefined ? "GET" : "PUT";
     const url = presignV4(new URL(`${bucketUrl}?${setting}=`), {
       keys: await this.keys(),
       date: new Date(),
       region: signingRegion(this.settings),
       expiresIn: 60,
       service: "s3",
-      method: "PUT",
+      method,
     });
-    const body = "neither XML nor JSON";
+    if (body === undefined) return request(url, {}, signal);
     // S3 requires a checksum here, and looks for it before it looks at permissions.
     const headers = { "content-md5": createHash("md5").update(body).digest("base64") };
-    return request(url, { method: "PUT", body, headers }, this.abort.abortSignal);
+    return request(url, { method, body, headers }, signal);
   }
 
   close(): void {

@@ -11,8 +11,9 @@ import {
   uploadLargeFile,
   uploadSmallFile,
 } from "./files.ts";
-import { checkBucketAccess, checkEndpoint, checkExcessRights, checkIdentity } from "./key.ts";
+import { checkBucketAccess, checkEndpoint, checkIdentity } from "./key.ts";
 import type { CheckResult } from "./report.ts";
+import { checkExcessRights } from "./rights.ts";
 import { VerifyRun, type Target, type VerifyOptions } from "./run.ts";
 
 export { allPassed, renderResults, type CheckResult } from "./report.ts";

@@ -7,7 +7,7 @@ import { decodeValue, isSuperseded } from "../../authentik/env.ts";
 /** One assignment of a file. */
 export interface Entry {
   name: string;
-  /** Unquoted and interpolated; undefined for a name without a value that the environment has none for either. */
+  /** Unquoted and interpolated. Undefined for a name without a value that the environment does not have either. */
   value: string | undefined;
   /** Where in the text the assignment begins, its value begins and ends, and the next line begins. */
   start: number;
@@ -16,7 +16,7 @@ export interface Entry {
   end: number;
   /** False for a name alone, whose value comes from the environment. */
   hasSign: boolean;
-  /** References in the value to variables that are not set, of which Compose makes nothing. */
+  /** The variables that the value refers to and that are not set. Compose replaces such a reference by nothing. */
   unset: string[];
 }
 
@@ -28,10 +28,13 @@ export class DotenvError extends Error {
 /**
  * The assignments of a text.
  *
- * @param environment for `$NAME` beside the file's own variables, before which it comes
- * @throws DotenvError that says in which line Compose stops
+ * @param environment for `$NAME`; it comes before the file's own variables
+ * @throws DotenvError that names the line where Compose stops
  */
-export function parseDotenv(text: string, environment: Readonly<Record<string, string | undefined>> = {}): Entry[] {
+export function parseDotenv(
+  text: string,
+  environment: Readonly<Record<string, string | undefined>> = {},
+): Entry[] {
   const entries: Entry[] = [];
   const known = new Map<string, string>();
   const blank = /(?:\s|#[^\n]*)*/y;
@@ -41,7 +44,11 @@ export function parseDotenv(text: string, environment: Readonly<Record<string, s
     if (position === text.length) return entries;
     const found = matchAt(key, text, position);
     const [, name = "", sign] = found?.match ?? [];
-    if (!found) throw new DotenvError(`line ${lineOf(text, position)} is not NAME=value; correct it or make it a comment`);
+    if (!found) {
+      throw new DotenvError(
+        `line ${lineOf(text, position)} is not NAME=value; correct it or make it a comment`,
+      );
+    }
     const unset: string[] = [];
     const lookup = (variable: string) => {
       const set = environment[variable] ?? known.get(variable);
@@ -49,15 +56,30 @@ export function parseDotenv(text: string, environment: Readonly<Record<string, s
       return set;
     };
     const where = `line ${lineOf(text, position)}: ${name}`;
-    const { value, end } = sign === undefined ? { value: environment[name], end: found.end } : readValue(text, found.end, lookup, where);
+    const hasSign = sign !== undefined;
+    const { value, end } = hasSign
+      ? readValue(text, found.end, lookup, where)
+      : { value: environment[name], end: found.end };
     if (value !== undefined) known.set(name, value);
-    const next = sign === undefined ? end : endOfLine(text, end);
-    entries.push({ name, value, start: position, valueStart: found.end, valueEnd: end, end: next, hasSign: sign !== undefined, unset });
+    entries.push({
+      name,
+      value,
+      start: position,
+      valueStart: found.end,
+      valueEnd: end,
+      end: hasSign ? endOfLine(text, end) : end,
+      hasSign,
+      unset,
+    });
     position = end;
   }
 }
 
-function matchAt(pattern: RegExp, text: string, position: number): { match: RegExpExecArray; end: number } | undefined {
+function matchAt(
+  pattern: RegExp,
+  text: string,
+  position: number,
+): { match: RegExpExecArray; end: number } | undefined {
   pattern.lastIndex = position;
   const match = pattern.exec(text);
   return match ? { match, end: position + match[0].length } : undefined;
@@ -97,22 +119,43 @@ function unescape(value: string): string {
   return value.replace(/\\([abfnrtv$"\\])/g, (sequence, char: string) => ESCAPES[char] ?? sequence);
 }
 
+/** A reference: `$$`, `$NAME`, `${NAME}` or `${NAME<operator>word}`. A `${` alone is malformed. */
+const REFERENCE =
+  /\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])([^{}]*))?\}|\{)/g;
+
 /** Compose's interpolation. */
 function substitute(value: string, lookup: Lookup, where: string): string {
-  const reference = /\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])([^{}]*))?\}|\{)/g;
-  return value.replace(reference, (whole, escaped?: string, bare?: string, braced?: string, operator?: string, word = "") => {
-    if (escaped !== undefined) return "$";
-    const name = bare ?? braced;
-    if (name === undefined) throw new DotenvError(`${where} has a "${whole}" that Compose takes for a reference; put the value into single quotes`);
-    const found = lookup(name);
-    const isSet = found !== undefined && !(operator?.startsWith(":") && found === "");
-    if (operator?.endsWith("?") && !isSet) throw new DotenvError(`${where} needs the variable ${name}, which is not set`);
-    if (operator?.endsWith("+")) return isSet ? String(word) : "";
-    return isSet ? found : String(operator?.endsWith("-") ? word : "");
-  });
+  return value.replace(
+    REFERENCE,
+    (whole, dollar?: string, bare?: string, braced?: string, operator = "", word = "") => {
+      if (dollar !== undefined) return "$";
+      const name = bare ?? braced;
+      if (name === undefined) {
+        throw new DotenvError(
+          `${where} has a "${whole}" that Compose takes for a reference; put the value into single quotes`,
+        );
+      }
+      const found = lookup(name);
+      const isSet = found !== undefined && !(String(operator).startsWith(":") && found === "");
+      return isSet
+        ? ifSet(found, String(operator), String(word))
+        : ifUnset(name, String(operator), String(word), where);
+    },
+  );
 }
 
-/** Texts that mean themselves in Compose and in a shell, unquoted. */
+function ifSet(found: string, operator: string, word: string): string {
+  return operator.endsWith("+") ? word : found;
+}
+
+function ifUnset(name: string, operator: string, word: string, where: string): string {
+  if (operator.endsWith("?")) {
+    throw new DotenvError(`${where} needs the variable ${name}, which is not set`);
+  }
+  return operator.endsWith("-") ? word : "";
+}
+
+/** Texts that Compose and a shell read unchanged without quotes. */
 const PLAIN = /^[\w.,:/@%+=-]+$/;
 
 /**

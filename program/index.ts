@@ -1,6 +1,9 @@
 /**
- * The program is `../index.ts`. It starts here because the engine fetches the plugin of every cloud package that it finds
- * below the folder where the program starts, each hundreds of megabytes; from here it finds none, and fetches the chosen
- * provider's alone, when a resource needs it.
+ * The program is `../index.ts`. It starts here because the engine fetches the plugin of every cloud
+ * package that it finds below the folder where the program starts, each hundreds of megabytes. It
+ * finds none below this folder, and fetches only the chosen provider's when a resource needs it.
+ *
+ * Stacks of earlier versions store paths from this folder: docs/architecture.md says until when it
+ * stays one folder below the top.
  */
 export { default } from "../index.ts";

@@ -133,7 +133,7 @@ export type AzureStorageArgs = Pick<
 const BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
 const PORT = 7070;
 /** A new role assignment takes up to ten minutes to hold (Azure, "Troubleshoot Azure RBAC"), a first start some more. */
-const PATIENCE_SECONDS = 900;
+const RETRY_SECONDS = 900;
 
 /** A private container in a storage account of its own, and a gateway whose user for authentik can do what it needs and nothing else. */
 export class AzureStorage extends ComponentResource implements AuthentikStorage {
@@ -353,7 +353,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   #settings(name: string, args: AzureStorageArgs, container: BlobContainer, gateway: GatewayAccess): CustomResource[] {
     // Deleting the container deletes these too.
     const ofBucket = { parent: this, dependsOn: container, deletedWith: container };
-    const connection = { endpoint: gateway.endpoint, credentials: gateway.admin, patienceSeconds: PATIENCE_SECONDS };
+    const connection = { endpoint: gateway.endpoint, credentials: gateway.admin, retrySeconds: RETRY_SECONDS };
     const cors = new S3BucketCors(
       `${name}-cors`,
       { ...connection, bucket: args.bucketName, rules: authentikCorsRules(args) },

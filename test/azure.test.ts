@@ -138,7 +138,7 @@ describe("Azure: gateway", () => {
     expect(JSON.stringify(recording.one(APP).inputs.template)).not.to.contain(env.ROOT_SECRET_KEY);
     for (const type of ["S3BucketCors", "S3BucketPolicy"]) {
       const { inputs, secretInputs } = recording.one(`pulumi-nodejs:dynamic/authentik-storage:${type}`);
-      expect(inputs).to.deep.include({ credentials: { accessKey: env.ROOT_ACCESS_KEY, secretKey: env.ROOT_SECRET_KEY }, patienceSeconds: 900 });
+      expect(inputs).to.deep.include({ credentials: { accessKey: env.ROOT_ACCESS_KEY, secretKey: env.ROOT_SECRET_KEY }, retrySeconds: 900 });
       expect(secretInputs).to.include("credentials");
     }
   });
@@ -208,7 +208,7 @@ describe("Azure: config", () => {
   });
 });
 
-const CONNECTION = { endpoint: v.string(), bucket: v.string(), patienceSeconds: v.number(), credentials: v.object({ accessKey: v.string(), secretKey: v.string() }) };
+const CONNECTION = { endpoint: v.string(), bucket: v.string(), retrySeconds: v.number(), credentials: v.object({ accessKey: v.string(), secretKey: v.string() }) };
 const Cors = v.object({
   ...CONNECTION,
   rules: v.array(v.object({ allowedOrigins: v.array(v.string()), allowedHeaders: v.array(v.string()), allowedMethods: v.array(v.string()), maxAgeSeconds: v.number() })),
@@ -256,7 +256,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
   const onGateway = (type: string) => ({
     ...recording.one(`pulumi-nodejs:dynamic/authentik-storage:${type}`).inputs,
     endpoint: gateway.endpoint,
-    patienceSeconds: 10,
+    retrySeconds: 10,
   });
   const corsInputs = (): CorsInputs => v.parse(Cors, onGateway("S3BucketCors"));
   const policyInputs = (): PolicyInputs => v.parse(Policy, onGateway("S3BucketPolicy"));

@@ -1,14 +1,27 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
-import { DeleteBucketCommand, DeleteObjectCommand, GetBucketCorsCommand, HeadBucketCommand, PutBucketCorsCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
+import {
+  DeleteBucketCommand,
+  DeleteObjectCommand,
+  GetBucketCorsCommand,
+  HeadBucketCommand,
+  PutBucketCorsCommand,
+  PutObjectCommand,
+  type S3Client,
+} from "@aws-sdk/client-s3";
 import type { RunningServer } from "../tools/start/versitygw.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
 const Bucket = "authentik-media";
-const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
+const SECRETS = {
+  accessKey: AUTHENTIK.accessKey,
+  secretKey: AUTHENTIK.secretKey,
+  adminAccessKey: ROOT.accessKey,
+  adminSecretKey: ROOT.secretKey,
+};
 
 (pulumi ? describe : describe.skip)("the program on the real Pulumi engine", function () {
   this.timeout(180_000);
@@ -39,7 +52,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     await project.configure({ bucketname: undefined });
   });
 
-  it("completes what was cut off between bucket and CORS policy", async () => {
+  it("completes what was interrupted between bucket and CORS policy", async () => {
     let isCut = true;
     const proxy = await startFaultProxy(server.endpoint, ({ path }) => (isCut && path.includes("?cors") ? "reset" : undefined));
     const other = await EngineProject.create();
@@ -64,9 +77,10 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     await project.expectOk("up", "--yes", "--skip-preview");
     expect(await origins()).to.deep.equal(["https://authentik.company"]);
     const outputs: unknown = JSON.parse(await project.expectOk("stack", "output", "--show-secrets", "--json"));
+    const customDomain = `${new URL(server.endpoint).host}/${Bucket}`;
     expect(outputs).to.deep.equal({
       provider: "s3", bucket: Bucket, region: "us-east-1", endpoint: server.endpoint, secureUrls: false,
-      customDomain: `${server.endpoint.slice("http://".length)}/${Bucket}`,
+      customDomain,
       origins: ["https://authentik.company"],
       env: {
         AUTHENTIK_STORAGE__MEDIA__BACKEND: "s3",
@@ -74,7 +88,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
         AUTHENTIK_STORAGE__MEDIA__S3__ENDPOINT: server.endpoint,
         AUTHENTIK_STORAGE__MEDIA__S3__ACCESS_KEY: AUTHENTIK.accessKey,
         AUTHENTIK_STORAGE__MEDIA__S3__SECRET_KEY: AUTHENTIK.secretKey,
-        AUTHENTIK_STORAGE__MEDIA__S3__CUSTOM_DOMAIN: `${server.endpoint.slice("http://".length)}/${Bucket}`,
+        AUTHENTIK_STORAGE__MEDIA__S3__CUSTOM_DOMAIN: customDomain,
         AUTHENTIK_STORAGE__MEDIA__S3__SECURE_URLS: "false",
       },
     });
@@ -84,7 +98,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     await project.expectOk("up", "--yes", "--expect-no-changes", "--refresh");
   });
 
-  it("shows a changed origin as one update, and makes it", async () => {
+  it("shows a changed origin as one update, and does it", async () => {
     await project.configure({ origins: ["https://auth.company"] });
     expect(await project.plan()).to.deep.equal({ "authentik-cors": "update" });
     expect(await project.expectOk("preview", "--diff")).to.contain('~ [0]: "https://authentik.company" => "https://auth.company"');
@@ -92,7 +106,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
 
-  it("would replace the bucket under another name, which its protection refuses", async () => {
+  it("does not replace a protected bucket under another name", async () => {
     await project.configure({ bucketName: "other-media" });
     const { ok, text } = await project.run("up", "--yes", "--skip-preview");
     expect(ok).to.equal(false);
@@ -100,7 +114,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     await project.configure({ bucketName: undefined });
   });
 
-  it("mends a CORS policy that was changed behind its back", async () => {
+  it("repairs a CORS policy that somebody else changed", async () => {
     const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
     await s3.send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [rule] } }));
     expect((await project.run("preview", "--refresh", "--expect-no-changes")).ok).to.equal(false);
@@ -108,13 +122,13 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
 
-  it("makes a bucket again that was deleted behind its back", async () => {
+  it("creates a bucket again that somebody else deleted", async () => {
     await s3.send(new DeleteBucketCommand({ Bucket }));
     await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
 
-  it("says of a refresh with keys that no longer hold what to do", async () => {
+  it("says what to do about a refresh with keys that are no longer valid", async () => {
     const proper = ROOT.secretKey;
     await project.configure({}, { adminSecretKey: "no-longer-valid" });
     // A change without a call to the server stores the new keys.
@@ -135,7 +149,7 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
 
-  it("destroys nothing while the bucket holds anything", async () => {
+  it("destroys nothing while the bucket has objects", async () => {
     await project.configure({ protect: false });
     await project.expectOk("up", "--yes", "--skip-preview");
     await s3.send(new PutObjectCommand({ Bucket, Key: "media/public/a", Body: "x" }));
@@ -160,25 +174,41 @@ const SECRETS = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey
   });
 
   it("is a component that another program can import", async () => {
-    const other = await EngineProject.create({ name: "other-program", main: "program/" });
+    const other = await EngineProject.create({ name: "other-program", main: "program" });
     try {
       const main = join(other.dir, "program");
       await mkdir(main);
       await symlink(join(REPOSITORY, "node_modules"), join(main, "node_modules"));
-      await writeFile(join(main, "package.json"), '{"name":"other-program","type":"module","main":"index.ts"}');
+      await symlink(REPOSITORY, join(main, "authentik-storage"));
+      const program = { name: "other-program", type: "module", main: "index.ts" };
+      await writeFile(join(main, "package.json"), JSON.stringify(program));
       await writeFile(join(main, "index.ts"), `
         import { Config } from "@pulumi/pulumi/config.js";
         import { output } from "@pulumi/pulumi/output.js";
-        import { S3Storage } from ${JSON.stringify(join(REPOSITORY, "providers/s3/index.ts"))};
+        import { S3Storage } from "./authentik-storage/providers/s3/index.ts";
         const config = new Config();
         const storage = new S3Storage("files", {
-          endpoint: config.require("server"), bucketName: "others-media", origins: ["https://authentik.company"],
+          endpoint: config.require("server"),
+          bucketName: "others-media",
+          origins: ["https://authentik.company"],
           customDomain: "media.company/others-media",
-          adminCredentials: output({ accessKey: config.requireSecret("rootKey"), secretKey: config.requireSecret("rootSecret") }),
+          adminCredentials: output({
+            accessKey: config.requireSecret("rootKey"),
+            secretKey: config.requireSecret("rootSecret"),
+          }),
         });
         export const bucket = storage.bucketName;
       `);
       await other.configure({ server: server.endpoint }, { rootKey: ROOT.accessKey, rootSecret: ROOT.secretKey });
+
+      const { ok, text } = await other.run("preview");
+      expect(ok).to.equal(false);
+      const entry = /"(#[a-z-]+)": "authentik-storage(\/[a-z0-9/-]+\.cjs)"/.exec(text);
+      if (!entry?.[1]) throw new Error(`the error does not say which import to add:\n${text}`);
+      expect(text).not.to.match(/\n\s+at /);
+
+      const imports = { [entry[1]]: `./authentik-storage${entry[2]}` };
+      await writeFile(join(main, "package.json"), JSON.stringify({ ...program, imports }));
       await other.expectOk("up", "--yes", "--skip-preview");
       expect(await other.expectOk("stack", "output", "bucket")).to.contain("others-media");
       await other.expectOk("up", "--yes", "--expect-no-changes", "--refresh");

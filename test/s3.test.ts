@@ -1,5 +1,12 @@
 import { expect } from "chai";
-import { GetBucketCorsCommand, GetBucketPolicyCommand, ListBucketsCommand, PutBucketCorsCommand, PutObjectCommand, type S3Client } from "@aws-sdk/client-s3";
+import {
+  GetBucketCorsCommand,
+  GetBucketPolicyCommand,
+  ListBucketsCommand,
+  PutBucketCorsCommand,
+  PutObjectCommand,
+  type S3Client,
+} from "@aws-sdk/client-s3";
 import { authentikPolicy } from "../authentik/permissions.ts";
 import * as operations from "../providers/s3/operations.ts";
 import { ServerError } from "../providers/s3/server.ts";
@@ -7,7 +14,14 @@ import type { RunningServer } from "../tools/start/versitygw.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
 
-const rules = [{ allowedOrigins: ["https://authentik.company"], allowedHeaders: ["Authorization"], allowedMethods: ["GET"], maxAgeSeconds: 3000 }];
+const rules = [
+  {
+    allowedOrigins: ["https://authentik.company"],
+    allowedHeaders: ["Authorization"],
+    allowedMethods: ["GET"],
+    maxAgeSeconds: 3000,
+  },
+];
 
 describe("S3 resources on a real server", () => {
   let server: RunningServer;
@@ -34,7 +48,8 @@ describe("S3 resources on a real server", () => {
     expect(error.message).not.to.contain(ROOT.secretKey);
     return error;
   };
-  const behind = async <T>(choose: (request: ProxiedRequest) => Fault | undefined, work: (endpoint: string) => Promise<T>): Promise<T> => {
+  type Choose = (request: ProxiedRequest) => Fault | undefined;
+  const behind = async <T>(choose: Choose, work: (endpoint: string) => Promise<T>): Promise<T> => {
     const proxy = await startFaultProxy(server.endpoint, choose);
     try {
       return await work(proxy.endpoint);
@@ -54,13 +69,13 @@ describe("S3 resources on a real server", () => {
       expect(await names()).not.to.include(inputs.bucket);
     });
 
-    it("is gone for a refresh, and deleted without complaint, when somebody else has deleted it", async () => {
+    it("deleted by somebody else does not exist for a refresh, and can be deleted", async () => {
       const inputs = fresh();
       expect(await operations.bucket.read(inputs.bucket, inputs)).to.deep.equal({});
       await operations.bucket.delete(inputs.bucket, inputs);
     });
 
-    it("that exists is refused, and taken over only with adopt", async () => {
+    it("that exists is refused, and managed only with adopt", async () => {
       const inputs = fresh();
       await operations.bucket.create(inputs);
       await put(inputs.bucket, "kept");
@@ -75,7 +90,7 @@ describe("S3 resources on a real server", () => {
       expect(message).to.match(/HTTP 403.*AccessDenied.*another owner/);
     });
 
-    it("that holds anything is deleted only with forceDestroy", async () => {
+    it("that has objects is deleted only with forceDestroy", async () => {
       const inputs = fresh();
       await operations.bucket.create(inputs);
       await Promise.all(Array.from({ length: 40 }, (_, index) => put(inputs.bucket, `media/public/${index}`)));
@@ -85,7 +100,7 @@ describe("S3 resources on a real server", () => {
       expect(await names()).not.to.include(inputs.bucket);
     });
 
-    it("is another one under another name or endpoint, and the same with other options", async () => {
+    it("is replaced under another name or endpoint, and updated with other options", async () => {
       const inputs = fresh();
       const diff = (changes: Partial<operations.BucketInputs>) => operations.bucket.diff(inputs.bucket, inputs, { ...inputs, ...changes });
       expect(await diff({})).to.deep.equal({ changes: false, replaces: [] });
@@ -105,7 +120,7 @@ describe("S3 resources on a real server", () => {
       }
     });
 
-    it("is created on servers that know no ACL and no location", async function () {
+    it("is created on servers without ACLs and locations", async function () {
       this.timeout(10_000);
       const refuse = ({ method, headers }: ProxiedRequest) => {
         if (method !== "PUT") return undefined;
@@ -124,7 +139,7 @@ describe("S3 resources on a real server", () => {
       }
     });
 
-    it("is created once though the answer to its creation got lost", async () => {
+    it("is created once although the answer was lost", async () => {
       let lost = 0;
       await behind(({ method }) => (method === "PUT" && lost++ === 0 ? "lost" : undefined), async (endpoint) => {
         const { id } = await operations.bucket.create(fresh({ endpoint }));
@@ -149,43 +164,79 @@ describe("S3 resources on a real server", () => {
       await operations.cors.delete(id, changed);
     });
 
-    it("changed behind the program's back is seen, and the order of origins means nothing", async () => {
+    it("that somebody else changed is drift, and another order of origins is not", async () => {
       const bucket = fresh();
       await operations.bucket.create(bucket);
       const origins = ["https://a.company", "https://b.company"];
       const inputs = { ...bucket, rules: rules.map((rule) => ({ ...rule, allowedOrigins: origins })) };
       const { id } = await operations.cors.create(inputs);
-      const putBehind = (allowed: string[]) => s3.send(new PutBucketCorsCommand({
-        Bucket: bucket.bucket,
-        CORSConfiguration: { CORSRules: [{ AllowedOrigins: allowed, AllowedMethods: ["GET"], AllowedHeaders: ["Authorization"], MaxAgeSeconds: 3000 }] },
-      }));
-      await putBehind(origins.toReversed());
+      const change = async (AllowedOrigins: string[]) => {
+        const rule = { AllowedMethods: ["GET"], AllowedHeaders: ["Authorization"], MaxAgeSeconds: 3000 };
+        const CORSConfiguration = { CORSRules: [{ ...rule, AllowedOrigins }] };
+        await s3.send(new PutBucketCorsCommand({ Bucket: bucket.bucket, CORSConfiguration }));
+      };
+      await change(origins.toReversed());
       expect((await operations.cors.read(id, inputs)).inputs).to.equal(inputs);
-      await putBehind(["*"]);
+      await change(["*"]);
       const drifted = await operations.cors.read(id, inputs);
       expect(drifted.inputs?.rules).to.deep.equal([{ ...rules[0], allowedOrigins: ["*"] }]);
     });
 
-    it("of a server without one is its own, if that lets the origins in", async () => {
+    it("of a bucket may be the server's own, if that allows the origins", async () => {
       const bucket = fresh();
       await operations.bucket.create(bucket);
-      const lacking = ({ path, method }: ProxiedRequest) => (path.includes("?cors") && method !== "OPTIONS" ? { status: 501, code: "NotImplemented" } : undefined);
-      await behind(lacking, async (endpoint) => {
+      const refuse = ({ path, method }: ProxiedRequest) =>
+        path.includes("?cors") && method !== "OPTIONS" ? { status: 501, code: "NotImplemented" } : undefined;
+      await behind(refuse, async (endpoint) => {
         const inputs = { ...bucket, endpoint, rules };
         const { message } = await failure(operations.cors.create(inputs));
         expect(message).to.match(/refuses https:\/\/authentik.company.*MINIO_API_CORS_ALLOW_ORIGIN/);
-        // The strict server answers preflights by what it was given directly.
+        // The server answers preflights by the CORS policy that it was given without the proxy.
         await operations.cors.create({ ...bucket, rules });
         const { id } = await operations.cors.create(inputs);
         expect((await operations.cors.read(id, inputs)).id).to.equal(id);
       });
     });
 
-    it("is not there without its bucket, for a refresh", async () => {
+    it("does not exist without its bucket, for a refresh", async () => {
       const inputs = { ...fresh(), rules };
       expect(await operations.cors.read("x", inputs)).to.deep.equal({});
       expect((await failure(operations.cors.create(inputs))).message).to.contain("NoSuchBucket");
     });
+  });
+
+  describe("an update of a setting", () => {
+    const kinds = { "a CORS policy": operations.cors, "a bucket policy": operations.policy };
+    const changes = {
+      "the handler": { __provider: "exports.handler = 2" },
+      "the region": { region: "eu-central-1" },
+      "the addressing style": { addressingStyle: "virtual" },
+      "the credentials": { credentials: AUTHENTIK },
+      "the retry time": { retrySeconds: 60 },
+      "an input of another version": { patienceSeconds: 900 },
+    };
+    const olds = {
+      endpoint: "http://127.0.0.1:1",
+      bucket: "media",
+      credentials: ROOT,
+      __provider: "exports.handler = 1",
+      rules,
+      policy: { Version: "2012-10-17" },
+    };
+    for (const [kind, setting] of Object.entries(kinds)) {
+      for (const [what, change] of Object.entries(changes)) {
+        it(`of ${kind} calls no server for ${what}`, async () => {
+          const news = { ...olds, ...change };
+          expect(await setting.diff("id", olds, news)).to.deep.equal({ changes: true, replaces: [] });
+          expect(await setting.update("id", olds, news)).to.deep.equal({ outs: news });
+        });
+      }
+      it(`of ${kind} calls the server for what it keeps`, async () => {
+        const news = { ...olds, rules: [], policy: {} };
+        const error = await failure(setting.update("id", olds, news));
+        expect(error.code).to.equal("ECONNREFUSED");
+      });
+    }
   });
 
   describe("bucket policy", () => {
@@ -204,6 +255,7 @@ describe("S3 resources on a real server", () => {
   });
 
   describe("errors", () => {
+    // biome-ignore format: a table of cases
     const cases: [title: string, changes: () => Partial<operations.BucketInputs>, expected: RegExp][] = [
       ["a server that is down", () => ({ endpoint: "http://127.0.0.1:1" }), /http:\/\/127.0.0.1:1.*ECONNREFUSED.*its server runs/],
       ["a host that does not exist", () => ({ endpoint: "http://nowhere.invalid" }), /(ENOTFOUND|EAI_AGAIN).*is right/],
@@ -235,7 +287,7 @@ describe("S3 resources on a real server", () => {
     });
   });
 
-  it("get over a busy server and a lost connection", async () => {
+  it("survive a busy server and a lost connection", async () => {
     const faults: (Fault | undefined)[] = ["slow-down", "reset", undefined, "lost"];
     await behind(({ index }) => faults[index], async (endpoint) => {
       const inputs = fresh({ endpoint });
@@ -245,16 +297,16 @@ describe("S3 resources on a real server", () => {
     });
   });
 
-  it("wait for a server as long as they are told", async function () {
+  it("retry a call for as long as the retry time allows", async function () {
     this.timeout(20_000);
     const bucket = fresh();
     await operations.bucket.create(bucket);
     let refused = 0;
     await behind(() => (refused++ < 1 ? { status: 403, code: "AccessDenied" } : undefined), async (endpoint) => {
-      await operations.cors.create({ ...bucket, endpoint, rules, patienceSeconds: 60 });
+      await operations.cors.create({ ...bucket, endpoint, rules, retrySeconds: 60 });
     });
     expect(refused).to.be.greaterThan(1);
-    const impatient = { ...bucket, endpoint: "http://127.0.0.1:1", rules, patienceSeconds: 1 };
-    expect((await failure(operations.cors.create(impatient))).message).to.match(/tried for 1 s/);
+    const inputs = { ...bucket, endpoint: "http://127.0.0.1:1", rules, retrySeconds: 1 };
+    expect((await failure(operations.cors.create(inputs))).message).to.match(/tried for 1 s/);
   });
 });

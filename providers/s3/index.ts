@@ -24,6 +24,9 @@ const keys = {
   policyPrincipal: optional(text("Principal to whom a bucket policy gives exactly the rights that authentik needs, in the server's own form: an ARN, on versitygw an access key. Without it no policy is put.")),
 };
 
+/** A key that only this provider has. */
+export type ConfigKey = keyof typeof keys;
+
 type S3Values = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3-compatible server, complete. */

@@ -1,9 +1,10 @@
-/** Calls to an S3 server as its administrator: the client, how long it is waited for, errors that say what to do. */
+/** Calls to an S3 server as its administrator: client, retries, errors that say what to do. */
 import { createHash } from "node:crypto";
-import { setTimeout as sleep } from "node:timers/promises";
-import type { S3Client } from "@aws-sdk/client-s3";
+import type { S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
+import pRetry from "p-retry";
+import type { ConfigKey } from "./index.ts";
 
-/** Where a bucket is and how to reach it: what every resource of this folder has among its inputs. */
+/** Where a bucket is and how to reach it: part of the inputs of every resource in this folder. */
 export interface Connection {
   endpoint: string;
   bucket: string;
@@ -11,8 +12,8 @@ export interface Connection {
   addressingStyle?: string;
   /** Absent where the stack's config has them. */
   credentials?: AdminCredentials;
-  /** How long a server is waited for that does not answer yet or does not know the keys yet. */
-  patienceSeconds?: number;
+  /** For how many seconds a call is retried while the server does not answer or know the keys. */
+  retrySeconds?: number;
 }
 
 /** Keys, or an AWS profile; with neither, the AWS SDK's default chain. */
@@ -23,15 +24,28 @@ export interface AdminCredentials {
   sessionProfile?: string | undefined;
 }
 
-/** The keys that administer the bucket, from a stack's config: the admin's own, or else authentik's. */
-export function adminCredentials(get: (key: string) => string | undefined): AdminCredentials {
+/**
+ * The keys that administer the bucket: the administrator's own, or else authentik's.
+ *
+ * @param get reads a key of the provider `s3` in the stack's config
+ */
+export function adminCredentials(get: (key: ConfigKey) => string | undefined): AdminCredentials {
   const adminAccessKey = get("adminAccessKey");
-  return adminAccessKey === undefined
-    ? { accessKey: get("accessKey"), secretKey: get("secretKey"), sessionToken: get("sessionToken"), sessionProfile: get("sessionProfile") }
-    : { accessKey: adminAccessKey, secretKey: get("adminSecretKey") };
+  if (adminAccessKey !== undefined) {
+    return { accessKey: adminAccessKey, secretKey: get("adminSecretKey") };
+  }
+  return {
+    accessKey: get("accessKey"),
+    secretKey: get("secretKey"),
+    sessionToken: get("sessionToken"),
+    sessionProfile: get("sessionProfile"),
+  };
 }
 
-/** A call that failed. The message says which, why, and what to do; `code` is the server's or the network's. */
+/**
+ * A call that failed. The message says which one, why, and what to do. The code is the server's or
+ * the network's.
+ */
 export class ServerError extends Error {
   override name = "ServerError";
   readonly code: string;
@@ -40,17 +54,19 @@ export class ServerError extends Error {
     super(message, { cause });
     this.code = code;
     this.status = status;
-    // The engine prints the stack of what a dynamic provider throws, and a user can do nothing with it.
+    // The engine prints the stack of an error of a dynamic provider. It is of no use to a user.
     this.stack = "";
   }
 }
 
 const RETRY_EVERY_MS = 5_000;
+const DEFAULT_REGION = "us-east-1";
 
 /**
- * Makes calls on a bucket's server, each named by what it is for.
+ * Makes calls to a bucket's server, each with the words that an error names it by.
  *
- * @example await onServer(connection, credentials, (call) => call("list the bucket", (s3) => s3.send(command)));
+ * @example
+ * await onServer(connection, credentials, (call) => call("list it", (s3) => s3.send(command)));
  */
 export async function onServer<T>(
   connection: Connection,
@@ -58,19 +74,22 @@ export async function onServer<T>(
   work: (call: Call) => Promise<T>,
 ): Promise<T> {
   const s3 = await createClient(connection, connection.credentials ?? credentials);
-  const deadline = Date.now() + (connection.patienceSeconds ?? 0) * 1000;
-  const call: Call = async (purpose, request) => {
-    for (;;) {
+  const deadline = Date.now() + (connection.retrySeconds ?? 0) * 1000;
+  const call: Call = (purpose, request) => {
+    const attempt = async () => {
       try {
         return await request(s3);
       } catch (error) {
-        const failure = explain(error, purpose, connection);
-        const wait = Math.min(RETRY_EVERY_MS, deadline - Date.now());
-        if (!mayPass(failure)) throw failure;
-        if (wait <= 0) throw connection.patienceSeconds ? waitedInVain(failure, connection.patienceSeconds) : failure;
-        await sleep(wait);
+        throw explain(error, purpose, connection);
       }
-    }
+    };
+    return pRetry(attempt, {
+      retries: Infinity,
+      minTimeout: RETRY_EVERY_MS,
+      factor: 1,
+      maxRetryTime: Math.max(0, deadline - Date.now()),
+      shouldRetry: ({ error }) => error instanceof ServerError && isRetryable(error.code, error.status),
+    });
   };
   try {
     return await work(call);
@@ -79,32 +98,28 @@ export async function onServer<T>(
   }
 }
 
-/** Makes one request. It throws a `ServerError`. */
+/** Makes one request, again within `retrySeconds`. It throws a `ServerError`. */
 export type Call = <T>(purpose: string, request: (s3: S3Client) => Promise<T>) => Promise<T>;
 
 async function createClient(connection: Connection, credentials: AdminCredentials): Promise<S3Client> {
-  // On Node 20 the SDK warns, at every start, of what its later versions will need; the lock file holds this one.
+  // On Node 20 the SDK warns at every start that later versions need a newer Node. The lock file
+  // keeps this version.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = "true";
   const { S3Client } = await import("@aws-sdk/client-s3");
-  const { accessKey, secretKey, sessionToken, sessionProfile } = credentials;
   const client = new S3Client({
     endpoint: connection.endpoint,
-    region: connection.region ?? "us-east-1",
+    region: connection.region ?? DEFAULT_REGION,
     forcePathStyle: connection.addressingStyle !== "virtual",
-    ...(accessKey !== undefined && secretKey !== undefined
-      ? { credentials: { accessKeyId: accessKey, secretAccessKey: secretKey, ...(sessionToken === undefined ? {} : { sessionToken }) } }
-      : {}),
-    ...(sessionProfile === undefined ? {} : { profile: sessionProfile }),
+    ...clientCredentials(credentials),
     requestChecksumCalculation: "WHEN_REQUIRED",
     responseChecksumValidation: "WHEN_REQUIRED",
     maxAttempts: 4,
     requestHandler: { connectionTimeout: 5_000, requestTimeout: 30_000, throwOnRequestTimeout: true },
   });
-  // Where S3 wants a checksum (CORS, policy), older servers know Content-MD5 alone.
+  // S3 requires a checksum of some requests (CORS, policy). Older servers know only Content-MD5.
   client.middlewareStack.add(
     (next) => (args) => {
-      const { request } = args;
-      if (isRequestWithText(request)) request.headers["content-md5"] = createHash("md5").update(request.body).digest("base64");
+      addContentMd5(args.request);
       return next(args);
     },
     { step: "build", name: "contentMd5" },
@@ -112,66 +127,107 @@ async function createClient(connection: Connection, credentials: AdminCredential
   return client;
 }
 
-function isRequestWithText(request: unknown): request is { headers: Record<string, string>; body: string } {
-  return typeof request === "object" && request !== null && "headers" in request && "body" in request && typeof request.body === "string";
+function clientCredentials({ accessKey, secretKey, sessionToken, sessionProfile }: AdminCredentials): S3ClientConfig {
+  const config: S3ClientConfig = {};
+  if (accessKey !== undefined && secretKey !== undefined) {
+    const keys = { accessKeyId: accessKey, secretAccessKey: secretKey };
+    config.credentials = sessionToken === undefined ? keys : { ...keys, sessionToken };
+  }
+  if (sessionProfile !== undefined) config.profile = sessionProfile;
+  return config;
 }
 
-/** What may be otherwise in a minute: no answer, a server still starting, a grant that does not hold yet. */
-function mayPass({ code, status }: ServerError): boolean {
+function addContentMd5(request: unknown): void {
+  if (!isRequestWithText(request)) return;
+  request.headers["content-md5"] = createHash("md5").update(request.body).digest("base64");
+}
+
+interface RequestWithText {
+  headers: Record<string, string>;
+  body: string;
+}
+
+function isRequestWithText(request: unknown): request is RequestWithText {
+  if (typeof request !== "object" || request === null) return false;
+  return "headers" in request && "body" in request && typeof request.body === "string";
+}
+
+/** No answer, a server that is starting or busy, or a grant that is not in force yet. */
+function isRetryable(code: string, status: number | undefined): boolean {
   return status === undefined ? code !== "unknown" : status === 403 || status >= 500;
-}
-
-function waitedInVain({ message, code, status, cause }: ServerError, seconds: number): ServerError {
-  return new ServerError(`${message} This has been tried for ${seconds} s; run pulumi up again if it only needs longer.`, code, status, cause);
 }
 
 function explain(error: unknown, purpose: string, connection: Connection): ServerError {
   const { code, status, message } = factsOf(error);
-  const where = `bucket "${connection.bucket}" at ${connection.endpoint}`;
-  const said = [status === undefined ? undefined : `HTTP ${status}`, code, message].filter((part) => part).join(", ");
-  return new ServerError(`could not ${purpose} (${where}): ${said}. ${advice(code, status, connection)}`, code, status, error);
+  const { bucket, endpoint, retrySeconds = 0 } = connection;
+  const facts = [status === undefined ? "" : `HTTP ${status}`, code, message];
+  const answer = facts.filter((fact) => fact !== "").join(", ");
+  const sentences = [
+    `could not ${purpose} (bucket "${bucket}" at ${endpoint}): ${answer}.`,
+    advice(code, status, connection),
+  ];
+  if (retrySeconds > 0 && isRetryable(code, status)) {
+    sentences.push(`This was tried for ${retrySeconds} s; run pulumi up again if the server needs longer.`);
+  }
+  return new ServerError(sentences.join(" "), code, status, error);
 }
 
-function factsOf(error: unknown): { code: string; status: number | undefined; message: string } {
+interface Facts {
+  code: string;
+  status: number | undefined;
+  message: string;
+}
+
+function factsOf(error: unknown): Facts {
   if (!(error instanceof Error)) return { code: "unknown", status: undefined, message: String(error) };
   const status = "$metadata" in error ? statusOf(error.$metadata) : undefined;
-  // A Node error's own code says more than its class; a service error has only its name, the server's code.
+  // A Node error's code says more than its class. A service error has only its name, which is the
+  // server's code.
   const code = "code" in error && typeof error.code === "string" ? error.code : error.name;
-  return { code: code === "Error" ? "unknown" : code, status, message: error.message === code ? "" : error.message.replace(/\.$/, "") };
+  return {
+    code: code === "Error" ? "unknown" : code,
+    status,
+    message: error.message === code ? "" : error.message.replace(/\.$/, ""),
+  };
 }
 
 function statusOf(metadata: unknown): number | undefined {
-  if (typeof metadata !== "object" || metadata === null || !("httpStatusCode" in metadata)) return undefined;
-  return typeof metadata.httpStatusCode === "number" ? metadata.httpStatusCode : undefined;
+  if (typeof metadata !== "object" || metadata === null) return undefined;
+  const status = "httpStatusCode" in metadata ? metadata.httpStatusCode : undefined;
+  return typeof status === "number" ? status : undefined;
 }
 
-function advice(code: string, status: number | undefined, { region, endpoint }: Connection): string {
-  switch (code) {
-    case "InvalidAccessKeyId":
-      return "The server does not know this access key: check adminAccessKey (or accessKey).";
-    case "SignatureDoesNotMatch":
-      return "The secret key does not belong to the access key, or something on the way changes the request: check adminSecretKey (or secretKey).";
-    case "RequestTimeTooSkewed":
-      return "This machine's clock differs from the server's: set the clock.";
-    case "AuthorizationHeaderMalformed":
-    case "PermanentRedirect":
-    case "InvalidLocationConstraint":
-    case "IllegalLocationConstraintException":
-      return `The server wants another region than "${region ?? "us-east-1"}": set region.`;
-    case "ExpiredToken":
-    case "InvalidToken":
-      return "The session token is no longer valid: set a new one.";
-    case "CredentialsProviderError":
-      return "No credentials were found: set adminAccessKey and adminSecretKey, or accessKey and secretKey.";
-    case "BucketAlreadyExists":
-      return "The name belongs to another owner: choose another bucketName.";
-    case "NoSuchBucket":
-      return "The bucket is gone: run pulumi refresh, then pulumi up.";
-    case "NotImplemented":
-    case "MethodNotAllowed":
-      return "The server lacks this function.";
-  }
-  if (status === 403) return "The keys may not do this, or the bucket belongs to another owner: check both.";
-  if (status === undefined) return `No answer: check that ${endpoint} is right and its server runs.`;
-  return status >= 500 ? "The server failed or is busy: try again." : "Nothing was changed by this call.";
+const wrongRegion = ({ region = DEFAULT_REGION }: Connection) =>
+  `The server requires another region than "${region}": set region.`;
+const EXPIRED = "The session token is no longer valid: set a new one.";
+const UNSUPPORTED = "The server does not have this function.";
+
+/** What to do about an error, by its code. */
+const ADVICE: Readonly<Record<string, string | ((connection: Connection) => string)>> = {
+  InvalidAccessKeyId:
+    "The server does not know this access key: check adminAccessKey (or accessKey).",
+  SignatureDoesNotMatch:
+    "The secret key does not belong to the access key, or a proxy changes the request: " +
+    "check adminSecretKey (or secretKey).",
+  RequestTimeTooSkewed: "This machine's clock differs from the server's: set the clock.",
+  AuthorizationHeaderMalformed: wrongRegion,
+  PermanentRedirect: wrongRegion,
+  InvalidLocationConstraint: wrongRegion,
+  IllegalLocationConstraintException: wrongRegion,
+  ExpiredToken: EXPIRED,
+  InvalidToken: EXPIRED,
+  CredentialsProviderError:
+    "No credentials were found: set adminAccessKey and adminSecretKey, or accessKey and secretKey.",
+  BucketAlreadyExists: "The name belongs to another owner: choose another bucketName.",
+  NoSuchBucket: "The bucket does not exist: run pulumi refresh, then pulumi up.",
+  NotImplemented: UNSUPPORTED,
+  MethodNotAllowed: UNSUPPORTED,
+};
+
+function advice(code: string, status: number | undefined, connection: Connection): string {
+  const known = ADVICE[code];
+  if (known !== undefined) return typeof known === "string" ? known : known(connection);
+  if (status === undefined) return `No answer: check that ${connection.endpoint} is right and its server runs.`;
+  if (status === 403) return "The keys do not allow this, or the bucket belongs to another owner: check both.";
+  return status >= 500 ? "The server failed or is busy: try again." : "This call changed nothing.";
 }

@@ -1,8 +1,11 @@
-/** The real Pulumi engine on throwaway projects. Tests that need it are skipped by name where `pulumi` is not on PATH. */
+/**
+ * The real Pulumi engine on throwaway projects. Tests that need it are skipped by name where
+ * `pulumi` is not on PATH.
+ */
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { isAbsolute, join, relative } from "node:path";
 import * as v from "valibot";
 import { parse, stringify } from "yaml";
 import { onPath, run } from "../../tools/lib/programs.ts";
@@ -15,10 +18,15 @@ const TIMEOUT_MS = 120_000;
 /** The tool's path, if it is there. */
 export const pulumi = await onPath("pulumi");
 
-/** The name of the project whose tests run: `pulumi new` gives another one. */
-export const projectName = v.parse(v.object({ name: v.string() }), parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8"))).name;
+const ProjectFile = v.object({ name: v.string() });
 
-/** Whether a path below the repository is the file of a stack of the project's own, which no test is to see. */
+/** The name of the project whose tests run: `pulumi new` gives another one. */
+export const projectName = v.parse(
+  ProjectFile,
+  parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")),
+).name;
+
+/** Whether a path in the repository is the file of one of your own stacks. No test may see it. */
 export function isOwnStackFile(path: string): boolean {
   return /^Pulumi\.(?!dev\.)[^/]+\.yaml$/.test(path);
 }
@@ -32,8 +40,13 @@ export interface RunResult {
   text: string;
 }
 
-/** Sets values in a stack's file, which may not be there yet, and removes those that are undefined. */
-export async function setValues(dir: string, stack: string, project: string, values: Record<string, unknown>): Promise<void> {
+/** Sets values in a stack's file, which it may create, and removes those that are undefined. */
+export async function setValues(
+  dir: string,
+  stack: string,
+  project: string,
+  values: Record<string, unknown>,
+): Promise<void> {
   const file = join(dir, `Pulumi.${stack}.yaml`);
   const content = v.parse(StackFile, parse(await readFile(file, "utf8").catch(() => "")) ?? {});
   const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${project}:${key}`, value]);
@@ -41,10 +54,22 @@ export async function setValues(dir: string, stack: string, project: string, val
 }
 
 /** Sets secrets of a stack, by the tool itself. */
-export async function setSecrets(dir: string, stack: string, secrets: Record<string, string>, env: Record<string, string>): Promise<void> {
+export async function setSecrets(
+  dir: string,
+  stack: string,
+  secrets: Record<string, string>,
+  env: Record<string, string>,
+): Promise<void> {
   for (const [key, value] of Object.entries(secrets)) {
-    await run("pulumi", ["config", "set", "--secret", key, "--stack", stack, "--non-interactive"], { cwd: dir, env, input: value });
+    const args = ["config", "set", "--secret", key, "--stack", stack, "--non-interactive"];
+    await run("pulumi", args, { cwd: dir, env, input: value });
   }
+}
+
+interface ProjectOptions {
+  name?: string;
+  main?: string;
+  repository?: string;
 }
 
 /** A project with one stack and a state of its own. */
@@ -60,31 +85,48 @@ export class EngineProject {
   private constructor(dir: string, name: string) {
     this.dir = dir;
     this.name = name;
-    this.env = { PULUMI_BACKEND_URL: `file://${join(dir, "state")}`, PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_SKIP_UPDATE_CHECK: "true" };
+    this.env = {
+      PULUMI_BACKEND_URL: `file://${join(dir, "state")}`,
+      PULUMI_CONFIG_PASSPHRASE: "test",
+      PULUMI_SKIP_UPDATE_CHECK: "true",
+    };
   }
 
-  /** A project of this repository's program, or of the program in `main`. */
-  static async create({ name = "authentik-storage", main }: { name?: string; main?: string } = {}): Promise<EngineProject> {
+  /** A project that runs this repository's program, a copy's, or the one in the folder `main`. */
+  static async create(options: ProjectOptions = {}): Promise<EngineProject> {
+    const { name = "authentik-storage", repository = REPOSITORY } = options;
+    const { main = join(repository, "program") } = options;
     const dir = await mkdtemp(join(tmpdir(), "authentik-storage-engine-"));
     const project = new EngineProject(dir, name);
     await mkdir(join(dir, "state"));
-    const runtime = { name: "nodejs", options: { typescript: false, nodeargs: "--import tsx/esm" } };
-    await writeFile(join(dir, "Pulumi.yaml"), stringify({ name, runtime, main: main ?? `${relative(dir, REPOSITORY)}/program/` }));
+    await project.setMain(main);
     await project.expectOk("stack", "init", STACK);
     return project;
   }
 
-  /** Sets values in the stack's file, removes those that are undefined, and sets `secrets` as secrets. */
+  /** Sets the folder where the program starts. */
+  async setMain(folder: string): Promise<void> {
+    const main = isAbsolute(folder) ? relative(this.dir, folder) : folder;
+    const options = { typescript: false, nodeargs: "--import tsx/esm" };
+    const project = { name: this.name, runtime: { name: "nodejs", options }, main: `${main}/` };
+    await writeFile(join(this.dir, "Pulumi.yaml"), stringify(project));
+  }
+
+  /** Sets values in the stack's file, removes those that are undefined, and sets secrets. */
   async configure(values: Record<string, unknown>, secrets: Record<string, string> = {}): Promise<void> {
     await setValues(this.dir, STACK, this.name, values);
     await setSecrets(this.dir, STACK, secrets, this.env);
   }
 
   async run(...args: string[]): Promise<RunResult> {
-    const all = [...args, "--non-interactive", ...(args[0] === "stack" && args[1] === "init" ? [] : ["--stack", STACK])];
+    const isInit = args[0] === "stack" && args[1] === "init";
+    const all = [...args, "--non-interactive", ...(isInit ? [] : ["--stack", STACK])];
+    const env = { ...process.env, ...this.env };
+    const options = { cwd: this.dir, env, timeout: TIMEOUT_MS, maxBuffer: 50_000_000 };
     const result = await new Promise<RunResult>((resolve) => {
-      execFile("pulumi", all, { cwd: this.dir, env: { ...process.env, ...this.env }, timeout: TIMEOUT_MS, maxBuffer: 50_000_000 },
-        (error, stdout, stderr) => { resolve({ ok: error === null, text: stdout + stderr }); });
+      execFile("pulumi", all, options, (error, stdout, stderr) => {
+        resolve({ ok: error === null, text: stdout + stderr });
+      });
     });
     if (!args.includes("--show-secrets")) this.written += result.text;
     return result;
@@ -96,7 +138,7 @@ export class EngineProject {
     return text;
   }
 
-  /** The operations that a preview plans: resource name to operation, without those that stay the same. */
+  /** The operations that a preview plans, by the resource's name, without unchanged resources. */
   async plan(...args: string[]): Promise<Record<string, string>> {
     const { steps } = v.parse(Plan, JSON.parse(await this.expectOk("preview", "--json", ...args)));
     return Object.fromEntries(steps.filter(({ op }) => op !== "same").map(({ op, urn }) => [urn.split("::").at(-1) ?? urn, op]));
@@ -105,8 +147,9 @@ export class EngineProject {
   /** All files of state and config, as text. */
   async stored(): Promise<string> {
     const files = await readdir(this.dir, { recursive: true, withFileTypes: true });
-    const texts = files.filter((file) => file.isFile()).map((file) => readFile(join(file.parentPath, file.name), "utf8"));
-    return (await Promise.all(texts)).join("\n");
+    const paths = files.filter((file) => file.isFile()).map((file) => join(file.parentPath, file.name));
+    const texts = await Promise.all(paths.map((path) => readFile(path, "utf8")));
+    return texts.join("\n");
   }
 
   async remove(): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * Runs a Pulumi program in this process, in the SDK's own monitor, without the command line tool. Dynamic resources are
- * really created, by the code that the engine would run; nothing is remembered afterwards.
+ * Runs a Pulumi program in this process, in the SDK's own monitor, without the command line tool.
+ * Dynamic resources are really created, by the code that the engine would run. No state is stored.
  */
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -8,7 +8,12 @@ import { runInThisContext } from "node:vm";
 import type { ConfigureRequest } from "@pulumi/pulumi/dynamic/index.js";
 import { output, type Inputs } from "@pulumi/pulumi/output.js";
 import { setAllConfig } from "@pulumi/pulumi/runtime/config.js";
-import { setMocks, type MockCallArgs, type MockResourceArgs, type MockResourceResult } from "@pulumi/pulumi/runtime/mocks.js";
+import {
+  setMocks,
+  type MockCallArgs,
+  type MockResourceArgs,
+  type MockResourceResult,
+} from "@pulumi/pulumi/runtime/mocks.js";
 import { unwrapRpcSecret } from "@pulumi/pulumi/runtime/rpc.js";
 import { disconnect } from "@pulumi/pulumi/runtime/settings.js";
 import { runInPulumiStack } from "@pulumi/pulumi/runtime/stack.js";
@@ -26,26 +31,29 @@ export interface ProgramRun {
 }
 
 /**
- * The program's outputs, resolved; what is secret among them is in clear.
+ * The program's outputs, resolved. Secret outputs are in plain text.
  *
  * @throws the first error of the program or of a resource
  */
 export async function runInProcess({ project, stack, config, secrets, program }: ProgramRun): Promise<Inputs> {
   let fail: (error: unknown) => void = () => undefined;
-  // Outputs that depend on a resource which failed are never resolved, so the failure has to end the run.
+  // Outputs that depend on a failed resource are never resolved, so the failure has to end the run.
   const failed = new Promise<never>((_resolve, reject) => (fail = reject));
   const newResource = async (args: MockResourceArgs): Promise<MockResourceResult> => {
     try {
-      return await create(args, { get: (key) => config[key], require: (key) => requireValue(config, key) });
+      return await create(args, configOf(config));
     } catch (error) {
       fail(error);
       throw error;
     }
   };
-  const call = ({ token }: MockCallArgs) => { throw new Error(`no provider for the function "${token}" in this process`); };
+  const call = ({ token }: MockCallArgs) => {
+    throw new Error(`no provider for the function "${token}" in this process`);
+  };
   const qualified = (key: string) => `${project}:${key}`;
+  const values = Object.entries(config).map(([key, value]) => [qualified(key), value] as const);
   await setMocks({ newResource, call }, project, stack);
-  setAllConfig(Object.fromEntries(Object.entries(config).map(([key, value]) => [qualified(key), value])), secrets.map(qualified));
+  setAllConfig(Object.fromEntries(values), secrets.map(qualified));
   process.on("unhandledRejection", fail);
   try {
     return await Promise.race([failed, resolveOutputs(program)]);
@@ -60,24 +68,35 @@ async function resolveOutputs(program: () => Promise<Inputs>): Promise<Inputs> {
   return new Promise<Inputs>((resolve) => output(outputs ?? {}).apply(resolve));
 }
 
-function requireValue(config: Readonly<Record<string, string>>, key: string): string {
-  const value = config[key];
-  if (value === undefined) throw new Error(`the config has no "${key}"`);
-  return value;
+type ProviderConfig = ConfigureRequest["config"];
+
+function configOf(values: Readonly<Record<string, string>>): ProviderConfig {
+  const required = (key: string): string => {
+    const value = values[key];
+    if (value === undefined) throw new Error(`the config has no "${key}"`);
+    return value;
+  };
+  return { get: (key) => values[key], require: required };
 }
 
-async function create({ type, name, custom, inputs }: MockResourceArgs, config: ConfigureRequest["config"]): Promise<MockResourceResult> {
+async function create(
+  { type, name, custom, inputs }: MockResourceArgs,
+  config: ProviderConfig,
+): Promise<MockResourceResult> {
   const given: unknown = inputs;
-  const state = Object.fromEntries(Object.entries(given ?? {}).map(([key, value]): [string, unknown] => [key, unwrapRpcSecret(value)]));
+  const plain = ([key, value]: [string, unknown]) => [key, unwrapRpcSecret(value)] as const;
+  const state: Record<string, unknown> = Object.fromEntries(Object.entries(given ?? {}).map(plain));
   if (custom === false) return { id: undefined, state };
   const provider = typeof state.__provider === "string" ? load(state.__provider) : undefined;
-  if (!isProvider(provider)) throw new Error(`the resource "${name}" is of the type ${type}, which needs the Pulumi command line tool`);
+  if (!isProvider(provider)) {
+    throw new Error(`the resource "${name}" (${type}) needs the Pulumi command line tool`);
+  }
   await provider.configure({ config });
   const { id, outs = {} } = await provider.create(state);
   return { id, state: outs };
 }
 
-/** The dynamic provider that the engine would make of this code (`cmd/dynamic-provider` in the SDK). */
+/** The provider that the engine would get from a handler (`cmd/dynamic-provider` in the SDK). */
 function load(code: string): unknown {
   const module: { handler?: () => unknown } = {};
   const run: unknown = runInThisContext(`(function (exports, require) {${code}\n})`);
@@ -95,5 +114,6 @@ function isFunction(value: unknown): value is (...args: unknown[]) => unknown {
 }
 
 function isProvider(value: unknown): value is Provider {
-  return typeof value === "object" && value !== null && "configure" in value && "create" in value;
+  if (typeof value !== "object" || value === null) return false;
+  return "configure" in value && "create" in value;
 }

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
-import { openLocalHome } from "../tools/start/folder.ts";
+import { openLocalFolder } from "../tools/start/folder.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 
@@ -45,7 +45,7 @@ describe("npm start", function () {
     return { code: await ended, text: said() };
   };
   const isServed = async () => {
-    const { port } = await openLocalHome(dir);
+    const { port } = await openLocalFolder(dir);
     const socket = connect(port, "127.0.0.1");
     const served = await once(socket, "connect").then(() => true, () => false);
     socket.destroy();
@@ -68,11 +68,11 @@ describe("npm start", function () {
       it("works twice in a row, with the same keys, and leaves nothing running", async () => {
         const first = await start(env);
         expectWell(first);
-        const home = await openLocalHome(dir);
+        const folder = await openLocalFolder(dir);
         expect(((await stat(join(dir, "server.json"))).mode & 0o777).toString(8)).to.equal("600");
         const second = await start(env);
         expectWell(second);
-        expect(await openLocalHome(dir)).to.deep.equal(home);
+        expect(await openLocalFolder(dir)).to.deep.equal(folder);
         expect(second.text).to.contain(home.authentik.accessKey).and.not.to.contain(home.root.secretKey);
         expect(await isServed()).to.equal(false);
       });
@@ -111,7 +111,7 @@ describe("npm start", function () {
   }
 
   it("says that another program has its port", async () => {
-    const { port } = await openLocalHome(dir);
+    const { port } = await openLocalFolder(dir);
     const other = createServer().listen(port, "127.0.0.1");
     await once(other, "listening");
     const { code, text } = await start({ PATH: PATH_WITHOUT_PULUMI });

@@ -54,7 +54,7 @@ describe("npm start", function () {
   const expectWell = ({ code, text }: { code: unknown; text: string }) => {
     expect(code, text).to.equal(0);
     expect(text).to.contain("AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME=authentik-media");
-    expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.to.match(/ok +anonymous/).and.to.match(/ok +delete/);
+    expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.to.match(/ok +unsigned URL/).and.to.match(/ok +delete/);
     expect(text).not.to.match(/FAIL|\u001b\[/);
   };
 
@@ -73,16 +73,16 @@ describe("npm start", function () {
         const second = await start(env);
         expectWell(second);
         expect(await openLocalFolder(dir)).to.deep.equal(folder);
-        expect(second.text).to.contain(home.authentik.accessKey).and.not.to.contain(home.root.secretKey);
+        expect(second.text).to.contain(folder.authentik.accessKey).and.not.to.contain(folder.root.secretKey);
         expect(await isServed()).to.equal(false);
       });
 
-      for (const step of ["starting the S3 server", title === "with the real Pulumi engine" ? "pulumi up" : "running the program", "acting as authentik"]) {
+      for (const step of ["starting the S3 server", title === "with the real Pulumi engine" ? "pulumi up" : "running the program", "verifying the bucket"]) {
         it(`works again after Ctrl-C at "${step}", which leaves nothing running`, async () => {
           const { child, ended, said } = launch(env);
           while (!said().includes(step)) await sleep(20);
           // On a fast machine authentik's calls take no more than 0.2 s.
-          await sleep(step === "acting as authentik" ? 50 : 200);
+          await sleep(step === "verifying the bucket" ? 50 : 200);
           child.kill("SIGINT");
           expect(await ended, said()).not.to.equal(null);
           expect(await isServed()).to.equal(false);
@@ -101,7 +101,7 @@ describe("npm start", function () {
   for (const [title, env] of ways.filter(([title]) => !title.includes("engine"))) {
     it(`${title}: stops what a killed run has left behind`, async () => {
       const { child, ended, said } = launch(env);
-      while (!said().includes("acting as authentik")) await sleep(5);
+      while (!said().includes("verifying the bucket")) await sleep(5);
       child.kill("SIGKILL");
       await ended;
       expect(await isServed()).to.equal(true);

@@ -1,6 +1,7 @@
 /** What every command does with its process: errors, exit status, interruption. */
 import { CommanderError, InvalidArgumentError, type Command } from "commander";
-import { EnvReadError, EnvValueError } from "../../authentik/env.ts";
+import { EnvValueError } from "../../authentik/env.ts";
+import { EnvReadError } from "../../authentik/read-env.ts";
 import { DotenvError } from "./dotenv.ts";
 import { PulumiError } from "./pulumi.ts";
 import { SourceError } from "./source.ts";

@@ -4,7 +4,7 @@ import { Command } from "commander";
 import { interruptible, runCommand, secondsFrom, UsageError } from "../lib/command.ts";
 import { createProgress } from "../lib/progress.ts";
 import { readStack, type Source } from "../lib/source.ts";
-import { isWell, renderResults, verify } from "../verify/verify.ts";
+import { allPassed, renderResults, verify } from "../verify/verify.ts";
 import { deploy } from "./deploy.ts";
 import { addToSummary, GitHub, GitHubError, gitHubSettings, required } from "./github.ts";
 import { DELETION_LABEL } from "./guard.ts";
@@ -100,7 +100,7 @@ async function verifyStack(stack: string, signal: AbortSignal): Promise<void> {
   const limits = { signal, timeoutMs: VERIFY_MS, newKeyMs: NEW_KEY_MS };
   const results = await verify(source, limits).finally(progress.stop);
   console.log(renderResults(results, { color: isatty(1) }));
-  process.exitCode = isWell(results) ? 0 : 1;
+  process.exitCode = allPassed(results) ? 0 : 1;
 }
 
 /** Whether authentik signs with keys that are among its variables. Keys that this machine finds by itself are not authentik's. */

@@ -3,7 +3,7 @@ import { isatty } from "node:tty";
 import { Command } from "commander";
 import { formatEnv } from "../env/formats.ts";
 import { withLocalStack } from "./start.ts";
-import { isWell, renderResults, verify } from "../verify/verify.ts";
+import { allPassed, renderResults, verify } from "../verify/verify.ts";
 import { ignoreClosedOutput, interruptible } from "../lib/command.ts";
 import { createProgress } from "../lib/progress.ts";
 import { sourceOfOutputs } from "../lib/source.ts";
@@ -36,7 +36,7 @@ try {
       const results = await verify(source, { signal });
       progress.stop();
       console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}\n${renderResults(results, { color: isatty(1) })}`);
-      if (!isWell(results)) process.exitCode = 1;
+      if (!allPassed(results)) process.exitCode = 1;
     }),
   );
 } catch (error) {

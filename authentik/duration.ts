@@ -1,11 +1,22 @@
-/** Durations as authentik writes them: `minutes=15`, several joined by `;`. */
+/** Durations in authentik's format: `minutes=15`, or several parts joined by `;`. */
 
-/** Python's `timedelta` arguments, in seconds. */
+/** The arguments of Python's `timedelta`, in seconds. */
 const SECONDS: Readonly<Record<string, number>> = {
-  microseconds: 1e-6, milliseconds: 1e-3, seconds: 1, minutes: 60, hours: 3600, days: 86_400, weeks: 604_800,
+  microseconds: 1e-6,
+  milliseconds: 1e-3,
+  seconds: 1,
+  minutes: 60,
+  hours: 3600,
+  days: 86_400,
+  weeks: 604_800,
 };
 
-/** Whole seconds of such a duration (`timedelta_from_string` of authentik's `lib/utils/time.py`); undefined for other texts. */
+/**
+ * The whole seconds of a duration, by the rules of `timedelta_from_string` in authentik's
+ * `lib/utils/time.py`.
+ *
+ * @returns undefined for a text that is not a duration
+ */
 export function durationSeconds(text: string): number | undefined {
   let seconds = 0;
   for (const part of text.split(";")) {

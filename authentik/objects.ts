@@ -1,16 +1,16 @@
-/** Where authentik keeps its files in the bucket, and what it says of their content. */
+/** Where authentik keeps its files in the bucket, and which content type it gives them. */
 import { readFileSync } from "node:fs";
 
 /**
- * What authentik stores files for; the first part of every object's key. Reports exist from 2025.12. Source: authentik's
- * `admin/files/usage.py`.
+ * What authentik stores files for: the first part of every object's key. Reports exist from
+ * 2025.12. Source: authentik's `admin/files/usage.py`.
  */
 export const USAGES = ["media", "reports"] as const;
 export type Usage = (typeof USAGES)[number];
 
 /**
- * Whether a folder's name is that of a tenant's database schema: `public`, or what authentik allows for a tenant
- * (`VALID_SCHEMA_NAME` of its `tenants/models.py`).
+ * Whether a folder's name is the name of a tenant's database schema: `public`, or a name that
+ * authentik allows for a tenant (`VALID_SCHEMA_NAME` in its `tenants/models.py`).
  */
 export function isSchemaName(name: string): boolean {
   return name === "public" || /^t_[a-z0-9]{1,61}$/.test(name);
@@ -18,18 +18,25 @@ export function isSchemaName(name: string): boolean {
 
 const UNKNOWN_TYPE = "application/octet-stream";
 
-/** Endings that stand for two, and those that are a compression's (`suffix_map`, `encodings_map`; the latter by exact case). */
+/** Endings that stand for two endings (Python's `suffix_map`). */
 const DOUBLE_ENDINGS: Readonly<Record<string, string>> = {
-  ".svgz": ".svg.gz", ".tgz": ".tar.gz", ".taz": ".tar.gz", ".tz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz",
+  ".svgz": ".svg.gz",
+  ".tgz": ".tar.gz",
+  ".taz": ".tar.gz",
+  ".tz": ".tar.gz",
+  ".tbz2": ".tar.bz2",
+  ".txz": ".tar.xz",
 };
+/** Endings of compressed files (Python's `encodings_map`), in their exact case. */
 const COMPRESSIONS: ReadonlySet<string> = new Set([".gz", ".Z", ".bz2", ".xz", ".br"]);
 
 let types: Map<string, string> | undefined;
 
 /**
- * The content type that authentik gives to an object of this name (`get_content_type` of its `admin/files/backends/base.py`):
- * what Python's `mimetypes.guess_type` says, without the compression, else `application/octet-stream`. Its container has no
- * `/etc/mime.types`.
+ * The content type that authentik gives to an object of this name (`get_content_type` in its
+ * `admin/files/backends/base.py`): the type that Python's `mimetypes.guess_type` finds, without the
+ * compression, else `application/octet-stream`. authentik's container has no `/etc/mime.types`,
+ * which would change that.
  */
 export function contentType(name: string): string {
   types ??= readTypes();
@@ -40,17 +47,17 @@ export function contentType(name: string): string {
   return types.get(ending.toLowerCase()) ?? UNKNOWN_TYPE;
 }
 
-/** Python's `posixpath.splitext`: leading dots of the last part belong to its name. */
+/** Python's `posixpath.splitext`: dots at the beginning of the last part belong to its name. */
 function splitEnding(name: string): [string, string] {
   const [, base = name, ending = ""] = /^((?:.*\/)?\.*[^./][^/]*)(\.[^./]*)$/s.exec(name) ?? [];
   return [base, ending];
 }
 
 function readTypes(): Map<string, string> {
-  const lines = readFileSync(new URL("mime.types", import.meta.url), "utf8").split("\n");
-  const entries = lines.filter((line) => !line.startsWith("#")).flatMap((line) => {
-    const [type = "", ...endings] = line.split(" ");
-    return endings.map((ending): [string, string] => [`.${ending}`, type]);
-  });
-  return new Map(entries);
+  const types = new Map<string, string>();
+  for (const line of readFileSync(new URL("mime.types", import.meta.url), "utf8").split("\n")) {
+    const [type = "", ...endings] = line.startsWith("#") ? [] : line.split(" ");
+    for (const ending of endings) types.set(`.${ending}`, type);
+  }
+  return types;
 }

@@ -1,9 +1,15 @@
 /** AWS's partitions. Source: botocore's `partitions.json`. */
 
-/** A group of AWS regions that share accounts, the second field of ARNs, and the DNS suffix of their services. */
+/**
+ * A group of AWS regions that share accounts, the second field of ARNs, and the DNS suffix of their
+ * services.
+ */
 export interface Partition {
   id: string;
-  /** The form of its regions' names. Regions that AWS adds later fit too, so there is no list to keep. */
+  /**
+   * The form of its regions' names. Regions that AWS adds later fit too, so there is no list to
+   * keep.
+   */
   regions: RegExp;
   dnsSuffix: string;
 }

@@ -5,7 +5,7 @@
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { openLocalHome } from "../tools/start/folder.ts";
+import { openLocalFolder } from "../tools/start/folder.ts";
 import { onPath, run } from "../tools/lib/programs.ts";
 import { localProject, type LocalProject } from "../tools/start/stack.ts";
 import { withLocalStack } from "../tools/start/start.ts";
@@ -47,7 +47,7 @@ export async function benchPreview(): Promise<void> {
     const projects = {
       "(a) empty JavaScript": await project(join(dir, "empty"), EMPTY),
       "(a') three trivial dynamic resources": await project(join(dir, "dynamic"), DYNAMIC),
-      "this program, stack dev": localProject(await openLocalHome(local)),
+      "this program, stack dev": localProject(await openLocalFolder(local)),
       "(b) naive TypeScript, three clouds": await project(join(dir, "naive"), NAIVE),
     };
     for (const mode of ["warm", "cold"] as const) {

@@ -1,4 +1,4 @@
-/** The forms of authentik's variables, read back by parsers of those forms and then by authentik's rules. */
+/** authentik's variables in each format, read back by its parsers and then by authentik's rules. */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,32 +7,66 @@ import { expect } from "chai";
 import fc from "fast-check";
 import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
-import { EnvValueError, buildEnv, readEnv, type StorageSettings } from "../authentik/env.ts";
+import { EnvValueError, buildEnv, type StorageSettings } from "../authentik/env.ts";
+import { readEnv } from "../authentik/read-env.ts";
 import { parseRelease } from "../authentik/release.ts";
 import { DotenvError, mergeDotenv, parseDotenv } from "../tools/lib/dotenv.ts";
-import { DEFAULT_OPTIONS, FormatError, dotenvLines, formatEnv, type FormatOptions } from "../tools/env/formats.ts";
+import {
+  DEFAULT_OPTIONS,
+  FormatError,
+  dotenvValues,
+  formatEnv,
+  type FormatOptions,
+} from "../tools/env/formats.ts";
 import { mergeIntoFile, writeSecretFile } from "../tools/env/write.ts";
 
 type Env = Record<string, string>;
 const Env = v.record(v.string(), v.string());
+const NameValuePairs = v.array(v.object({ name: v.string(), value: v.string() }));
 
-/** Texts made of what is special to some form, and of anything. */
-const nasty = fc.oneof(
-  fc.array(fc.constantFrom("$", "${", "}", "{{", "}}", "#", " #", " ", "'", '"', "\\", "`", "=", "\n", "\r\n", "\t", "!", "~", "%", "é", "💾", "a", "B", "1", "e", "null", "$(id)", "\u2028"), { maxLength: 12 })
-    .map((parts) => parts.join("")),
-  fc.string({ unit: "grapheme", maxLength: 20 }),
-  fc.constantFrom("123", "12e34", "true", "null", '"quoted"', "[1]", "{}", "NaN", "0x1F", "yes", "1_000", "2026-01-01", "-", "?", "a: b", "x # y", "'"),
-).filter((text) => text !== "");
+/** Characters and texts that are special in a format. */
+// biome-ignore format: a table of cases
+const SPECIAL = [
+  "$", "${", "}", "{{", "}}", "#", " #", " ", "'", '"', "\\", "`", "=", "\n", "\r\n", "\t", "!", "~", "%",
+  "é", "💾", "a", "B", "1", "e", "null", "$(id)", "\u2028",
+];
+/** Values that JSON or YAML may read as something else. */
+// biome-ignore format: a table of cases
+const NOT_TEXT = [
+  "123", "12e34", "true", "null", '"quoted"', "[1]", "{}", "NaN", "0x1F", "yes", "1_000", "2026-01-01", "-", "?",
+  "a: b", "x # y", "'",
+];
+const value = fc
+  .oneof(
+    fc.array(fc.constantFrom(...SPECIAL), { maxLength: 12 }).map((parts) => parts.join("")),
+    fc.string({ unit: "grapheme", maxLength: 20 }),
+    fc.constantFrom(...NOT_TEXT),
+  )
+  .filter((text) => text !== "");
 
-const variables: fc.Arbitrary<{ env: Env; settings: StorageSettings }> = fc
-  .record({ accessKey: nasty, secretKey: nasty, release: fc.constantFrom(undefined, "2025.10", "2026.8"), checksums: fc.constantFrom("when_required", "when_supported") })
-  .map(({ accessKey, secretKey, release, checksums }) => {
+interface Written {
+  env: Env;
+  settings: StorageSettings;
+}
+
+const written: fc.Arbitrary<Written> = fc
+  .record({
+    accessKey: value,
+    secretKey: value,
+    checksums: fc.constantFrom(undefined, "when_required" as const),
+    release: fc.constantFrom(undefined, parseRelease("2025.10"), parseRelease("2026.8")),
+  })
+  .map(({ release, ...keys }) => {
     const settings: StorageSettings = {
-      bucketName: "authentik-media", region: "eu-central-1", endpoint: "https://s3.provider", customDomain: "s3.provider/authentik-media", secureUrls: false,
-      accessKey, secretKey, ...(checksums === "when_required" ? { checksums } : {}),
+      bucketName: "authentik-media",
+      region: "eu-central-1",
+      endpoint: "https://s3.provider",
+      customDomain: "s3.provider/authentik-media",
+      secureUrls: false,
+      ...keys,
     };
     try {
-      return { env: buildEnv(settings, release === undefined ? undefined : parseRelease(release)).env, settings };
+      return { env: buildEnv(settings, release).env, settings };
     } catch (error) {
       if (error instanceof EnvValueError) return undefined;
       throw error;
@@ -40,7 +74,7 @@ const variables: fc.Arbitrary<{ env: Env; settings: StorageSettings }> = fc
   })
   .filter((made) => made !== undefined);
 
-/** That authentik reads the same of both, which is all that a form has to keep. */
+/** Expects that authentik reads the settings from the variables. A format has to keep no more. */
 function expectSame(read: Env, settings: StorageSettings): void {
   expect(defined(readEnv(read).settings)).to.deep.equal(defined(settings));
 }
@@ -49,195 +83,322 @@ function defined(settings: StorageSettings): Record<string, unknown> {
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
 
-function holds(read: (env: Env) => Env, runs = 150): void {
-  fc.assert(fc.property(variables, ({ env, settings }) => { expectSame(read(env), settings); }), { numRuns: runs });
+/** Expects that `read`, which formats variables and reads them back, loses nothing. */
+function expectKept(read: (env: Env) => Env, numRuns = 150): void {
+  const isKept = ({ env, settings }: Written) => {
+    expectSame(read(env), settings);
+  };
+  fc.assert(fc.property(written, isKept), { numRuns });
+}
+
+function options(changes: Partial<FormatOptions>): FormatOptions {
+  return { ...DEFAULT_OPTIONS, ...changes };
+}
+
+function readDotenv(text: string, environment: Env = {}): Env {
+  const read: Env = {};
+  for (const { name, value } of parseDotenv(text, environment)) {
+    if (value !== undefined) read[name] = value;
+  }
+  return read;
+}
+
+function fromPairs(pairs: v.InferOutput<typeof NameValuePairs>): Env {
+  return Object.fromEntries(pairs.map(({ name, value }) => [name, value]));
 }
 
 describe("authentik's variables read back", function () {
   this.timeout(30_000);
   let dir: string;
-  before(() => { dir = mkdtempSync(join(tmpdir(), "env-formats-")); });
-  after(() => { rmSync(dir, { recursive: true }); });
+  before(() => {
+    dir = mkdtempSync(join(tmpdir(), "env-formats-"));
+  });
+  after(() => {
+    rmSync(dir, { recursive: true });
+  });
 
-  it("as they are", () => { holds((env) => env); });
+  it("without a format", () => {
+    expectKept((env) => env);
+  });
 
-  it("from JSON", () => { holds((env) => v.parse(Env, JSON.parse(formatEnv(env, "json")))); });
+  it("from JSON", () => {
+    expectKept((env) => v.parse(Env, JSON.parse(formatEnv(env, "json"))));
+  });
 
   it("from .env by Compose's rules", () => {
-    holds((env) => Object.fromEntries(parseDotenv(formatEnv(env, "dotenv")).map(({ name, value = "" }) => [name, value])));
+    expectKept((env) => readDotenv(formatEnv(env, "dotenv")));
   });
 
   for (const shell of ["sh", "bash"]) {
     it(`from .env by ${shell}`, () => {
       const file = join(dir, `${shell}.env`);
-      const script = 'set -a; . "$1"; shift; for name; do eval "printf \'%s\\\\0\' \\"\\$$name\\""; done';
-      holds((env) => {
-        writeFileSync(file, formatEnv(env, "dotenv"));
-        const names = Object.keys(env);
-        const { stdout, stderr } = spawnSync(shell, ["-c", script, shell, file, ...names], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], env: { PATH: process.env.PATH } });
+      const print = 'for name; do eval "printf \'%s\\\\0\' \\"\\$$name\\""; done';
+      const script = `set -a; . "$1"; shift; ${print}`;
+      const read = (variables: Env): Env => {
+        writeFileSync(file, formatEnv(variables, "dotenv"));
+        const names = Object.keys(variables);
+        const args = ["-c", script, shell, file, ...names];
+        const { stdout, stderr } = spawnSync(shell, args, {
+          encoding: "utf8",
+          env: { PATH: process.env.PATH },
+          // If its input is a socket, bash reads ~/.bashrc.
+          stdio: ["ignore", "pipe", "pipe"],
+        });
         expect(stderr).to.equal("");
         const values = stdout.split("\0");
         return Object.fromEntries(names.map((name, index) => [name, values[index] ?? ""]));
-      }, 100);
+      };
+      expectKept(read, 100);
     });
   }
 
-  it("from Compose's YAML, its $ replaced", () => {
-    const File = v.object({ services: v.object({ server: v.object({ environment: Env }), worker: v.object({ environment: Env }) }) });
-    holds((env) => {
+  it("from Compose's YAML, in which it replaces $", () => {
+    const Service = v.object({ environment: Env });
+    const File = v.object({ services: v.object({ server: Service, worker: Service }) });
+    expectKept((env) => {
       const { server, worker } = v.parse(File, parseYaml(formatEnv(env, "compose"))).services;
       expect(server).to.deep.equal(worker);
-      expect(Object.values(server.environment).join("").replaceAll("$$", "")).not.to.include("$");
-      return Object.fromEntries(Object.entries(server.environment).map(([name, value]) => [name, value.replaceAll("$$", () => "$")]));
+      const entries = Object.entries(server.environment);
+      for (const [, value] of entries) expect(value.replaceAll("$$", "")).not.to.include("$");
+      return Object.fromEntries(
+        entries.map(([name, value]) => [name, value.replaceAll("$$", () => "$")]),
+      );
     });
   });
 
-  it("from a Kubernetes Secret, by a YAML 1.1 and a YAML 1.2 parser", () => {
-    const File = v.object({ stringData: Env });
-    for (const version of ["1.1", "1.2"] as const) {
-      holds((env) => v.parse(File, parseYaml(formatEnv(env, "secret", { ...DEFAULT_OPTIONS, keysIn: "existing-secret" }), { version })).stringData);
+  for (const version of ["1.1", "1.2"] as const) {
+    it(`from a Kubernetes Secret by a parser of YAML ${version}`, () => {
+      const everything = options({ keysIn: "existing-secret" });
+      expectKept((env) => readSecret(formatEnv(env, "secret", everything), version));
+    });
+  }
+
+  it("from the chart's values and the Secret that they name", () => {
+    expectKept((env) => ({
+      ...readHelm(formatEnv(env, "helm"), renderByHand),
+      ...readSecret(formatEnv(env, "secret")),
+    }));
+  });
+
+  const inValues = options({ keysIn: "values" });
+
+  it("from the chart's values alone", () => {
+    expectKept((env) => readHelm(formatEnv(env, "helm", inValues), renderByHand));
+  });
+
+  it("from the chart's values by Helm's template engine", function () {
+    this.timeout(120_000);
+    const samples = fc.sample(written, 300);
+    const files = samples.map(({ env }) => formatEnv(env, "helm", inValues));
+    const texts = new Set<string>();
+    const collect = (text: string): string => {
+      texts.add(text);
+      return text;
+    };
+    for (const file of files) readHelm(file, collect);
+    const rendered = renderWithGo([...texts]);
+    for (const [index, { settings }] of samples.entries()) {
+      const read = readHelm(files[index] ?? "", (text) => rendered.get(text) ?? "");
+      expectSame(read, settings);
     }
   });
 
-  it("from the chart's values and the Secret that they name", () => {
-    holds((env) => ({ ...readHelm(formatEnv(env, "helm"), renderByHand), ...v.parse(v.object({ stringData: Env }), parseYaml(formatEnv(env, "secret"))).stringData }));
-    holds((env) => readHelm(formatEnv(env, "helm", { ...DEFAULT_OPTIONS, keysIn: "values" }), renderByHand));
-  });
-
-  it("from the chart's values by the template engine that Helm uses", function () {
-    this.timeout(120_000);
-    const samples = fc.sample(variables, 300).map(({ env, settings }) => ({ values: formatEnv(env, "helm", { ...DEFAULT_OPTIONS, keysIn: "values" }), settings }));
-    const texts = new Set<string>();
-    for (const { values } of samples) readHelm(values, (text) => { texts.add(text); return text; });
-    const input = JSON.stringify([...texts]);
-    const { stdout, stderr, status } = spawnSync("go", ["run", "test/fixtures/tpl.go"], { input, encoding: "utf8", maxBuffer: 50_000_000 });
-    expect(status, stderr).to.equal(0);
-    const results = v.parse(v.array(v.string()), JSON.parse(stdout));
-    const rendered = new Map([...texts].map((text, index): [string, string | undefined] => [text, results[index]]));
-    for (const { values, settings } of samples) expectSame(readHelm(values, (text) => rendered.get(text) ?? ""), settings);
-  });
-
-  it("from a task definition, the keys from where they are referred to", () => {
-    const Task = v.object({ environment: v.array(v.object({ name: v.string(), value: v.string() })), secrets: v.array(v.object({ name: v.string(), valueFrom: v.string() })) });
+  it("from a task definition, with the keys from where they are referred to", () => {
     const secretArn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:authentik-AbCdEf";
-    holds((env) => {
+    const Reference = v.object({ name: v.string(), valueFrom: v.string() });
+    const Task = v.object({ environment: NameValuePairs, secrets: v.array(Reference) });
+    expectKept((env) => {
       const store = v.parse(Env, JSON.parse(formatEnv(env, "json")));
-      const { environment, secrets } = v.parse(Task, JSON.parse(formatEnv(env, "ecs", { ...DEFAULT_OPTIONS, secretArn })));
-      const referred = secrets.map(({ name, valueFrom }): [string, string] => [name, store[valueFrom.slice(secretArn.length + 1, -2)] ?? ""]);
-      expect(referred.length).to.equal(2);
-      return { ...Object.fromEntries(environment.map(({ name, value }) => [name, value])), ...Object.fromEntries(referred) };
+      const text = formatEnv(env, "ecs", options({ secretArn }));
+      const { environment, secrets } = v.parse(Task, JSON.parse(text));
+      expect(secrets.length).to.equal(2);
+      const read = fromPairs(environment);
+      for (const { name, valueFrom } of secrets) {
+        const [, key = ""] = /^:(.+)::$/.exec(valueFrom.slice(secretArn.length)) ?? [];
+        read[name] = store[key] ?? "";
+      }
+      return read;
     });
   });
 });
 
-const HelmFile = v.object({
-  authentik: v.record(v.string(), v.unknown()),
-  global: v.optional(v.object({ env: v.optional(v.array(v.object({ name: v.string(), value: v.string() })), []) })),
-});
-
-function readHelm(text: string, render: (value: string) => string): Env {
-  const { authentik, global } = v.parse(HelmFile, parseYaml(text));
-  const leaves = (prefix: string, node: unknown): [string, string][] => typeof node === "string"
-    ? [[prefix, render(node)]]
-    : Object.entries(v.parse(v.record(v.string(), v.unknown()), node)).flatMap(([key, value]) => leaves(`${prefix}__${key.toUpperCase()}`, value));
-  const own = Object.entries(authentik).flatMap(([key, value]) => leaves(`AUTHENTIK_${key.toUpperCase()}`, value));
-  return { ...Object.fromEntries(own), ...Object.fromEntries((global?.env ?? []).map(({ name, value }) => [name, value])) };
+function readSecret(text: string, version: "1.1" | "1.2" = "1.2"): Env {
+  return v.parse(v.object({ stringData: Env }), parseYaml(text, { version })).stringData;
 }
 
-/** What `tpl` makes of the one action that we write. Any other would stay and not read back. */
+const HelmFile = v.object({
+  authentik: v.record(v.string(), v.unknown()),
+  global: v.optional(v.object({ env: v.optional(NameValuePairs, []) })),
+});
+
+/** The variables that the chart makes of its values. */
+function readHelm(text: string, render: (value: string) => string): Env {
+  const { authentik, global } = v.parse(HelmFile, parseYaml(text));
+  const env = fromPairs(global?.env ?? []);
+  const addLeaves = (name: string, node: unknown): void => {
+    if (typeof node === "string") {
+      env[name] = render(node);
+      return;
+    }
+    const branches = v.parse(v.record(v.string(), v.unknown()), node);
+    for (const [key, value] of Object.entries(branches)) {
+      addLeaves(`${name}__${key.toUpperCase()}`, value);
+    }
+  };
+  for (const [key, value] of Object.entries(authentik)) {
+    addLeaves(`AUTHENTIK_${key.toUpperCase()}`, value);
+  }
+  return env;
+}
+
+/** What `tpl` makes of the one action that this program writes. Another action would stay. */
 function renderByHand(value: string): string {
   return value.replaceAll('{{ "{{" }}', "{{");
 }
 
+function renderWithGo(texts: readonly string[]): Map<string, string | undefined> {
+  const { stdout, stderr, status } = spawnSync("go", ["run", "test/fixtures/tpl.go"], {
+    input: JSON.stringify(texts),
+    encoding: "utf8",
+    maxBuffer: 50_000_000,
+  });
+  expect(status, stderr).to.equal(0);
+  const results = v.parse(v.array(v.string()), JSON.parse(stdout));
+  return new Map(texts.map((text, index) => [text, results[index]]));
+}
+
 describe("the reader of .env files", () => {
-  const recorded = v.parse(
-    v.array(v.object({ text: v.string(), variables: v.nullable(Env) })),
-    JSON.parse(readFileSync(new URL("fixtures/compose-dotenv.json", import.meta.url), "utf8")),
-  );
-  for (const { text, variables: expected } of recorded) {
+  const Case = v.object({ text: v.string(), variables: v.nullable(Env) });
+  const fixture = new URL("fixtures/compose-dotenv.json", import.meta.url);
+  const recorded = v.parse(v.array(Case), JSON.parse(readFileSync(fixture, "utf8")));
+  for (const { text, variables } of recorded) {
     it(`reads ${JSON.stringify(text)} as Docker Compose does`, () => {
-      const read = () => Object.fromEntries(parseDotenv(text, { HOME_DIR: "/root", EMPTY: "" }).flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])));
-      if (expected === null) expect(read).to.throw(DotenvError);
-      else expect(read()).to.deep.equal(expected);
+      const read = () => readDotenv(text, { HOME_DIR: "/root", EMPTY: "" });
+      if (variables === null) expect(read).to.throw(DotenvError);
+      else expect(read()).to.deep.equal(variables);
     });
   }
 });
 
-describe("a form that cannot carry a value", () => {
-  const refusal = (work: () => unknown) => { try { work(); return ""; } catch (error) { return error instanceof FormatError ? error.message : String(error); } };
-  const keys = { AUTHENTIK_STORAGE__S3__ACCESS_KEY: "access", AUTHENTIK_STORAGE__S3__SECRET_KEY: "hidden-secret" };
-  const options = (more: Partial<FormatOptions>): FormatOptions => ({ ...DEFAULT_OPTIONS, ...more });
+describe("a format", () => {
+  const KEYS = {
+    AUTHENTIK_STORAGE__S3__ACCESS_KEY: "access",
+    AUTHENTIK_STORAGE__S3__SECRET_KEY: "hidden-secret",
+  };
+  const NO_KEYS = { AUTHENTIK_STORAGE__BACKEND: "s3" };
+  const roleArn = "arn:aws:iam::1:role/x";
+  const secretArn = "arn:aws:s3:::x";
 
-  it("names it", () => {
-    const message = refusal(() => formatEnv({ AWS_ENDPOINT_URL: "it's-hidden" }, "dotenv"));
-    expect(message).to.match(/^AWS_ENDPOINT_URL cannot be carried/).and.not.include("hidden");
-    expect(refusal(() => formatEnv(keys, "ecs"))).to.match(/ACCESS_KEY is a key.*--secret-arn/);
-    expect(refusal(() => formatEnv(keys, "ecs", options({ secretArn: "arn:aws:s3:::x" })))).to.include('"arn:aws:s3:::x"');
-    expect(refusal(() => formatEnv(keys, "helm", options({ roleArn: "arn:aws:iam::1:role/x" })))).to.include("ACCESS_KEY").and.not.include("hidden");
-    expect(refusal(() => formatEnv({ AUTHENTIK_STORAGE__BACKEND: "s3" }, "secret"))).to.include("--role-arn");
-  });
+  // biome-ignore format: a table of cases
+  const refused: [what: string, format: () => string, message: RegExp][] = [
+    ["a value with quotes", () => formatEnv({ AWS_ENDPOINT_URL: "it's-hidden" }, "dotenv"), /^AWS_ENDPOINT_URL cannot/],
+    ["keys for ECS without a secret", () => formatEnv(KEYS, "ecs"), /ACCESS_KEY is a key.*--secret-arn/],
+    ["another ARN", () => formatEnv(KEYS, "ecs", options({ secretArn })), /"arn:aws:s3:::x"/],
+    ["keys beside a role", () => formatEnv(KEYS, "helm", options({ roleArn })), /ACCESS_KEY/],
+    ["a Secret without keys", () => formatEnv(NO_KEYS, "secret"), /--role-arn/],
+  ];
+  for (const [what, format, message] of refused) {
+    it(`refuses ${what}, and shows no value`, () => {
+      expect(format)
+        .to.throw(FormatError, message)
+        .and.satisfy((error: Error) => !error.message.includes("hidden"));
+    });
+  }
 
   it("gives both server and worker a role", () => {
-    const file: unknown = parseYaml(formatEnv({ AUTHENTIK_STORAGE__BACKEND: "s3" }, "helm", options({ roleArn: "arn:aws:iam::1:role/x" })));
+    const file: unknown = parseYaml(formatEnv(NO_KEYS, "helm", options({ roleArn })));
     expect(file).to.deep.include({
       server: { serviceAccountName: "authentik" },
-      serviceAccount: { create: true, fullnameOverride: "authentik", annotations: { "eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x" } },
+      serviceAccount: {
+        create: true,
+        fullnameOverride: "authentik",
+        annotations: { "eks.amazonaws.com/role-arn": roleArn },
+      },
     });
   });
 
-  it("leaves everything to the Secret that replaces the chart's own", () => {
-    const file: unknown = parseYaml(formatEnv(keys, "helm", options({ keysIn: "existing-secret", secretName: "all" })));
+  it("leaves everything to a Secret that replaces the chart's", () => {
+    const existing = options({ keysIn: "existing-secret", secretName: "all" });
+    const file: unknown = parseYaml(formatEnv(KEYS, "helm", existing));
     expect(file).to.deep.equal({ authentik: { existingSecret: { secretName: "all" } } });
   });
 });
 
 describe("merging into a .env file", () => {
-  const env = { AUTHENTIK_STORAGE__BACKEND: "s3", AUTHENTIK_STORAGE__S3__SECRET_KEY: "new secret", AUTHENTIK_STORAGE__S3__REGION: "eu-central-1" };
-  const old = [
-    "# authentik", "PG_PASS='pa$$ #1'", "", "AUTHENTIK_STORAGE__S3__REGION=us-east-1  # Use the region of the bucket",
-    "AUTHENTIK_STORAGE__MEDIA__S3__REGION=us-east-1 # overrides", "export AUTHENTIK_STORAGE__S3__SECRET_KEY=\"old\nsecret\"", "AUTHENTIK_STORAGE__REPORTS__BACKEND=file",
-    "AUTHENTIK_STORAGE__S3__REGION=again", "AWS_REQUEST_CHECKSUM_CALCULATION=when_required", "AUTHENTIK_STORAGE__FILE__PATH=/media", "AUTHENTIK_ERROR_REPORTING__ENABLED=true",
-  ].join("\n");
+  const env = {
+    AUTHENTIK_STORAGE__BACKEND: "s3",
+    AUTHENTIK_STORAGE__S3__SECRET_KEY: "new secret",
+    AUTHENTIK_STORAGE__S3__REGION: "eu-central-1",
+  };
+  const old = `# authentik
+PG_PASS='pa$$ #1'
 
-  it("keeps other lines and comments, replaces in place, and removes what would override or contradict", () => {
-    const { text, replaced } = mergeDotenv(old, dotenvLines(env), env);
-    expect(text.split("\n")).to.deep.equal([
-      "# authentik", "PG_PASS='pa$$ #1'", "", "AUTHENTIK_STORAGE__S3__REGION=eu-central-1  # Use the region of the bucket",
-      "export AUTHENTIK_STORAGE__S3__SECRET_KEY='new secret'", "AUTHENTIK_STORAGE__FILE__PATH=/media", "AUTHENTIK_ERROR_REPORTING__ENABLED=true",
-      "AUTHENTIK_STORAGE__BACKEND=s3", "",
-    ]);
-    expect(replaced.filter(({ removed }) => removed).map(({ name }) => name)).to.deep.equal([
-      "AUTHENTIK_STORAGE__MEDIA__S3__REGION", "AUTHENTIK_STORAGE__REPORTS__BACKEND", "AUTHENTIK_STORAGE__S3__REGION", "AWS_REQUEST_CHECKSUM_CALCULATION",
+AUTHENTIK_STORAGE__S3__REGION=us-east-1  # Use the region of the bucket
+AUTHENTIK_STORAGE__MEDIA__S3__REGION=us-east-1 # overrides
+export AUTHENTIK_STORAGE__S3__SECRET_KEY="old
+secret"
+AUTHENTIK_STORAGE__REPORTS__BACKEND=file
+AUTHENTIK_STORAGE__S3__REGION=again
+AWS_REQUEST_CHECKSUM_CALCULATION=when_required
+AUTHENTIK_STORAGE__FILE__PATH=/media
+AUTHENTIK_ERROR_REPORTING__ENABLED=true`;
+  const merged = `# authentik
+PG_PASS='pa$$ #1'
+
+AUTHENTIK_STORAGE__S3__REGION=eu-central-1  # Use the region of the bucket
+export AUTHENTIK_STORAGE__S3__SECRET_KEY='new secret'
+AUTHENTIK_STORAGE__FILE__PATH=/media
+AUTHENTIK_ERROR_REPORTING__ENABLED=true
+AUTHENTIK_STORAGE__BACKEND=s3
+`;
+
+  it("keeps other lines, replaces in place, and removes what would override or contradict", () => {
+    const { text, replaced } = mergeDotenv(old, dotenvValues(env), env);
+    expect(text).to.equal(merged);
+    const removed = replaced.filter((change) => change.removed).map(({ name }) => name);
+    expect(removed).to.deep.equal([
+      "AUTHENTIK_STORAGE__MEDIA__S3__REGION",
+      "AUTHENTIK_STORAGE__REPORTS__BACKEND",
+      "AUTHENTIK_STORAGE__S3__REGION",
+      "AWS_REQUEST_CHECKSUM_CALCULATION",
     ]);
   });
 
-  it("leaves reports alone where the new values are for media", () => {
+  it("keeps the settings of reports if the new ones are for media", () => {
     const media = { AUTHENTIK_STORAGE__MEDIA__BACKEND: "s3" };
-    expect(mergeDotenv("AUTHENTIK_STORAGE__REPORTS__BACKEND=file\n", media, media).text).to.include("REPORTS__BACKEND=file");
+    const { text } = mergeDotenv("AUTHENTIK_STORAGE__REPORTS__BACKEND=file\n", media, media);
+    expect(text).to.include("REPORTS__BACKEND=file");
   });
 
-  it("changes nothing the second time, and always reads back", () => {
-    const line = fc.oneof(
-      fc.constantFrom("", "# comment", "A=1", "B='x y' # z", "export C=\"a\nb\"", "AUTHENTIK_STORAGE__S3__ENDPOINT=x", "AUTHENTIK_STORAGE__S3__SECRET_KEY='o'", "AUTHENTIK_STORAGE__MEDIA__BACKEND=file # old"),
+  it("changes nothing the second time, and can always be read back", () => {
+    const line = fc.constantFrom(
+      "",
+      "# comment",
+      "A=1",
+      "B='x y' # z",
+      'export C="a\nb"',
+      "AUTHENTIK_STORAGE__S3__ENDPOINT=x",
+      "AUTHENTIK_STORAGE__S3__SECRET_KEY='o'",
+      "AUTHENTIK_STORAGE__MEDIA__BACKEND=file # old",
     );
-    fc.assert(fc.property(variables, fc.array(line, { maxLength: 6 }), ({ env: made, settings }, lines) => {
-      const once = mergeDotenv(lines.join("\n"), dotenvLines(made), made);
-      const twice = mergeDotenv(once.text, dotenvLines(made), made);
-      expect(twice.text).to.equal(once.text);
-      expect(twice.replaced).to.deep.equal([]);
-      const read = Object.fromEntries(parseDotenv(once.text).map(({ name, value = "" }) => [name, value]));
-      expectSame(read, settings);
-      for (const kept of lines.filter((text) => !text.startsWith("AUTHENTIK_"))) expect(once.text).to.include(kept);
-    }));
+    const isStable = ({ env, settings }: Written, lines: string[]) => {
+      const values = dotenvValues(env);
+      const once = mergeDotenv(lines.join("\n"), values, env);
+      expect(mergeDotenv(once.text, values, env)).to.deep.equal({ text: once.text, replaced: [] });
+      expectSame(readDotenv(once.text), settings);
+      const kept = lines.filter((text) => !text.startsWith("AUTHENTIK_"));
+      for (const text of kept) expect(once.text).to.include(text);
+    };
+    fc.assert(fc.property(written, fc.array(line, { maxLength: 6 }), isStable));
   });
 
-  it("writes files for their owner alone, and shows no old secret", async () => {
+  it("writes files that only their owner can read, and shows no old secret", async () => {
     const dir = mkdtempSync(join(tmpdir(), "env-merge-"));
     const file = join(dir, ".env");
     writeFileSync(file, old, { mode: 0o644 });
-    const replaced = await mergeIntoFile(file, env);
+    const replaced = JSON.stringify(await mergeIntoFile(file, env));
     expect(statSync(file).mode & 0o777).to.equal(0o600);
-    expect(JSON.stringify(replaced)).to.include("us-e****").and.not.include("old\\nsecret");
+    expect(replaced).to.include("us-e****").and.not.include("old\\nsecret");
     await writeSecretFile(join(dir, "new"), "x");
     expect(statSync(join(dir, "new")).mode & 0o777).to.equal(0o600);
     rmSync(dir, { recursive: true });

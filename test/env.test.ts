@@ -1,6 +1,13 @@
+/** authentik's variables as `buildEnv` writes them, and releases. */
 import { expect } from "chai";
 import fc from "fast-check";
-import { buildEnv, decodeValue, encodeValue, EnvValueError, type StorageSettings } from "../authentik/env.ts";
+import {
+  EnvValueError,
+  buildEnv,
+  decodeValue,
+  encodeValue,
+  type StorageSettings,
+} from "../authentik/env.ts";
 import { atLeast, parseRelease, type Release } from "../authentik/release.ts";
 
 const settings: StorageSettings = {
@@ -18,9 +25,14 @@ function release(text: string): Release {
   return parsed;
 }
 
+function envOf(changes: Partial<StorageSettings>, version?: string): Record<string, string> {
+  const parsed = version === undefined ? undefined : release(version);
+  return buildEnv({ ...settings, ...changes }, parsed).env;
+}
+
 describe("authentik's environment", () => {
-  it("is the setup page's when no release is named", () => {
-    expect(buildEnv(settings).env).to.deep.equal({
+  it("is the setup page's if no release is named", () => {
+    expect(envOf({})).to.deep.equal({
       AUTHENTIK_STORAGE__MEDIA__BACKEND: "s3",
       AUTHENTIK_STORAGE__MEDIA__S3__ACCESS_KEY: "access",
       AUTHENTIK_STORAGE__MEDIA__S3__SECRET_KEY: "secret",
@@ -31,60 +43,85 @@ describe("authentik's environment", () => {
     });
   });
 
-  it("has the names of a release from 2025.12, and those of one before", () => {
-    expect(buildEnv(settings, release("2025.12.2")).env).to.include.keys("AUTHENTIK_STORAGE__BACKEND", "AUTHENTIK_STORAGE__S3__BUCKET_NAME");
-    expect(buildEnv(settings, release("2025.10")).env).to.include.keys("AUTHENTIK_STORAGE__MEDIA__BACKEND");
+  it("has the names of a release from 2025.12, and those of a release before", () => {
+    expect(envOf({}, "2025.12.2")).to.include({
+      AUTHENTIK_STORAGE__BACKEND: "s3",
+      AUTHENTIK_STORAGE__S3__BUCKET_NAME: "authentik-media",
+    });
+    expect(envOf({}, "2025.10")).to.include({ AUTHENTIK_STORAGE__MEDIA__BACKEND: "s3" });
   });
 
-  const optional = { addressingStyle: "path", signatureVersion: "s3", urlExpiry: "hours=1", sessionToken: "token" } as const;
-  const read: [version: string, keys: string[]][] = [
+  it("turns TLS off only for AWS, whose endpoint has no scheme of its own", () => {
+    const name = "AUTHENTIK_STORAGE__MEDIA__S3__USE_SSL";
+    expect(envOf({ useSsl: false, endpoint: undefined })).to.include({ [name]: "false" });
+    expect(envOf({ useSsl: false })).not.to.have.any.keys(name);
+  });
+
+  const optional = {
+    addressingStyle: "path",
+    signatureVersion: "s3",
+    urlExpiry: "hours=1",
+    sessionToken: "token",
+  } as const;
+  // biome-ignore format: a table of cases
+  const read: [version: string, names: string[]][] = [
     ["2024.2", ["MEDIA__S3__SECURITY_TOKEN"]],
     ["2025.10.3", ["MEDIA__S3__SECURITY_TOKEN"]],
     ["2025.12.2", ["S3__SESSION_TOKEN", "S3__ADDRESSING_STYLE", "S3__URL_EXPIRY"]],
     ["2026.5", ["S3__SESSION_TOKEN", "S3__ADDRESSING_STYLE", "S3__URL_EXPIRY", "S3__SIGNATURE_VERSION"]],
   ];
-  for (const [version, keys] of read) {
-    it(`of ${version} has, of the optional settings, what that release reads`, () => {
-      const plain = Object.keys(buildEnv(settings, release(version)).env);
-      const added = Object.keys(buildEnv({ ...settings, ...optional }, release(version)).env).filter((name) => !plain.includes(name));
-      expect(added.map((name) => name.replace("AUTHENTIK_STORAGE__", ""))).to.have.members(keys);
+  for (const [version, names] of read) {
+    it(`of ${version} has the optional settings that the release reads`, () => {
+      const required = envOf({}, version);
+      const added = Object.keys(envOf(optional, version)).filter((name) => !(name in required));
+      expect(added).to.have.members(names.map((name) => `AUTHENTIK_STORAGE__${name}`));
     });
   }
 
-  it("of an unknown release has a token's name of both generations", () => {
-    expect(buildEnv({ ...settings, sessionToken: "t" }).env).to.include({
+  it("of an unknown release has the token under the names of both generations", () => {
+    expect(envOf({ sessionToken: "t" })).to.include({
       AUTHENTIK_STORAGE__MEDIA__S3__SECURITY_TOKEN: "t",
       AUTHENTIK_STORAGE__MEDIA__S3__SESSION_TOKEN: "t",
     });
   });
 
   it("repeats no default of authentik", () => {
-    const defaults = { addressingStyle: "auto", signatureVersion: "s3v4", urlExpiry: "minutes=15", checksums: "when_supported" } as const;
-    expect(buildEnv({ ...settings, ...defaults }, release("2026.5")).env).to.deep.equal(buildEnv(settings, release("2026.5")).env);
+    const defaults = {
+      addressingStyle: "auto",
+      signatureVersion: "s3v4",
+      urlExpiry: "minutes=15",
+      checksums: "when_supported",
+    } as const;
+    expect(envOf(defaults, "2026.5")).to.deep.equal(envOf({}, "2026.5"));
   });
 
-  it("has both checksum variables of boto3 for servers that refuse trailers", () => {
-    expect(buildEnv({ ...settings, checksums: "when_required" }).env).to.include({
+  it("has both checksum variables of boto3 for servers that refuse checksums", () => {
+    expect(envOf({ checksums: "when_required" })).to.include({
       AWS_REQUEST_CHECKSUM_CALCULATION: "when_required",
       AWS_RESPONSE_CHECKSUM_VALIDATION: "when_required",
     });
   });
 
-  describe("of 2025.12.0 and 2025.12.1, which double the bucket", () => {
+  describe("of 2025.12.0 and 2025.12.1, which put the bucket twice into URLs", () => {
     for (const version of ["2025.12.0", "2025.12.1"]) {
       it(`leaves out a custom domain that is the endpoint itself (${version})`, () => {
         const { env, warnings } = buildEnv(settings, release(version));
-        expect(env).not.to.have.any.keys("AUTHENTIK_STORAGE__S3__CUSTOM_DOMAIN", "AUTHENTIK_STORAGE__S3__SECURE_URLS");
+        expect(env).not.to.have.any.keys(
+          "AUTHENTIK_STORAGE__S3__CUSTOM_DOMAIN",
+          "AUTHENTIK_STORAGE__S3__SECURE_URLS",
+        );
         expect(warnings.join()).to.contain("19521");
       });
-      it(`leaves out the bucket of another host's (${version})`, () => {
-        const { env, warnings } = buildEnv({ ...settings, customDomain: "media.company/authentik-media" }, release(version));
+      it(`leaves out the bucket of a custom domain on another host (${version})`, () => {
+        const customDomain = "media.company/authentik-media";
+        const { env, warnings } = buildEnv({ ...settings, customDomain }, release(version));
         expect(env.AUTHENTIK_STORAGE__S3__CUSTOM_DOMAIN).to.equal("media.company");
         expect(warnings.join()).to.contain("without the bucket");
       });
     }
-    it("leaves a virtual-hosted domain as it is, and later releases alone", () => {
-      const virtual = { ...settings, customDomain: "authentik-media.s3.provider", addressingStyle: "virtual" } as const;
+    it("does not change a virtual-hosted domain, nor other releases", () => {
+      const customDomain = "authentik-media.s3.provider";
+      const virtual = { ...settings, customDomain, addressingStyle: "virtual" } as const;
       expect(buildEnv(virtual, release("2025.12.0"))).to.deep.include({ warnings: [] });
       for (const version of ["2025.12.2", "2025.12", "2025.10"]) {
         expect(buildEnv(settings, release(version)).warnings).to.deep.equal([]);
@@ -92,32 +129,38 @@ describe("authentik's environment", () => {
     });
   });
 
-  it("never has an empty value, and every value comes back unchanged from authentik's decoding (property)", () => {
-    const value = fc.oneof(fc.string({ unit: "binary" }), fc.constantFrom("12e34", "007", "-0", "true", "null", "NaN", "-Infinity", '"q"', "[1]", "{}", " 1 ", "1_0"));
-    fc.assert(
-      fc.property(value, value, fc.constantFrom(undefined, "2024.2", "2025.10", "2025.12.2", "2026.5"), (accessKey, secretKey, version) => {
-        const parsed = version === undefined ? undefined : release(version);
-        let env: Record<string, string>;
-        try {
-          ({ env } = buildEnv({ ...settings, accessKey, secretKey }, parsed));
-        } catch (error) {
-          expect(error).to.be.instanceOf(EnvValueError);
-          return;
-        }
-        expect(Object.values(env)).not.to.include("");
-        for (const [name, given] of [["ACCESS_KEY", accessKey], ["SECRET_KEY", secretKey]] as const) {
-          const key = Object.keys(env).find((candidate) => candidate.endsWith(name));
-          if (given === "") expect(key).to.equal(undefined);
-          else expect(decodeValue(env[key ?? ""] ?? "")).to.equal(given);
-        }
-      }),
-      { numRuns: 2000 },
-    );
+  // biome-ignore format: a table of cases
+  const likeJson = ["12e34", "007", "-0", "true", "null", "NaN", "-Infinity", '"q"', "[1]", "{}", " 1 ", "1_0"];
+  const value = fc.oneof(fc.string({ unit: "binary" }), fc.constantFrom(...likeJson));
+  const version = fc.constantFrom(undefined, "2024.2", "2025.10", "2025.12.2", "2026.5");
+
+  it("has no empty value, and authentik decodes each to the value that was given", () => {
+    const isKept = (accessKey: string, secretKey: string, version: string | undefined) => {
+      let env: Record<string, string>;
+      try {
+        env = envOf({ accessKey, secretKey }, version);
+      } catch (error) {
+        expect(error).to.be.instanceOf(EnvValueError);
+        return;
+      }
+      expect(Object.values(env)).not.to.include("");
+      const keys = { ACCESS_KEY: accessKey, SECRET_KEY: secretKey };
+      for (const [name, given] of Object.entries(keys)) {
+        const [, text] = Object.entries(env).find(([key]) => key.endsWith(name)) ?? [];
+        if (given === "") expect(text).to.equal(undefined);
+        else expect(decodeValue(text ?? "")).to.equal(given);
+      }
+    };
+    fc.assert(fc.property(value, value, version, isKept), { numRuns: 2000 });
   });
 
-  for (const value of ["file:///etc/passwd", "FILE:x", " env://HOME", "e\nnv:x", "//[x", "a://b]c", "a\0b"]) {
+  // biome-ignore format: a table of cases
+  const refused = ["file:///etc/passwd", "FILE:x", " env://HOME", "e\nnv:x", "//[x", "a://b]c", "a\0b"];
+  for (const value of refused) {
     it(`refuses ${JSON.stringify(value)} without showing it`, () => {
-      expect(() => encodeValue("NAME", value)).to.throw(EnvValueError, /^NAME cannot be handed/).and.satisfy((error: Error) => !error.message.includes(value));
+      expect(() => encodeValue("NAME", value))
+        .to.throw(EnvValueError, /^NAME cannot be passed to authentik/)
+        .and.satisfy((error: Error) => !error.message.includes(value));
     });
   }
 });
@@ -129,7 +172,10 @@ describe("releases", () => {
     expect(atLeast(release("2026.2"), "2025.12.2")).to.equal(true);
     expect(atLeast(release("2024.2.0"), "2024.2")).to.equal(true);
   });
-  it("are not read from what is none", () => {
-    for (const text of ["", "latest", "2025", "2025.13", "25.12", "2025.12.x", "2025.012"]) expect(parseRelease(text)).to.equal(undefined);
+
+  it("are not read from other texts", () => {
+    for (const text of ["", "latest", "2025", "2025.13", "25.12", "2025.12.x", "2025.012"]) {
+      expect(parseRelease(text)).to.equal(undefined);
+    }
   });
 });

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
-import { openLocalHome } from "../tools/start/folder.ts";
+import { openLocalFolder } from "../tools/start/folder.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 
@@ -45,7 +45,7 @@ describe("npm start", function () {
     return { code: await ended, text: said() };
   };
   const isServed = async () => {
-    const { port } = await openLocalHome(dir);
+    const { port } = await openLocalFolder(dir);
     const socket = connect(port, "127.0.0.1");
     const served = await once(socket, "connect").then(() => true, () => false);
     socket.destroy();
@@ -54,7 +54,7 @@ describe("npm start", function () {
   const expectWell = ({ code, text }: { code: unknown; text: string }) => {
     expect(code, text).to.equal(0);
     expect(text).to.contain("AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME=authentik-media");
-    expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.to.match(/ok +anonymous/).and.to.match(/ok +delete/);
+    expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.to.match(/ok +unsigned URL/).and.to.match(/ok +delete/);
     expect(text).not.to.match(/FAIL|\u001b\[/);
   };
 
@@ -68,21 +68,21 @@ describe("npm start", function () {
       it("works twice in a row, with the same keys, and leaves nothing running", async () => {
         const first = await start(env);
         expectWell(first);
-        const home = await openLocalHome(dir);
+        const folder = await openLocalFolder(dir);
         expect(((await stat(join(dir, "server.json"))).mode & 0o777).toString(8)).to.equal("600");
         const second = await start(env);
         expectWell(second);
-        expect(await openLocalHome(dir)).to.deep.equal(home);
-        expect(second.text).to.contain(home.authentik.accessKey).and.not.to.contain(home.root.secretKey);
+        expect(await openLocalFolder(dir)).to.deep.equal(folder);
+        expect(second.text).to.contain(folder.authentik.accessKey).and.not.to.contain(folder.root.secretKey);
         expect(await isServed()).to.equal(false);
       });
 
-      for (const step of ["starting the S3 server", title === "with the real Pulumi engine" ? "pulumi up" : "running the program", "acting as authentik"]) {
+      for (const step of ["starting the S3 server", title === "with the real Pulumi engine" ? "pulumi up" : "running the program", "verifying the bucket"]) {
         it(`works again after Ctrl-C at "${step}", which leaves nothing running`, async () => {
           const { child, ended, said } = launch(env);
           while (!said().includes(step)) await sleep(20);
           // On a fast machine authentik's calls take no more than 0.2 s.
-          await sleep(step === "acting as authentik" ? 50 : 200);
+          await sleep(step === "verifying the bucket" ? 50 : 200);
           child.kill("SIGINT");
           expect(await ended, said()).not.to.equal(null);
           expect(await isServed()).to.equal(false);
@@ -101,7 +101,7 @@ describe("npm start", function () {
   for (const [title, env] of ways.filter(([title]) => !title.includes("engine"))) {
     it(`${title}: stops what a killed run has left behind`, async () => {
       const { child, ended, said } = launch(env);
-      while (!said().includes("acting as authentik")) await sleep(5);
+      while (!said().includes("verifying the bucket")) await sleep(5);
       child.kill("SIGKILL");
       await ended;
       expect(await isServed()).to.equal(true);
@@ -111,7 +111,7 @@ describe("npm start", function () {
   }
 
   it("says that another program has its port", async () => {
-    const { port } = await openLocalHome(dir);
+    const { port } = await openLocalFolder(dir);
     const other = createServer().listen(port, "127.0.0.1");
     await once(other, "listening");
     const { code, text } = await start({ PATH: PATH_WITHOUT_PULUMI });

@@ -1,4 +1,4 @@
-/** The URLs that releases hand out, against those that boto3 signs (`test/fixtures/presigned_urls.py`). */
+/** The URLs of each release, compared with boto3's (`test/fixtures/presigned_urls.py`). */
 import { readFileSync } from "node:fs";
 import { expect } from "chai";
 import * as v from "valibot";
@@ -19,17 +19,30 @@ const RecordedFile = v.object({
   asIs: v.string(),
   presigned: v.optional(v.string()),
 });
-const Recorded = v.object({ files: v.array(RecordedFile), callerIdentity: v.array(v.object({ region: v.string(), url: v.string() })) });
-const { files: recorded, callerIdentity } = v.parse(Recorded, JSON.parse(readFileSync(new URL("fixtures/presigned-urls.json", import.meta.url), "utf8")));
-const NOW = new Date("2026-07-01T12:00:00Z");
+type RecordedFile = v.InferOutput<typeof RecordedFile>;
+const Recorded = v.object({
+  files: v.array(RecordedFile),
+  callerIdentity: v.array(v.object({ region: v.string(), url: v.string() })),
+});
+const fixture = new URL("fixtures/presigned-urls.json", import.meta.url);
+const recorded = v.parse(Recorded, JSON.parse(readFileSync(fixture, "utf8")));
 
-function url(release: string, settings: StorageSettings, key = "media/public/icon.png", sessionToken?: string): string {
-  const keys = { accessKeyId: "AKIAEXAMPLE", secretAccessKey: "secret/example", sessionToken };
+const NOW = new Date("2026-07-01T12:00:00Z");
+const KEYS = { accessKeyId: "AKIAEXAMPLE", secretAccessKey: "secret/example" };
+const KEY = "media/public/icon.png";
+
+function urlOf(
+  release: string,
+  settings: StorageSettings,
+  { key = KEY, sessionToken }: { key?: string; sessionToken?: string | undefined } = {},
+): string {
+  const keys = { ...KEYS, sessionToken };
   return fileUrl(settings, releaseRules(parseRelease(release)), keys, key, NOW);
 }
 
-function settingsOf(recording: (typeof recorded)[number]): StorageSettings {
-  return {
+/** The URL that this program signs for a recorded one. */
+function ownUrl(release: string, recording: RecordedFile): string {
+  const settings: StorageSettings = {
     bucketName: recording.bucket,
     region: recording.region ?? undefined,
     endpoint: recording.endpoint ?? undefined,
@@ -39,58 +52,75 @@ function settingsOf(recording: (typeof recorded)[number]): StorageSettings {
     addressingStyle: recording.style ?? undefined,
     signatureVersion: recording.signatureVersion,
   };
+  const { key, sessionToken } = recording;
+  return urlOf(release, settings, { key, sessionToken: sessionToken ?? undefined });
 }
 
-describe("the URL that a release hands out", () => {
-  it("is boto3's presigned one to 2026.4, byte for byte", () => {
-    const comparable = recorded.filter(({ presigned, signatureVersion }) => presigned !== undefined && signatureVersion === "s3v4");
+describe("the URL that a release gives to browsers", () => {
+  it("is boto3's presigned URL to 2026.4, byte for byte", () => {
+    const comparable = recorded.files.filter(
+      ({ presigned, signatureVersion }) => presigned !== undefined && signatureVersion === "s3v4",
+    );
     expect(comparable.length).to.be.greaterThan(90);
     for (const recording of comparable) {
-      const own = url("2026.4", settingsOf(recording), recording.key, recording.sessionToken ?? undefined);
+      const own = ownUrl("2026.4", recording);
       expect(own, JSON.stringify(recording)).to.equal(recording.presigned);
     }
   });
 
-  it("is signed as it stands from 2026.5, by either signer", () => {
-    for (const recording of recorded) {
-      const own = url("2026.5", settingsOf(recording), recording.key, recording.sessionToken ?? undefined);
-      expect(own, JSON.stringify(recording)).to.equal(recording.asIs);
+  it("is signed without changes from 2026.5, by either signer", () => {
+    for (const recording of recorded.files) {
+      expect(ownUrl("2026.5", recording), JSON.stringify(recording)).to.equal(recording.asIs);
     }
   });
 
-  const base: StorageSettings = { bucketName: "authentik-media", endpoint: "https://s3.provider", secureUrls: true };
-  const key = "media/public/icon.png";
-  const withDomain = (release: string, more: Partial<StorageSettings>) => url(release, { ...base, ...more }).split("?")[0];
+  const base: StorageSettings = {
+    bucketName: "authentik-media",
+    endpoint: "https://s3.provider",
+    secureUrls: true,
+  };
+  const PATH_STYLE = { customDomain: "s3.provider/authentik-media" };
+  const VIRTUAL = {
+    customDomain: "authentik-media.s3.provider",
+    addressingStyle: "virtual",
+  } as const;
+  // From 2025.12.2 to 2026.4 authentik does not see the bucket behind an endpoint's own path.
+  const WITH_PATH = { endpoint: "https://host/s3", customDomain: "host/s3/authentik-media" };
+  // biome-ignore format: a table of cases
+  const custom: [release: string, settings: Partial<StorageSettings>, expected: string][] = [
+    ["2025.10", PATH_STYLE, `https://s3.provider/authentik-media/${KEY}`],
+    ["2025.12.1", PATH_STYLE, `https://s3.provider/authentik-media/authentik-media/${KEY}`],
+    ["2025.12.2", PATH_STYLE, `https://s3.provider/authentik-media/${KEY}`],
+    ["2026.5", PATH_STYLE, `https://s3.provider/authentik-media/${KEY}`],
+    ["2026.4", VIRTUAL, `https://authentik-media.s3.provider/${KEY}`],
+    ["2025.10", WITH_PATH, `https://host/s3/authentik-media/${KEY}`],
+    ["2026.4", WITH_PATH, `https://host/s3/authentik-media/s3/authentik-media/${KEY}`],
+    ["2026.5", WITH_PATH, `https://host/s3/authentik-media/${KEY}`],
+  ];
+  for (const [release, settings, expected] of custom) {
+    it(`of ${release} has the custom domain ${settings.customDomain}`, () => {
+      const [url] = urlOf(release, { ...base, ...settings }).split("?");
+      expect(url).to.equal(expected);
+    });
+  }
 
-  it("has the custom domain in the form of its generation", () => {
-    const customDomain = "s3.provider/authentik-media";
-    const right = `https://${customDomain}/${key}`;
-    expect(withDomain("2025.10", { customDomain })).to.equal(right);
-    expect(withDomain("2025.12.1", { customDomain })).to.equal(`https://${customDomain}/authentik-media/${key}`);
-    expect(withDomain("2025.12.2", { customDomain })).to.equal(right);
-    expect(withDomain("2026.5", { customDomain })).to.equal(right);
-    expect(withDomain("2026.4", { customDomain: "authentik-media.s3.provider", addressingStyle: "virtual" }))
-      .to.equal(`https://authentik-media.s3.provider/${key}`);
-  });
-
-  it("keeps an endpoint's own path from 2025.12.2 to 2026.4, where authentik does not see the bucket behind it", () => {
-    const more = { endpoint: "https://host/s3", customDomain: "host/s3/authentik-media" };
-    expect(withDomain("2025.10", more)).to.equal(`https://host/s3/authentik-media/${key}`);
-    expect(withDomain("2026.4", more)).to.equal(`https://host/s3/authentik-media/s3/authentik-media/${key}`);
-    expect(withDomain("2026.5", more)).to.equal(`https://host/s3/authentik-media/${key}`);
-  });
-
-  it("asks AWS whose the keys are as boto3 does, and other servers not at all", () => {
-    const keys = { accessKeyId: "AKIAEXAMPLE", secretAccessKey: "secret/example", sessionToken: "token/=+" };
-    for (const { region, url: expected } of callerIdentity) {
-      expect(callerIdentityUrl({ bucketName: "authentik-media", region, secureUrls: true }, keys, NOW)).to.equal(expected);
+  it("asks AWS whose the keys are as boto3 does, and asks no other server", () => {
+    const keys = { ...KEYS, sessionToken: "token/=+" };
+    for (const { region, url } of recorded.callerIdentity) {
+      const settings = { bucketName: "authentik-media", region, secureUrls: true };
+      expect(callerIdentityUrl(settings, keys, NOW)).to.equal(url);
     }
     expect(callerIdentityUrl(base, keys, NOW)).to.equal(undefined);
   });
 
-  it("holds for an hour to 2025.10, then for URL_EXPIRY", () => {
-    const expiry = (release: string) => new URL(url(release, { ...base, urlExpiry: "hours=2;minutes=1" })).searchParams.get("X-Amz-Expires");
-    expect(expiry("2025.10")).to.equal("3600");
-    expect(expiry("2025.12")).to.equal("7260");
+  it("is valid for an hour to 2025.10, then for URL_EXPIRY", () => {
+    const settings = { ...base, urlExpiry: "hours=2;minutes=1" };
+    for (const [release, seconds] of [
+      ["2025.10", "3600"],
+      ["2025.12", "7260"],
+    ] as const) {
+      const { searchParams } = new URL(urlOf(release, settings));
+      expect(searchParams.get("X-Amz-Expires")).to.equal(seconds);
+    }
   });
 });

@@ -1,22 +1,30 @@
 /**
- * `.env` files as Docker Compose reads them (compose-go's `dotenv` and `template` packages), written so that a shell
- * (`set -a; . ./.env`) reads the same.
+ * `.env` files as Docker Compose reads them (compose-go's `dotenv` and `template` packages),
+ * written so that a shell (`set -a; . ./.env`) reads the same.
  */
 import { decodeValue, isSuperseded } from "../../authentik/env.ts";
 
 /** One assignment of a file. */
 export interface Entry {
   name: string;
-  /** Unquoted and interpolated. Undefined for a name without a value that the environment does not have either. */
+  /**
+   * Unquoted and interpolated. Undefined for a name without a value that the environment does not
+   * have either.
+   */
   value: string | undefined;
-  /** Where in the text the assignment begins, its value begins and ends, and the next line begins. */
+  /**
+   * Where in the text the assignment begins, its value begins and ends, and the next line begins.
+   */
   start: number;
   valueStart: number;
   valueEnd: number;
   end: number;
   /** False for a name alone, whose value comes from the environment. */
   hasSign: boolean;
-  /** The variables that the value refers to and that are not set. Compose replaces such a reference by nothing. */
+  /**
+   * The variables that the value refers to and that are not set. Compose replaces such a reference
+   * by nothing.
+   */
   unset: string[];
 }
 
@@ -159,8 +167,8 @@ function ifUnset(name: string, operator: string, word: string, where: string): s
 const PLAIN = /^[\w.,:/@%+=-]+$/;
 
 /**
- * A value as Compose and a shell read it back: as it is, in single quotes, or, where quotes would be in the way, as a JSON
- * string in single quotes, which authentik decodes.
+ * A value as Compose and a shell read it back: as it is, in single quotes, or, where quotes would
+ * be in the way, as a JSON string in single quotes, which authentik decodes.
  *
  * @returns undefined where that cannot be, because the variable is not authentik's
  */
@@ -181,8 +189,8 @@ export interface Merged {
 }
 
 /**
- * Puts variables into a file's text. Its other lines and all comments stay as they are, an old value is replaced where it
- * stands, and what would override or contradict the new ones goes.
+ * Puts variables into a file's text. Its other lines and all comments stay as they are, an old
+ * value is replaced where it stands, and what would override or contradict the new ones goes.
  *
  * @param lines names to quoted values
  * @param env names to values, by which a change is told

@@ -22,7 +22,10 @@ export interface RunOptions {
   cwd?: string;
   /** Beside this process's own. */
   env?: Readonly<Record<string, string>>;
-  /** Written to the program's standard input. Secrets go there, never into the arguments, which every user can read. */
+  /**
+   * Written to the program's standard input. Secrets go there, never into the arguments, which
+   * every user can read.
+   */
   input?: string;
   signal?: AbortSignal | undefined;
 }

@@ -1,4 +1,6 @@
-/** Runs the Pulumi command line tool. Every command here that needs the tool starts it by this file. */
+/**
+ * Runs the Pulumi command line tool. Every command here that needs the tool starts it by this file.
+ */
 import { spawn, type ChildProcess } from "node:child_process";
 import { createInterface } from "node:readline";
 import { onPath } from "./programs.ts";
@@ -22,7 +24,9 @@ export interface PulumiOptions extends StackLocation {
   signal?: AbortSignal | undefined;
   /** How long the tool may take to stop in order before it is killed. The default is 10 s. */
   graceMs?: number;
-  /** Whether the tool changes a server, so that it must stop in order even when this process exits. */
+  /**
+   * Whether the tool changes a server, so that it must stop in order even when this process exits.
+   */
   isUpdate?: boolean;
   /** Receives each line of standard output instead of `stdout`. */
   onLine?: (line: string) => void;
@@ -68,7 +72,8 @@ export async function runPulumi(
     cwd: workDir,
     env: { PULUMI_SKIP_UPDATE_CHECK: "true", ...process.env, ...envVars },
     stdio: ["pipe", "pipe", "pipe"],
-    // A process group of its own: Ctrl-C reaches the tool once, from here. A second Ctrl-C would end it with work half done.
+    // A process group of its own: Ctrl-C reaches the tool once, from here. A second Ctrl-C would
+    // end it with work half done.
     detached: true,
   });
   child.stdout.setEncoding("utf8");
@@ -119,7 +124,10 @@ async function readOutput(
   return text;
 }
 
-/** The end of what a program writes, in whole lines: the rest of a secret that is cut would not be recognized. */
+/**
+ * The end of what a program writes, in whole lines: the rest of a secret that is cut would not be
+ * recognized.
+ */
 export class OutputEnd {
   text = "";
 
@@ -132,7 +140,10 @@ export class OutputEnd {
 
 const STOPPED = "stopped; pulumi was told to finish what it had begun";
 
-/** Stops the tool when its time is over or the signal is aborted: in order, or killed when that takes too long. */
+/**
+ * Stops the tool when its time is over or the signal is aborted: in order, or killed when that
+ * takes too long.
+ */
 function limitTo(
   child: ChildProcess,
   { timeoutMs, signal, graceMs = DEFAULT_GRACE_MS, isUpdate = false }: PulumiOptions,

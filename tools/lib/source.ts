@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import * as v from "valibot";
-import { isStorageVariable, readEnv, type StorageSettings } from "../../authentik/env.ts";
+import { isStorageVariable, type StorageSettings } from "../../authentik/env.ts";
+import { readEnv } from "../../authentik/read-env.ts";
 import { parseRelease, type Release } from "../../authentik/release.ts";
 import { DotenvError, parseDotenv, type Entry } from "./dotenv.ts";
 import { pulumiJson, PulumiError, type StackLocation } from "./pulumi.ts";
@@ -55,7 +56,9 @@ export async function readSource(
   return kind === "env" ? readEnvFile(rest, options) : undefined;
 }
 
-/** The tool talks to its backend over the network, and may wait for a passphrase that nobody types. */
+/**
+ * The tool talks to its backend over the network, and may wait for a passphrase that nobody types.
+ */
 const PULUMI_TIMEOUT_MS = 60_000;
 
 const Outputs = v.object({
@@ -67,8 +70,9 @@ const Outputs = v.object({
 });
 
 /**
- * Reads a stack's outputs, secrets included, and the keys of its config. This runs the tool twice at the same time. The
- * Automation API would run it four times in sequence, and takes a second to load.
+ * Reads a stack's outputs, secrets included, and the keys of its config. This runs the tool twice
+ * at the same time. The Automation API would run it four times in sequence, and takes a second to
+ * load.
  *
  * @throws SourceError, or EnvReadError
  */
@@ -97,7 +101,8 @@ export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boo
   }
   const { provider, origins, authentikVersion, roleArn, env } = outputs.output;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
-  // The provider s3 creates no keys. Without separate admin keys, authentik's own keys created the bucket.
+  // The provider s3 creates no keys. Without separate admin keys, authentik's own keys created the
+  // bucket.
   const keyIsAdmin = provider === "s3" && !hasAdminKeys;
   const read = readEnv(env, release);
   return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, roleArn, ...read };
@@ -119,7 +124,8 @@ async function askPulumi(
 }
 
 /**
- * Reads an env file as Docker Compose does. References to files are followed if the files exist on this machine.
+ * Reads an env file as Docker Compose does. References to files are followed if the files exist on
+ * this machine.
  *
  * @throws SourceError, or EnvReadError
  */

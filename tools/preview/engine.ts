@@ -76,7 +76,10 @@ export function outputOf({ output, code }: Pick<EngineRun, "output" | "code">): 
   return messageOf({ stderr: output, code });
 }
 
-/** `--policy-pack policy` if the project has the pack, and its config for those who may delete buckets. */
+/**
+ * `--policy-pack policy` if the project has the pack, and its config for those who may delete
+ * buckets.
+ */
 export async function policyArgs(
   workDir = REPOSITORY,
   { deletionAllowed }: { deletionAllowed: boolean },

@@ -1,6 +1,4 @@
-/**
- * Reads labels, branches and merges from GitHub, and writes one comment and one issue per stack.
- */
+/** Reads labels from GitHub, and writes one comment and one issue for each stack. */
 import { appendFile, readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { request as octokit } from "@octokit/request";
@@ -8,12 +6,14 @@ import { RequestError } from "@octokit/request-error";
 import pRetry from "p-retry";
 import * as v from "valibot";
 
-/** A call to GitHub that failed or is impossible. The message says which call, and what to do. */
+/**
+ * A call to GitHub that failed or cannot be made. The message names the call and says what to do.
+ */
 export class GitHubError extends Error {
   override name = "GitHubError";
 }
 
-/** The repository and the token, from a workflow's environment (GitHub, "Variables reference"). */
+/** The repository, from a workflow's environment (GitHub, "Variables reference"). */
 export interface GitHubSettings {
   apiUrl: string;
   owner: string;
@@ -22,9 +22,9 @@ export interface GitHubSettings {
 }
 
 /**
- * The settings from GITHUB_API_URL, GITHUB_REPOSITORY and GITHUB_TOKEN.
+ * The settings of GITHUB_API_URL, GITHUB_REPOSITORY and GITHUB_TOKEN.
  *
- * @throws GitHubError that names the missing or invalid variable
+ * @throws GitHubError that names the missing variable
  */
 export function gitHubSettings(env: NodeJS.ProcessEnv): GitHubSettings {
   const repository = required(env, "GITHUB_REPOSITORY");
@@ -37,18 +37,16 @@ export function gitHubSettings(env: NodeJS.ProcessEnv): GitHubSettings {
 }
 
 /**
- * The value of an environment variable that every workflow has.
+ * The value of a variable in a workflow's environment.
  *
- * @throws GitHubError when it is not set
+ * @throws GitHubError
  */
 export function required(env: NodeJS.ProcessEnv, name: string): string {
   const value = env[name];
-  if (value === undefined || value === "") {
-    throw new GitHubError(
-      `${name} is not set; in a workflow it comes from GitHub or from the step's env`,
-    );
-  }
-  return value;
+  if (value !== undefined && value !== "") return value;
+  throw new GitHubError(
+    `${name} is not set; in a workflow it comes from GitHub, or from the step's env`,
+  );
 }
 
 const PullRequestEvent = v.object({
@@ -62,18 +60,18 @@ const PullRequestEvent = v.object({
 /** The pull request that a workflow runs for. */
 export interface PullRequest {
   number: number;
-  /** Login of the person who opened it; undefined when the account was deleted. */
+  /** Login of its author; undefined when that account is deleted. */
   author: string | undefined;
   /** The commit at its head. */
   commit: string;
-  /** The repository of its branch; undefined when that was deleted. */
+  /** The repository that it comes from; undefined when that is deleted. */
   from: string | undefined;
 }
 
 /**
- * Reads the pull request from the event's file.
+ * The pull request in the event's file.
  *
- * @throws GitHubError when the workflow runs for another event
+ * @throws GitHubError when the workflow does not run for a pull request
  */
 export async function readPullRequest(env: NodeJS.ProcessEnv): Promise<PullRequest> {
   const path = required(env, "GITHUB_EVENT_PATH");
@@ -90,42 +88,44 @@ async function readJson(path: string): Promise<unknown> {
     const value: unknown = JSON.parse(await readFile(path, "utf8"));
     return value;
   } catch (error) {
-    throw new GitHubError(`the event file "${path}" cannot be read`, { cause: error });
+    throw new GitHubError(`the event's file "${path}" cannot be read`, { cause: error });
   }
 }
 
-/** Adds Markdown to the summary of the job. Outside of a job it does nothing. */
+/** Adds Markdown to the summary of the job. Does nothing outside of GitHub. */
 export async function addToSummary(env: NodeJS.ProcessEnv, markdown: string): Promise<void> {
   if (env.GITHUB_STEP_SUMMARY) await appendFile(env.GITHUB_STEP_SUMMARY, `${markdown}\n`);
 }
 
-/** An issue that is open while what it reports lasts. */
+/** An issue that is open as long as the problem exists. */
 export interface Notice {
-  /** Hidden in the body. The issue is found by it. */
+  /** A comment in the body, by which the issue is found. */
   marker: string;
-  /** The label that a new issue gets. */
+  /** The label of a new issue. */
   label: string;
   title: string;
   body: string;
-  /** Whether the issue has to be open. A closed issue is never created. */
+  /** Whether the problem exists. No issue is created only to be closed. */
   isOpen: boolean;
 }
 
-/** The limit of one request. */
+/** The time limit of each request. */
 const REQUEST_TIMEOUT_MS = 15_000;
-const ATTEMPTS = 4;
-/** When GitHub asks for a longer wait than this, the operation fails. */
+const RETRIES = 3;
+/** When GitHub asks for a longer wait, the operation fails. */
 const MAX_WAIT_MS = 90_000;
 const PAGE_SIZE = 100;
-/** The account of a workflow's own token, which may not ask for its name. */
+/** The account of a workflow's own token. That token may not ask for its account. */
 const WORKFLOW_ACCOUNT = "github-actions[bot]";
 
-/** GitHub's REST API. A temporary failure is retried for about two minutes at most. */
+/**
+ * The calls to GitHub. When GitHub is at fault, a call is repeated for about two minutes at most.
+ */
 export class GitHub {
   private readonly place: { owner: string; repo: string };
   private readonly call: typeof octokit;
   private readonly signal: AbortSignal | undefined;
-  /** Milliseconds before the second attempt. Each further wait is twice as long. */
+  /** Milliseconds before the first retry. Each further retry waits twice as long. */
   private readonly firstWaitMs: number;
 
   constructor(
@@ -147,10 +147,10 @@ export class GitHub {
   }
 
   /**
-   * The current labels of a pull request. The event's file has the labels of the time of the event.
+   * The current labels of a pull request. An event's file has the labels of the time of the event.
    */
   async labelsOf(number: number): Promise<string[]> {
-    return this.retrying(`read the labels of #${number}`, async () => {
+    return this.retry(`read the labels of #${number}`, async () => {
       const { data } = await this.call("GET /repos/{owner}/{repo}/pulls/{pull_number}", {
         ...this.place,
         pull_number: number,
@@ -161,7 +161,7 @@ export class GitHub {
 
   /** The newest commit of a branch. */
   async headOf(branch: string): Promise<string> {
-    return this.retrying(`look up the branch "${branch}"`, async () => {
+    return this.retry(`look up the branch "${branch}"`, async () => {
       const { data } = await this.call("GET /repos/{owner}/{repo}/branches/{branch}", {
         ...this.place,
         branch,
@@ -171,50 +171,41 @@ export class GitHub {
   }
 
   /**
-   * The pull request that was merged as this commit, with its labels; undefined for a pushed
-   * commit.
+   * The pull request that was merged as this commit, with its labels; undefined for a commit that
+   * was pushed.
    */
   async mergedAs(commit: string): Promise<{ number: number; labels: string[] } | undefined> {
-    return this.retrying(`look up the pull request of ${commit}`, async () => {
+    return this.retry(`look up the pull request of ${commit}`, async () => {
       const { data } = await this.call("GET /repos/{owner}/{repo}/commits/{commit_sha}/pulls", {
         ...this.place,
         commit_sha: commit,
         per_page: PAGE_SIZE,
       });
-      // Other pull requests may contain the commit without being merged as it. Their labels do not
+      // Other pull requests may have the same commit without being merged. Their labels do not
       // count.
-      const merged = data.find(
-        ({ merged_at, merge_commit_sha }) => merged_at !== null && merge_commit_sha === commit,
-      );
+      const merged = data.find(({ merged_at, merge_commit_sha }) => {
+        return merged_at !== null && merge_commit_sha === commit;
+      });
       return merged && { number: merged.number, labels: merged.labels.map(({ name }) => name) };
     });
   }
 
   /**
-   * Writes the comment that begins with this marker, or updates it. Only comments of the token's
-   * account count, because
-   * anyone can write a marker.
+   * Creates or updates the comment that begins with this marker. Only comments of this account
+   * count: anyone can write a marker.
    */
   async putComment(number: number, marker: string, text: string): Promise<void> {
     const body = `${marker}\n${text}`;
-    await this.retrying(`comment on #${number}`, async () => {
+    await this.retry(`comment on #${number}`, async () => {
       const author = await this.account();
       const issue = { ...this.place, issue_number: number };
+      const comments = "/repos/{owner}/{repo}/issues/{issue_number}/comments";
       const found = await this.find(
-        (page) =>
-          this.call("GET /repos/{owner}/{repo}/issues/{issue_number}/comments", {
-            ...issue,
-            per_page: PAGE_SIZE,
-            page,
-          }),
+        (page) => this.call(`GET ${comments}`, { ...issue, per_page: PAGE_SIZE, page }),
         (comment) => comment.user?.login === author && comment.body?.startsWith(marker) === true,
       );
-      if (!found) {
-        await this.call("POST /repos/{owner}/{repo}/issues/{issue_number}/comments", {
-          ...issue,
-          body,
-        });
-      } else if (found.body !== body) {
+      if (!found) await this.call(`POST ${comments}`, { ...issue, body });
+      else if (found.body !== body) {
         await this.call("PATCH /repos/{owner}/{repo}/issues/comments/{comment_id}", {
           ...this.place,
           comment_id: found.id,
@@ -224,48 +215,37 @@ export class GitHub {
     });
   }
 
-  /** Opens, updates, reopens or closes the one issue of this marker. */
+  /** Opens, updates, reopens or closes the one issue with this marker. */
   async putNotice({ marker, label, title, body: text, isOpen }: Notice): Promise<void> {
     const body = `${marker}\n${text}`;
     const state = isOpen ? "open" : "closed";
-    await this.retrying(`write the issue "${title}"`, async () => {
+    await this.retry(`write the issue "${title}"`, async () => {
       const author = await this.account();
-      // Not found by its label: people may change that.
+      // The label does not count: people may change it.
+      const query = { ...this.place, creator: author, state: "all", sort: "created" } as const;
       const found = await this.find(
-        (page) =>
-          this.call("GET /repos/{owner}/{repo}/issues", {
-            ...this.place,
-            creator: author,
-            state: "all",
-            sort: "created",
-            per_page: PAGE_SIZE,
-            page,
-          }),
+        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...query, per_page: PAGE_SIZE, page }),
         (issue) =>
           issue.user?.login === author &&
           issue.body?.startsWith(marker) === true &&
           issue.pull_request === undefined,
       );
+      const content = { ...this.place, title, body };
       if (found && (isOpen || found.state !== state)) {
         await this.call("PATCH /repos/{owner}/{repo}/issues/{issue_number}", {
-          ...this.place,
+          ...content,
           issue_number: found.number,
-          title,
-          body,
           state,
         });
       } else if (!found && isOpen) {
-        const issue = { ...this.place, title, body, labels: [label] };
-        await this.call("POST /repos/{owner}/{repo}/issues", issue);
+        await this.call("POST /repos/{owner}/{repo}/issues", { ...content, labels: [label] });
       }
     });
   }
 
-  /** The first matching item of a paged list. */
+  /** The first item of a paged list that matches. */
   private async find<Item>(
-    fetchPage: (
-      page: number,
-    ) => Promise<{ data: Item[]; headers: { link?: string | undefined } }>,
+    fetchPage: (page: number) => Promise<{ data: Item[]; headers: { link?: string | undefined } }>,
     matches: (item: Item) => boolean,
   ): Promise<Item | undefined> {
     for (let page = 1; ; page += 1) {
@@ -281,15 +261,15 @@ export class GitHub {
       const { data } = await this.call("GET /user");
       return data.login;
     } catch (error) {
-      const isRefused = error instanceof RequestError && error.status === 403;
-      if (isRefused && requestedWait(error) === undefined) return WORKFLOW_ACCOUNT;
+      const isForbidden = error instanceof RequestError && error.status === 403;
+      if (isForbidden && requestedWait(error) === undefined) return WORKFLOW_ACCOUNT;
       throw error;
     }
   }
 
   /** Repeats the whole operation: after a lost answer it must look up again what exists. */
-  private async retrying<T>(purpose: string, work: () => Promise<T>): Promise<T> {
-    const { signal } = this;
+  private async retry<T>(purpose: string, work: () => Promise<T>): Promise<T> {
+    const { signal, firstWaitMs: minTimeout } = this;
     const shouldRetry = async ({ error }: { error: Error }): Promise<boolean> => {
       if (!(error instanceof RequestError)) return false;
       const wait = requestedWait(error);
@@ -299,8 +279,7 @@ export class GitHub {
       return true;
     };
     try {
-      const options = { retries: ATTEMPTS - 1, minTimeout: this.firstWaitMs, shouldRetry, signal };
-      return await pRetry(work, options);
+      return await pRetry(work, { retries: RETRIES, minTimeout, shouldRetry, signal });
     } catch (error) {
       throw error instanceof RequestError ? failure(purpose, error) : error;
     }
@@ -308,8 +287,8 @@ export class GitHub {
 }
 
 /**
- * The milliseconds that GitHub asks to wait ("Best practices for using the REST API"); undefined
- * when it asks for no wait.
+ * The wait in milliseconds that GitHub asks for ("Best practices for using the REST API");
+ * undefined when it asks for none.
  */
 function requestedWait({ status, response }: RequestError): number | undefined {
   if (status !== 403 && status !== 429) return undefined;
@@ -325,27 +304,23 @@ function requestedWait({ status, response }: RequestError): number | undefined {
 const ADVICE: Readonly<Record<number, string>> = {
   401: "The token is not valid: pass GITHUB_TOKEN to the step.",
   403:
-    "The token is not allowed to do this: give the job the permission " +
-    "(pull-requests: write, or issues: write), or wait for the rate limit.",
-  404:
-    "It does not exist, or the token is not allowed to see it: " +
-    "check GITHUB_REPOSITORY and the job's permissions.",
+    "The token may not do this: give the job the permission (pull-requests: write, or issues: write), " +
+    "or wait for the rate limit.",
+  404: "It does not exist, or the token may not see it: check GITHUB_REPOSITORY and the job's permissions.",
 };
 
 function failure(purpose: string, error: RequestError): GitHubError {
-  const temporary = error.status >= 500 ? "GitHub does not answer; run the job again." : "";
-  const advice = ADVICE[error.status] ?? temporary;
-  const message = `could not ${purpose}: HTTP ${error.status}, ${error.message}. ${advice}`;
+  const otherAdvice = error.status >= 500 ? "GitHub does not answer; run the job again." : "";
+  const message = `could not ${purpose}: HTTP ${error.status}, ${error.message}. ${ADVICE[error.status] ?? otherAdvice}`;
   return new GitHubError(message.trimEnd(), { cause: error });
 }
 
 /**
- * `fetch` with a time limit that includes the body: the library takes a broken-off body for a
+ * `fetch` with a time limit that includes the body: the library takes a truncated body for a
  * complete one.
  */
 const limitedFetch: typeof fetch = async (input, init) => {
-  const signal = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
-  const response = await fetch(input, { ...init, signal });
+  const response = await fetch(input, { ...init, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
   const body = await response.arrayBuffer();
   return new Response(body.byteLength === 0 ? null : body, response);
 };

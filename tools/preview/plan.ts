@@ -1,7 +1,8 @@
 /**
- * What Pulumi plans to do, read from the events of its engine. `pulumi preview --json` prints a summary without policy
- * violations. With PULUMI_ENABLE_STREAMING_JSON_PREVIEW it prints every event, one per line, as `up --json` does
- * (pulumi/pulumi, `sdk/go/common/apitype/events.go`). The engine has replaced each secret in them.
+ * What Pulumi plans to do, read from the events of its engine. `pulumi preview --json` prints a
+ * summary without policy violations. With PULUMI_ENABLE_STREAMING_JSON_PREVIEW it prints every
+ * event, one per line, as `up --json` does (pulumi/pulumi, `sdk/go/common/apitype/events.go`). The
+ * engine has replaced each secret in them.
  */
 import * as v from "valibot";
 
@@ -122,7 +123,8 @@ type StepMetadata = v.InferOutput<typeof Metadata>;
  * Reads one line of the engine's output.
  *
  * @param redact removes what no message may show
- * @throws PlanError for a line that is not an event of a known form: a step must not be overlooked because it cannot be read
+ * @throws PlanError for a line that is not an event of a known form: a step must not be overlooked
+ * because it cannot be read
  */
 export function parseEvent(line: string, redact = (text: string): string => text): EngineEvent {
   try {
@@ -172,8 +174,9 @@ function losesProtection({ op, before, after }: Step): boolean {
 }
 
 /**
- * Whether both steps are about one resource on the server. The URN is not enough: when a replacement cannot delete the old
- * resource, the state has the old and the new one under the same URN.
+ * Whether both steps are about one resource on the server. The URN is not enough: when a
+ * replacement cannot delete the old resource, the state has the old and the new one under the same
+ * URN.
  */
 export function isOfSame(left: Step, right: Step): boolean {
   return left.urn === right.urn && left.before?.id === right.before?.id;
@@ -199,7 +202,10 @@ export function nameOf(urn: string): string {
   return urn.split("::").slice(3).join("::") || urn;
 }
 
-/** How the engine marks values that are not plain (`sdk/go/common/resource/properties.go`: `SigKey` and its values). */
+/**
+ * How the engine marks values that are not plain (`sdk/go/common/resource/properties.go`: `SigKey`
+ * and its values).
+ */
 const SIGNATURE = "4dabf18193072939515e22adb298388d";
 const SECRET_SIGNATURE = "1b47061264138c4ac30d75fd1eb44270";
 /** Replaces a secret. */

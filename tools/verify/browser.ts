@@ -1,121 +1,189 @@
-/** What browsers do with the URLs that authentik hands them, and what they must be refused. */
-import { releaseRules, parseRelease, type ReleaseRules } from "../../authentik/release.ts";
+/** What browsers do with the URLs that authentik gives them, and what the bucket must refuse. */
+import { parseRelease, releaseRules, type ReleaseRules } from "../../authentik/release.ts";
 import { bucketUrl, fileUrl, type SigningKeys } from "../../authentik/url.ts";
 import { diagnoseUrl } from "./diagnosis.ts";
-import { SMALL, objectKeys } from "./key.ts";
-import { Finding, describe, lacks, type Run } from "./run.ts";
-import { failureOfAnswer, request, type Answer } from "./storage.ts";
+import { SMALL_FILE, objectKeys } from "./files.ts";
+import { failureOfAnswer, request, type Answer } from "./request.ts";
+import { CheckFailure, describe, grant, type VerifyRun } from "./run.ts";
 
-/** One release of each generation of URLs, for settings that do not name theirs. */
+/** One release of each generation of URLs, for settings without a release. */
 const GENERATIONS = [
   { name: "2025.10", readsGeneralNames: false },
   { name: "2026.4", readsGeneralNames: true },
   { name: "2026.5", readsGeneralNames: true },
 ] as const;
-/** An origin that nobody has configured: `.invalid` is reserved (RFC 2606). */
-const FOREIGN = "https://foreign.invalid";
+
+/** An origin that nobody has configured: the domain `.invalid` is reserved (RFC 2606). */
+const FOREIGN_ORIGIN = "https://foreign.invalid";
+
 const TWO_HOURS_MS = 7_200_000;
 
-/** All that browsers do. The small file must be there. */
-export async function browse(run: Run): Promise<void> {
-  const { release, hasGeneralNames, origins } = run.target;
+/** A release whose URLs are tried. */
+interface Variant {
+  name: string;
+  rules: ReleaseRules;
+}
+
+/** Makes every check of browsers. The small file must be in the bucket. */
+export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
+  const { origins } = run.target;
   const keys = await run.storage.keys();
-  const variants = release
-    ? [{ name: `${release.year}.${release.month}`, rules: run.rules }]
-    : GENERATIONS.filter(({ readsGeneralNames }) => readsGeneralNames || hasGeneralNames !== true)
-      .map(({ name }) => ({ name, rules: releaseRules(parseRelease(name)) }));
+  const variants = variantsOf(run);
   const newest = variants.at(-1)?.rules ?? run.rules;
   const url = signedUrl(run, newest, keys);
   await Promise.all([
-    ...variants.map(({ name, rules }) => get(run, name, signedUrl(run, rules, keys))),
-    ...origins.map((origin) => letsIn(run, origin, url)),
-    ...(origins.length === 0 ? [] : [keepsOut(run, url)]),
-    anonymous(run, url),
-    refused(run, "expired URL", signedUrl(run, newest, keys, new Date(Date.now() - TWO_HOURS_MS), "minutes=1")),
-    refused(run, "tampered URL", url.replace(/(Signature=)(.)/, (_, name: string, char: string) => `${name}${char === "0" ? "1" : "0"}`)),
+    ...variants.map(({ name, rules }) => checkUrl(run, name, signedUrl(run, rules, keys))),
+    ...origins.map((origin) => checkOrigin(run, origin, url)),
+    ...(origins.length === 0 ? [] : [checkForeignOrigin(run, url)]),
+    checkUnsigned(run, url),
+    checkRefused(run, "expired URL", expiredUrl(run, newest, keys)),
+    checkRefused(run, "tampered URL", tampered(url)),
   ]);
-  if (origins.length === 0) run.skip("cors", "no origin is known; name those of authentik with --origin");
+  if (origins.length === 0) run.skip("cors", "no origin is known; name authentik's with --origin");
 }
 
-function signedUrl(run: Run, rules: ReleaseRules, keys: SigningKeys, date = new Date(), urlExpiry = run.target.settings.urlExpiry): string {
-  return fileUrl({ ...run.target.settings, urlExpiry }, rules, keys, objectKeys(run).small, date);
+function variantsOf(run: VerifyRun): Variant[] {
+  const { release, hasGeneralNames } = run.target;
+  if (release) return [{ name: `${release.year}.${release.month}`, rules: run.rules }];
+  return GENERATIONS.filter(
+    ({ readsGeneralNames }) => readsGeneralNames || hasGeneralNames !== true,
+  ).map(({ name }) => ({ name, rules: releaseRules(parseRelease(name)) }));
 }
 
-/** The URL as messages show it: the signature lets whoever has it read the file. */
-function shown(url: string): string {
+function signedUrl(run: VerifyRun, rules: ReleaseRules, keys: SigningKeys): string {
+  return fileUrl(run.target.settings, rules, keys, objectKeys(run).small, new Date());
+}
+
+/** A URL that was valid for a minute, or for the release's fixed time, two hours ago. */
+function expiredUrl(run: VerifyRun, rules: ReleaseRules, keys: SigningKeys): string {
+  const settings = { ...run.target.settings, urlExpiry: "minutes=1" };
+  const date = new Date(Date.now() - TWO_HOURS_MS);
+  return fileUrl(settings, rules, keys, objectKeys(run).small, date);
+}
+
+/** The URL with another first character in its signature. */
+function tampered(url: string): string {
+  return url.replace(
+    /(Signature=)(.)/,
+    (_, name: string, char: string) => `${name}${char === "0" ? "1" : "0"}`,
+  );
+}
+
+/** The URL for messages, without the signature, with which anyone can read the file. */
+function unsigned(url: string): string {
   return url.split("?")[0] ?? url;
 }
 
-async function get(run: Run, release: string, url: string): Promise<void> {
-  await run.check(`url of ${release}`, `GET ${shown(url)}?<signature>`, async () => {
+/** A browser's GET of the URL that the release gives it. */
+async function checkUrl(run: VerifyRun, release: string, url: string): Promise<void> {
+  const tried = `GET ${unsigned(url)}?<signature>`;
+  await run.check({ name: `URL of ${release}`, tried }, async () => {
     const answer = await request(url, {}, run.signal);
-    if (answer.status !== 200) throw await urlFinding(run, url, answer);
+    if (answer.status !== 200) throw await urlFailure(run, url, answer);
     const contentType = answer.headers.get("content-type");
     const got = `200; ${contentType ?? "no content type"}, ${answer.body.length} bytes`;
-    if (!answer.body.equals(SMALL.body) || contentType !== SMALL.contentType) throw new Finding("content-changed", got);
+    const isSame = answer.body.equals(SMALL_FILE.body) && contentType === SMALL_FILE.contentType;
+    if (!isSame) throw new CheckFailure("content-changed", got);
     return got;
   });
 }
 
-async function urlFinding(run: Run, url: string, answer: Answer): Promise<Finding> {
+async function urlFailure(run: VerifyRun, url: string, answer: Answer): Promise<CheckFailure> {
   const failure = failureOfAnswer(answer);
-  const keyReads = await run.storage.head(objectKeys(run).small).then(() => true, () => false);
-  const symptom = diagnoseUrl(failure, new URL(url), run.target.settings, keyReads);
-  return new Finding(symptom, describe(failure), { advice: symptom === "missing-permission" ? lacks("s3:GetObject on the bucket's objects") : undefined });
+  const keyCanRead = await run.storage.head(objectKeys(run).small).then(
+    () => true,
+    () => false,
+  );
+  const symptom = diagnoseUrl(failure, new URL(url), run.target.settings, keyCanRead);
+  const advice = symptom === "missing-permission" ? grant("s3:GetObject") : undefined;
+  return new CheckFailure(symptom, describe(failure), { advice });
 }
 
-/** The preflight of a page's request, and the request itself. */
-async function letsIn(run: Run, origin: string, url: string): Promise<void> {
-  await run.check(`cors ${origin}`, `OPTIONS and GET ${shown(url)} as a page of ${origin}`, async () => {
-    const [preflight, get] = await Promise.all([askFor(run, url, origin, true), request(url, { headers: { origin } }, run.signal)]);
-    if (get.status !== 200) return `the GET answers ${get.status}, see the URL's own check`;
-    if (!allows(get, origin)) throw new Finding("cors-missing", `200 without Access-Control-Allow-Origin for ${origin}`);
-    if (preflight.status < 300 && allows(preflight, origin)) return `200; ${allowed(get)}`;
-    const bare = await askFor(run, url, origin, false);
-    if (bare.status >= 300 || !allows(bare, origin)) throw new Finding("cors-missing", `the preflight is refused: ${describe(failureOfAnswer(preflight))}`);
-    throw new Finding("cors-missing", "the preflight is refused only with the header Authorization", {
-      status: "warning", advice: "Add Authorization to the CORS policy's allowed headers, as authentik's setup page does.",
-    });
+/** The preflight and the GET of a page of authentik. */
+async function checkOrigin(run: VerifyRun, origin: string, url: string): Promise<void> {
+  const tried = `OPTIONS and GET ${unsigned(url)} as a page of ${origin}`;
+  await run.check({ name: `cors ${origin}`, tried }, async () => {
+    const [preflight, get] = await Promise.all([
+      askFor(run, url, origin, "authorization"),
+      request(url, { headers: { origin } }, run.signal),
+    ]);
+    if (get.status !== 200) return `the GET answers ${get.status}; see the check of the URL`;
+    if (!allows(get, origin)) {
+      throw new CheckFailure("cors-missing", `200 without ${ALLOW_ORIGIN} for ${origin}`);
+    }
+    if (isAllowed(preflight, origin)) return `200; ${allowedOrigin(get)}`;
+    throw refusedPreflight(preflight, isAllowed(await askFor(run, url, origin), origin));
   });
 }
 
-async function askFor(run: Run, url: string, origin: string, authorization: boolean): Promise<Answer> {
-  const headers = { origin, "access-control-request-method": "GET", ...(authorization ? { "access-control-request-headers": "authorization" } : {}) };
+/** A warning if only the header Authorization is refused, which authentik's setup page allows. */
+function refusedPreflight(preflight: Answer, isAllowedWithout: boolean): CheckFailure {
+  if (!isAllowedWithout) {
+    const got = `the preflight is refused: ${describe(failureOfAnswer(preflight))}`;
+    return new CheckFailure("cors-missing", got);
+  }
+  const got = "the preflight is refused only with the header Authorization";
+  const advice =
+    "Add Authorization to the allowed headers of the CORS policy, as authentik's setup page does.";
+  return new CheckFailure("cors-missing", got, { status: "warning", advice });
+}
+
+async function askFor(
+  run: VerifyRun,
+  url: string,
+  origin: string,
+  requestHeaders?: string,
+): Promise<Answer> {
+  const headers = new Headers({ origin, "access-control-request-method": "GET" });
+  if (requestHeaders !== undefined) headers.set("access-control-request-headers", requestHeaders);
   return request(url, { method: "OPTIONS", headers }, run.signal);
 }
 
-function allowed({ headers }: Answer): string {
-  return headers.get("access-control-allow-origin") ?? "";
+const ALLOW_ORIGIN = "Access-Control-Allow-Origin";
+
+function allowedOrigin({ headers }: Answer): string {
+  return headers.get(ALLOW_ORIGIN) ?? "";
 }
 
 function allows(answer: Answer, origin: string): boolean {
-  return ["*", origin].includes(allowed(answer));
+  return ["*", origin].includes(allowedOrigin(answer));
 }
 
-async function keepsOut(run: Run, url: string): Promise<void> {
-  await run.check("cors of others", `OPTIONS and GET ${shown(url)} as a page of ${FOREIGN}`, async () => {
-    const [preflight, get] = await Promise.all([askFor(run, url, FOREIGN, false), request(url, { headers: { origin: FOREIGN } }, run.signal)]);
-    const open = [preflight, get].find((answer) => answer.status < 300 && allows(answer, FOREIGN));
-    if (open) throw new Finding("cors-open", `let in with Access-Control-Allow-Origin: ${allowed(open)}`);
-    return "not let in";
+function isAllowed(answer: Answer, origin: string): boolean {
+  return answer.status < 300 && allows(answer, origin);
+}
+
+/** The preflight and the GET of a page of another site, which the bucket must not allow. */
+async function checkForeignOrigin(run: VerifyRun, url: string): Promise<void> {
+  const tried = `OPTIONS and GET ${unsigned(url)} as a page of ${FOREIGN_ORIGIN}`;
+  await run.check({ name: "cors of other origins", tried }, async () => {
+    const answers = await Promise.all([
+      askFor(run, url, FOREIGN_ORIGIN),
+      request(url, { headers: { origin: FOREIGN_ORIGIN } }, run.signal),
+    ]);
+    const open = answers.find((answer) => isAllowed(answer, FOREIGN_ORIGIN));
+    if (!open) return "not allowed";
+    throw new CheckFailure("cors-open", `allowed with ${ALLOW_ORIGIN}: ${allowedOrigin(open)}`);
   });
 }
 
-/** Without a signature, at the endpoint and where browsers come from. */
-async function anonymous(run: Run, url: string): Promise<void> {
-  const urls = new Set([`${bucketUrl(run.target.settings, run.rules)}/${objectKeys(run).small}`, shown(url)]);
-  await run.check("anonymous", [...urls].map((plain) => `GET ${plain}`).join(", "), async () => {
-    const answers = await Promise.all([...urls].map((plain) => request(plain, {}, run.signal)));
+/** A GET without a signature, at the endpoint and at the URL that browsers use. */
+async function checkUnsigned(run: VerifyRun, url: string): Promise<void> {
+  const atEndpoint = `${bucketUrl(run.target.settings, run.rules)}/${objectKeys(run).small}`;
+  const urls = [...new Set([atEndpoint, unsigned(url)])];
+  const tried = urls.map((plain) => `GET ${plain}`).join(", ");
+  await run.check({ name: "unsigned URL", tried }, async () => {
+    const answers = await Promise.all(urls.map((plain) => request(plain, {}, run.signal)));
     const open = answers.find(({ status }) => status < 300);
-    if (open) throw new Finding("public-bucket", `${open.status}; anyone may read the file`);
+    if (open) throw new CheckFailure("public-bucket", `${open.status}; anyone can read the file`);
     return answers.map((answer) => describe(failureOfAnswer(answer))).join("; ");
   });
 }
 
-async function refused(run: Run, check: string, url: string): Promise<void> {
-  await run.check(check, `GET ${shown(url)}?<signature>`, async () => {
+async function checkRefused(run: VerifyRun, name: string, url: string): Promise<void> {
+  await run.check({ name, tried: `GET ${unsigned(url)}?<signature>` }, async () => {
     const answer = await request(url, {}, run.signal);
-    if (answer.status < 300) throw new Finding("signature-unchecked", `${answer.status}; not refused`);
-    return describe(failureOfAnswer(answer));
+    if (answer.status >= 300) return describe(failureOfAnswer(answer));
+    throw new CheckFailure("signature-unchecked", `${answer.status}; not refused`);
   });
 }

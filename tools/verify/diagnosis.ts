@@ -1,45 +1,107 @@
-/** From what a failed request showed to what it means and what to do. `docs/verify.md` has the same table. */
+/** What a failed request means, and what to do about it. `docs/verify.md` has the same table. */
 import type { StorageSettings } from "../../authentik/env.ts";
+
+/** The section of the docs that lists the permissions of `authentik/permissions.ts`. */
+export const PERMISSIONS_PAGE = "docs/verify.md#permissions";
 
 /** Every diagnosis: what it means, and what to do. */
 export const SYMPTOMS = {
-  dns: "The host has no address. Correct the endpoint or the custom domain, or add its DNS record.",
-  refused: "Nothing listens there. Start the server, or correct host and port.",
-  reset: "The connection was cut. Look at the server's log and at proxies or firewalls in between.",
-  timeout: "No answer in time. Look for a firewall that drops packets, or a server under load.",
-  certificate: "The TLS certificate is not trusted for this host. Give the server one for its name from an authority that browsers and authentik trust.",
-  scheme: "The server does not speak this scheme there. Change http to https in the endpoint or SECURE_URLS, or the other way round, or correct the port.",
-  clock: "The clocks differ too much for signatures. Set this machine's clock and authentik's, or the server's, with NTP.",
-  "no-credentials": "No credentials were found. Set ACCESS_KEY and SECRET_KEY, or run this where the role or profile is.",
-  "wrong-access-key": "The server does not know the access key. Correct ACCESS_KEY, or make the key anew.",
+  dns:
+    "No DNS record exists for the host. " +
+    "Correct the endpoint or the custom domain, or add its DNS record.",
+  refused:
+    "Nothing listens at this host and port. Start the server, or correct the host and the port.",
+  reset:
+    "The connection was closed without a complete answer. " +
+    "Check the server's log, and the proxies and firewalls in between.",
+  timeout:
+    "No answer came in time. Look for a firewall that drops packets, or a server under high load.",
+  certificate:
+    "The TLS certificate is not trusted for this host. " +
+    "Give the server a certificate for its name, " +
+    "from an authority that browsers and authentik trust.",
+  scheme:
+    "The server does not use this scheme at this port. " +
+    "Change http to https or https to http in the endpoint or SECURE_URLS, or correct the port.",
+  clock:
+    "The clocks differ too much for signatures. " +
+    "Set the clocks of this machine and of authentik, or the clock of the server, with NTP.",
+  "no-credentials":
+    "No credentials were found. " +
+    "Set ACCESS_KEY and SECRET_KEY, or run this where the role or the profile is available.",
+  "wrong-access-key":
+    "The server does not know the access key. Correct ACCESS_KEY, or create the key again.",
   "wrong-secret-key": "The secret key does not belong to the access key. Correct SECRET_KEY.",
-  "wrong-token": "The session token is wrong or has expired. Make new temporary credentials.",
-  "wrong-region": "Requests are signed for another region than the server's. Correct REGION.",
-  "no-bucket": "There is no such bucket at this endpoint. Correct BUCKET_NAME or ENDPOINT, or create the bucket (pulumi up).",
-  "missing-permission": "The key may not do this. Grant it; authentik/permissions.ts has the whole list.",
-  "acl-unsupported": "The bucket refuses ACLs, and authentik sends one with each upload. On AWS set the bucket's ownership to BucketOwnerPreferred with all public access blocked.",
-  "checksum-unsupported": "The server refuses the checksums that boto3 sends. Set the stack's checksums to when_required, or AWS_REQUEST_CHECKSUM_CALCULATION=when_required in authentik's environment.",
-  "bucket-twice": "The bucket is twice in the URL. Upgrade authentik to 2025.12.2 or later; or take the bucket out of ENDPOINT, if it is there.",
-  "host-refused": "The URL is signed for the endpoint's host, and the server sees the custom domain. Make CUSTOM_DOMAIN the endpoint's host with the bucket, let the proxy in front pass the endpoint's host on, or upgrade authentik to 2026.5, which signs for the custom domain.",
-  "wrong-custom-domain": "The custom domain does not lead to the root of the bucket. Correct CUSTOM_DOMAIN: host/bucket or bucket.host.",
-  "global-host": "Without an endpoint authentik to 2026.4 hands out URLs of AWS's global host, which sends browsers on to a host they are not signed for. Set ENDPOINT to https://s3.<region>.amazonaws.com.",
-  "cors-missing": "The bucket does not let this origin in, so browsers refuse icons and scripts of the page. Add it to the CORS policy (the stack's origins).",
-  "cors-open": "The bucket lets other sites in. Name authentik's own origins in the CORS policy, without a wildcard.",
-  "public-bucket": "Anyone can read the files without a signed URL. Block public access, and remove public ACLs and policies.",
-  "signature-unchecked": "The server hands out files on URLs that are not validly signed. Do not use it: nothing in it is private.",
-  "content-changed": "What comes back is not what was uploaded. Look for a proxy or CDN that changes files or serves pages of its own.",
-  "excess-rights": "The key can do more than authentik needs. Give authentik a key of its own that has only the permissions in authentik/permissions.ts.",
-  "left-behind": "The test file could not be deleted. Delete it by hand, and give the key s3:DeleteObject.",
-  interrupted: "The run was ended before this was tried.",
-  unknown: "Not a known failure: the server's own words are all there is.",
+  "wrong-token": "The session token is wrong or has expired. Create new temporary credentials.",
+  "wrong-region": "Requests are signed for a region that is not the server's. Correct REGION.",
+  "no-bucket":
+    "The bucket does not exist at this endpoint. " +
+    "Correct BUCKET_NAME or ENDPOINT, or create the bucket (pulumi up).",
+  "missing-permission":
+    "The key is not allowed to do this. " +
+    `Grant the permission: ${PERMISSIONS_PAGE} lists all of them.`,
+  "acl-unsupported":
+    "The bucket refuses ACLs, and authentik sends an ACL with each upload. On AWS, set the " +
+    "bucket's ownership to BucketOwnerPreferred and block all public access.",
+  "checksum-unsupported":
+    "The server refuses the checksums that boto3 sends. Set the stack's checksums to " +
+    "when_required, or AWS_REQUEST_CHECKSUM_CALCULATION=when_required in authentik's environment.",
+  "bucket-twice":
+    "The bucket is in the URL twice. Upgrade authentik to 2025.12.2 or later. " +
+    "If ENDPOINT contains the bucket, remove it there.",
+  "host-refused":
+    "The URL is signed for the endpoint's host, and the server sees the custom domain. Set " +
+    "CUSTOM_DOMAIN to the endpoint's host with the bucket, let the proxy in front pass on the " +
+    "endpoint's host, or upgrade authentik to 2026.5, which signs for the custom domain.",
+  "wrong-custom-domain":
+    "The custom domain does not lead to the root of the bucket. " +
+    "Correct CUSTOM_DOMAIN: host/bucket or bucket.host.",
+  "global-host":
+    "Without an endpoint, authentik to 2026.4 gives browsers URLs of AWS's global host, which " +
+    "redirects them to a host that the URLs are not signed for. " +
+    "Set ENDPOINT to https://s3.<region>.amazonaws.com.",
+  "cors-missing":
+    "The bucket does not allow this origin, so browsers block the page's icons and scripts. " +
+    "Add the origin to the CORS policy (the stack's origins).",
+  "cors-open":
+    "The bucket allows other sites. " +
+    "Name authentik's own origins in the CORS policy, without a wildcard.",
+  "public-bucket":
+    "Anyone can read the files without a signed URL. " +
+    "Block public access, and remove public ACLs and policies.",
+  "signature-unchecked":
+    "The server serves files from URLs without a valid signature. " +
+    "Do not use this server: nothing in it is private.",
+  "content-changed":
+    "The file that comes back is not the file that was uploaded. " +
+    "Look for a proxy or CDN that changes files or serves its own pages.",
+  "excess-rights":
+    "The key can do more than authentik needs. " +
+    `Give authentik its own key with only the permissions in ${PERMISSIONS_PAGE}.`,
+  "left-behind":
+    "The test file could not be deleted. Delete it by hand, and grant the key s3:DeleteObject.",
+  interrupted: "The run ended before this was tried.",
+  unknown: "This failure is not known. Read the server's own message.",
 } as const;
 
 export type Symptom = keyof typeof SYMPTOMS;
 
-/** With these nothing else can be told. */
+/** Symptoms that leave nothing else to check. */
 const FATAL: ReadonlySet<Symptom> = new Set<Symptom>([
-  "dns", "refused", "reset", "timeout", "certificate", "scheme", "clock", "no-credentials", "wrong-access-key", "wrong-secret-key",
-  "wrong-token", "wrong-region", "no-bucket", "interrupted",
+  "dns",
+  "refused",
+  "reset",
+  "timeout",
+  "certificate",
+  "scheme",
+  "clock",
+  "no-credentials",
+  "wrong-access-key",
+  "wrong-secret-key",
+  "wrong-token",
+  "wrong-region",
+  "no-bucket",
+  "interrupted",
 ]);
 
 /** Whether nothing else can work while this lasts. */
@@ -47,16 +109,16 @@ export function isFatal(symptom: Symptom): boolean {
   return FATAL.has(symptom);
 }
 
-/** A request that failed, as far as it can be told. */
+/** What a failed request showed. */
 export interface Failure {
-  /** HTTP status, where an answer came. */
+  /** The HTTP status, if there was an answer. */
   status?: number | undefined;
   /** S3's error code, or the system's (`ECONNREFUSED`). */
   code: string;
   message: string;
 }
 
-const NETWORK: readonly (readonly [RegExp, Symptom])[] = [
+const NETWORK_CODES: readonly (readonly [RegExp, Symptom])[] = [
   [/^(?:ENOTFOUND|EAI_\w+)$/, "dns"],
   [/^(?:ECONNREFUSED|EHOSTUNREACH|ENETUNREACH|EADDRNOTAVAIL)$/, "refused"],
   [/^(?:ECONNRESET|EPIPE|UND_ERR_SOCKET|ERR_HTTP_CONTENT_LENGTH_MISMATCH)$/, "reset"],
@@ -84,29 +146,53 @@ const S3_CODES: Readonly<Record<string, Symptom>> = {
   TokenProviderError: "no-credentials",
 };
 
-/** The diagnosis that the failure alone allows, for a request signed with authentik's key. */
+const STATUSES: Readonly<Record<number, Symptom>> = {
+  301: "wrong-region",
+  307: "wrong-region",
+  401: "wrong-access-key",
+  403: "missing-permission",
+};
+
+const PLAIN_HTTP_TO_TLS = /HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS/i;
+
+/** The diagnosis of a request that was signed with authentik's key. */
 export function diagnose({ status, code, message }: Failure): Symptom {
-  const known = S3_CODES[code] ?? (status === undefined ? NETWORK.find(([pattern]) => pattern.test(code))?.[1] : undefined);
-  if (known !== undefined) return known;
-  if (/HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS/i.test(message)) return "scheme";
-  if (status === 301 || status === 307) return "wrong-region";
-  if (status === 401) return "wrong-access-key";
-  return status === 403 ? "missing-permission" : "unknown";
+  const s3Symptom = S3_CODES[code];
+  if (s3Symptom !== undefined) return s3Symptom;
+  if (PLAIN_HTTP_TO_TLS.test(message)) return "scheme";
+  if (status !== undefined) return STATUSES[status] ?? "unknown";
+  return NETWORK_CODES.find(([pattern]) => pattern.test(code))?.[1] ?? "unknown";
 }
 
 /**
  * The diagnosis of a browser's GET of a signed URL.
  *
- * @param keyReads whether authentik's key can read the same file, so that neither key nor permission are to blame
+ * @param keyCanRead whether authentik's key can read the same file, so that neither the key nor its
+ *   permissions are the cause
  */
-export function diagnoseUrl(failure: Failure, url: URL, settings: StorageSettings, keyReads: boolean): Symptom {
-  const { bucketName, customDomain, endpoint } = settings;
+export function diagnoseUrl(
+  failure: Failure,
+  url: URL,
+  settings: StorageSettings,
+  keyCanRead: boolean,
+): Symptom {
   const symptom = diagnose(failure);
-  if (failure.status === undefined || !keyReads) return symptom;
-  const inHost = url.hostname.startsWith(`${bucketName}.`) ? 1 : 0;
-  if (url.pathname.split("/").filter((part) => part === bucketName).length + inHost > 1) return "bucket-twice";
-  if (endpoint === undefined && url.hostname.endsWith("s3.amazonaws.com")) return "global-host";
-  if (customDomain === undefined) return symptom;
+  if (failure.status === undefined || !keyCanRead) return symptom;
+  if (hasBucketTwice(url, settings.bucketName)) return "bucket-twice";
+  if (settings.endpoint === undefined && url.hostname.endsWith("s3.amazonaws.com")) {
+    return "global-host";
+  }
+  return settings.customDomain === undefined ? symptom : ofCustomDomain(symptom, failure.status);
+}
+
+function hasBucketTwice({ hostname, pathname }: URL, bucketName: string): boolean {
+  const inPath = pathname.split("/").filter((part) => part === bucketName).length;
+  return inPath + (hostname.startsWith(`${bucketName}.`) ? 1 : 0) > 1;
+}
+
+/** What a symptom means at a custom domain, if the key can read the file at the endpoint. */
+function ofCustomDomain(symptom: Symptom, status: number): Symptom {
   if (symptom === "wrong-secret-key" || symptom === "wrong-access-key") return "host-refused";
-  return symptom === "missing-permission" || symptom === "no-bucket" || [404, 405].includes(failure.status) ? "wrong-custom-domain" : symptom;
+  const leadsElsewhere = symptom === "missing-permission" || symptom === "no-bucket";
+  return leadsElsewhere || status === 404 || status === 405 ? "wrong-custom-domain" : symptom;
 }

@@ -1,12 +1,12 @@
-/** What a run found, and how it is shown. */
+/** The results of a run, and how they are shown. */
 import { createColors } from "picocolors";
 import { SYMPTOMS, type Symptom } from "./diagnosis.ts";
 
 export type Status = "ok" | "warning" | "failed" | "skipped";
 
-/** One check. */
+/** The result of one check. */
 export interface CheckResult {
-  /** E.g. `upload`, `cors https://authentik.company`. */
+  /** The name of the check, e.g. `upload`, `cors https://authentik.company`. */
   check: string;
   status: Status;
   /** What was tried. */
@@ -14,27 +14,34 @@ export interface CheckResult {
   /** What came back. */
   got: string;
   symptom?: Symptom | undefined;
-  /** What to do, where it did not go well. */
+  /** What to do after a failure or a warning. */
   advice?: string | undefined;
   milliseconds: number;
 }
 
-/** Whether authentik will work: no check failed, and none was left out for a failure. */
-export function isWell(results: readonly CheckResult[]): boolean {
+/** Whether authentik will work with the storage: no check failed. */
+export function allPassed(results: readonly CheckResult[]): boolean {
   return results.length > 0 && results.every(({ status }) => status !== "failed");
 }
 
 const SIGNS = { ok: "ok", warning: "warn", failed: "FAIL", skipped: "skip" } as const;
 
-/** One line a check, and below it what to do where something is to be done. */
-export function renderResults(results: readonly CheckResult[], { color }: { color: boolean }): string {
-  const colors = createColors(color);
-  const paint = { ok: colors.green, warning: colors.yellow, failed: colors.red, skipped: colors.dim };
+/** One line for each check. Below a failure or a warning: what was tried, and what to do. */
+export function renderResults(
+  results: readonly CheckResult[],
+  { color }: { color: boolean },
+): string {
+  const { green, yellow, red, dim, bold } = createColors(color);
+  const paint = { ok: green, warning: yellow, failed: red, skipped: dim };
   const width = Math.max(0, ...results.map(({ check }) => check.length));
-  const lines = results.flatMap(({ check, status, tried, got, symptom, advice, milliseconds }) => [
-    `${paint[status](SIGNS[status].padEnd(4))}  ${check.padEnd(width)}  ${got} ${colors.dim(`(${milliseconds} ms)`)}`,
-    ...(status === "failed" || status === "warning" ? [`      ${colors.dim(`tried: ${tried}`)}`] : []),
-    ...(symptom === undefined ? [] : [`      ${colors.bold(symptom)}: ${advice ?? SYMPTOMS[symptom]}`]),
-  ]);
-  return lines.join("\n");
+  return results
+    .flatMap(({ check, status, tried, got, symptom, advice, milliseconds }) => {
+      const sign = paint[status](SIGNS[status].padEnd(4));
+      const lines = [`${sign}  ${check.padEnd(width)}  ${got} ${dim(`(${milliseconds} ms)`)}`];
+      const hasPassed = status === "ok" || status === "skipped";
+      if (!hasPassed) lines.push(`      ${dim(`tried: ${tried}`)}`);
+      if (symptom) lines.push(`      ${bold(symptom)}: ${advice ?? SYMPTOMS[symptom]}`);
+      return lines;
+    })
+    .join("\n");
 }

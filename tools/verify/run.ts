@@ -1,89 +1,137 @@
-/** One run: its checks' results, its time limit, and what it has to clean up. */
+/** One run of `verify`: the results of its checks, its time limit, and what it has to clean up. */
 import { randomBytes } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import type { StorageSettings } from "../../authentik/env.ts";
+import { BUCKET_ACTIONS, type OBJECT_ACTIONS } from "../../authentik/permissions.ts";
 import { releaseRules, type Release, type ReleaseRules } from "../../authentik/release.ts";
-import { SYMPTOMS, diagnose, isFatal, type Failure, type Symptom } from "./diagnosis.ts";
+import {
+  PERMISSIONS_PAGE,
+  SYMPTOMS,
+  diagnose,
+  isFatal,
+  type Failure,
+  type Symptom,
+} from "./diagnosis.ts";
 import type { CheckResult } from "./report.ts";
-import { Storage, failureOf, type UploadOptions } from "./storage.ts";
+import { failureOf } from "./request.ts";
+import { Storage, type UploadOptions } from "./storage.ts";
 
 /** What is verified. */
 export interface Target {
   settings: StorageSettings;
-  /** Under which browsers reach authentik. */
+  /** The origins under which browsers reach authentik. */
   origins: readonly string[];
-  /** Without one, the URLs of each generation of releases are tried. */
+  /** Without a release, the URLs of each generation of releases are tried. */
   release?: Release | undefined;
   /** Whether the settings have names that no release before 2025.12 reads. */
   hasGeneralNames?: boolean | undefined;
-  /** Whether the key is known to be the bucket's administrator's, or known not to be. */
+  /** Whether the key is the key of the bucket's administrator. Undefined if that is not known. */
   keyIsAdmin?: boolean | undefined;
 }
 
 export interface VerifyOptions {
-  /** For the whole run, cleaning up included. 30 s by default. */
+  /** The limit of the whole run, cleanup included. The default is 30 s. */
   timeoutMs?: number | undefined;
-  /** How long a key that the server refuses is tried again, as it may be new. 0 by default. */
+  /**
+   * How long a key that the server refuses is tried again, because it may be new. The default is 0.
+   */
   newKeyMs?: number | undefined;
-  /** Ends the run early; it still cleans up. */
+  /** Ends the run early. The run still cleans up. */
   signal?: AbortSignal | undefined;
 }
 
-/** Kept of a run's time for cleaning up. */
+/** The part of a run's time that is kept for cleanup. */
 const CLEANUP_MS = 6_000;
 
-/** A check that did not go well, with more than its request's failure can tell. */
-export class Finding extends Error {
-  override name = "Finding";
+interface CheckFailureOptions {
+  status?: "failed" | "warning";
+  /** Replaces the advice of the symptom. */
+  advice?: string | undefined;
+}
+
+/** Why a check did not pass. A check throws it if it knows more than the failed request shows. */
+export class CheckFailure extends Error {
+  override name = "CheckFailure";
   readonly symptom: Symptom;
   readonly status: "failed" | "warning";
-  /** Instead of the symptom's own. */
-  readonly advice: string | undefined;
-  constructor(symptom: Symptom, got: string, { status = "failed", advice }: { status?: "failed" | "warning"; advice?: string | undefined } = {}) {
+  readonly advice: string;
+
+  /** @param got what came back */
+  constructor(symptom: Symptom, got: string, options: CheckFailureOptions = {}) {
     super(got);
+    const { status = "failed", advice = SYMPTOMS[symptom] } = options;
     this.symptom = symptom;
     this.status = status;
     this.advice = advice;
   }
 }
 
-/** A failure in a few words: the status, the code, the server's own message. */
+/** A failure in a few words: the status, the code, the server's message. */
 export function describe({ status, code, message }: Failure): string {
-  const head = status === undefined ? code : [status, ...(code === `HTTP ${status}` ? [] : [code])].join(" ");
-  return message === "" || message === code ? head : `${head}: ${message.replaceAll(/\s+/g, " ").slice(0, 300)}`;
+  const isCodeStatus = code === `HTTP ${status}`;
+  const head = isCodeStatus || status === undefined ? `${status ?? code}` : `${status} ${code}`;
+  if (message === "" || message === code) return head;
+  return `${head}: ${message.replaceAll(/\s+/g, " ").slice(0, 300)}`;
+}
+
+/** An action that authentik's key needs. */
+export type Action = (typeof BUCKET_ACTIONS)[number] | (typeof OBJECT_ACTIONS)[number];
+
+/** What is said of a key that is not allowed an action. */
+export function lacks(action: Action): string {
+  const isOnBucket = BUCKET_ACTIONS.some((bucketAction) => bucketAction === action);
+  return `The key lacks ${action} on the bucket${isOnBucket ? "" : "'s objects"}.`;
 }
 
 /** What to do about a missing permission. */
-export function lacks(permission: string): string {
-  return `The key lacks ${permission}. Grant it; authentik/permissions.ts has the whole list.`;
+export function grant(action: Action): string {
+  return `${lacks(action)} Grant it: ${PERMISSIONS_PAGE} lists all permissions.`;
 }
 
+/** What a check does. */
+export interface Check {
+  name: string;
+  /** The requests that it makes. */
+  tried: string;
+  /** The action that the key lacks if access is denied. */
+  action?: Action;
+}
+
+type Outcome = Pick<CheckResult, "status" | "got" | "symptom" | "advice">;
+
 /** The state that the checks of a run share. */
-export class Run {
+export class VerifyRun {
   readonly target: Target;
+  readonly rules: ReleaseRules;
   readonly storage: Storage;
   readonly id = randomBytes(6).toString("hex");
-  /** Objects that may be there, and uploads in parts that were begun: upload ids to keys. */
+  /**
+   * The objects that may exist, and the multipart uploads that were started: upload ids and keys.
+   */
   readonly leftovers = { objects: new Set<string>(), uploads: new Map<string, string>() };
-  /** How uploads are made; less than authentik's once the server has refused something, so that the rest can be tried. */
+  /**
+   * How files are uploaded. If the server refuses something that authentik sends, it is left out
+   * from then on, so that the other checks can be made.
+   */
   upload: UploadOptions;
   readonly newKeyMs: number;
   private readonly interruption: AbortSignal | undefined;
-  /** In the order in which the checks began, which does not vary as their ends do. */
-  private readonly recorded = new Map<number, CheckResult>();
-  private begun = 0;
+  /** In the order in which the checks began, which is the same in every run. */
+  private readonly recorded: (CheckResult | undefined)[] = [];
   private readonly controller = new AbortController();
   private readonly deadline: NodeJS.Timeout;
-  private readonly end = () => { this.controller.abort(); };
+  private readonly end = () => {
+    this.controller.abort();
+  };
 
-  constructor(target: Target, options: VerifyOptions) {
-    const { timeoutMs = 30_000, newKeyMs = 0, signal } = options;
-    // Each of the requests that run at the same time listens.
+  constructor(target: Target, { timeoutMs = 30_000, newKeyMs = 0, signal }: VerifyOptions) {
+    // Each of the requests that run at the same time adds a listener.
     setMaxListeners(0, this.signal);
     this.deadline = setTimeout(this.end, Math.max(1, timeoutMs - CLEANUP_MS));
     signal?.addEventListener("abort", this.end);
     if (signal?.aborted === true) this.end();
     this.target = target;
+    this.rules = releaseRules(target.release);
     this.newKeyMs = newKeyMs;
     this.interruption = signal;
     this.upload = { acl: true, checksums: target.settings.checksums !== "when_required" };
@@ -91,10 +139,10 @@ export class Run {
   }
 
   get results(): CheckResult[] {
-    return [...this.recorded].sort(([left], [right]) => left - right).map(([, result]) => result);
+    return this.recorded.filter((result) => result !== undefined);
   }
 
-  /** Aborted when the run's time is over or it is interrupted. */
+  /** Aborted when the run's time is over or the run is interrupted. */
   get signal(): AbortSignal {
     return this.controller.signal;
   }
@@ -106,61 +154,66 @@ export class Run {
     this.storage.close();
   }
 
-  get rules(): ReleaseRules {
-    return releaseRules(this.target.release);
-  }
-
   /**
-   * Runs one check and records how it went.
+   * Makes one check and records its result.
    *
-   * @param work returns what came back; it throws a `Finding`, or a request's failure, which is then diagnosed
-   * @param permission what the key lacks where access is denied
-   * @returns the symptom, where it did not go well
+   * @param work returns what came back. It throws a `CheckFailure`, or the error of a request,
+   *   which is then diagnosed.
+   * @returns the symptom if the check did not pass
    */
-  async check(check: string, tried: string, work: () => Promise<string>, permission?: string): Promise<Symptom | undefined> {
-    const place = this.begun++;
+  async check(check: Check, work: () => Promise<string>): Promise<Symptom | undefined> {
+    const place = this.recorded.push(undefined) - 1;
     const start = performance.now();
-    const end = (result: Pick<CheckResult, "status" | "got" | "symptom" | "advice">) => {
-      this.record(place, { check, tried, ...result, milliseconds: Math.round(performance.now() - start) });
-      return result.symptom;
-    };
-    try {
-      return end({ status: "ok", got: await work() });
-    } catch (error) {
-      if (error instanceof Finding) {
-        const { status, symptom, message, advice } = error;
-        return end({ status, symptom, got: message, advice: advice ?? SYMPTOMS[symptom] });
-      }
-      const failure = failureOf(error);
-      const symptom = this.symptomOf(failure);
-      const advice = symptom === "missing-permission" && permission !== undefined ? lacks(permission) : SYMPTOMS[symptom];
-      return end({ status: "failed", symptom, got: describe(failure), advice });
-    }
+    const outcome = await work().then(
+      (got): Outcome => ({ status: "ok", got }),
+      (error: unknown) => this.outcomeOf(error, check.action),
+    );
+    const milliseconds = Math.round(performance.now() - start);
+    this.recorded[place] = { check: check.name, tried: check.tried, ...outcome, milliseconds };
+    return outcome.symptom;
   }
 
-  skip(check: string, why: string): void {
-    this.record(this.begun++, { check, status: "skipped", tried: "nothing", got: why, milliseconds: 0 });
+  skip(check: string, reason: string): void {
+    const result = { check, status: "skipped", tried: "nothing", got: reason } as const;
+    this.recorded.push({ ...result, milliseconds: 0 });
   }
 
-  /** Whether nothing more can be told: a fatal symptom, or the run was ended. */
+  /** Whether no other check can pass: the symptom is fatal, or the run has ended. */
   isOver(symptom: Symptom | undefined): boolean {
     return this.signal.aborted || (symptom !== undefined && isFatal(symptom));
   }
 
-  /** Records that the run was ended before it was through, so that it does not pass for a whole one. */
+  /** Records that the run ended early, so that it does not look like a complete run. */
   recordEnd(): void {
     if (!this.signal.aborted) return;
-    const symptom = this.interruption?.aborted === true ? "interrupted" : "timeout";
-    const got = symptom === "interrupted" ? "the run was interrupted" : "the run's time was over";
-    this.record(this.begun++, { check: "run", status: "failed", tried: "all checks", got, symptom, advice: SYMPTOMS[symptom], milliseconds: 0 });
+    const isInterrupted = this.interruption?.aborted === true;
+    const symptom = isInterrupted ? "interrupted" : "timeout";
+    this.recorded.push({
+      check: "run",
+      status: "failed",
+      tried: "all checks",
+      got: isInterrupted ? "the run was interrupted" : "the run's time was over",
+      symptom,
+      advice: SYMPTOMS[symptom],
+      milliseconds: 0,
+    });
+  }
+
+  private outcomeOf(error: unknown, action: Action | undefined): Outcome {
+    if (error instanceof CheckFailure) {
+      const { status, symptom, message, advice } = error;
+      return { status, symptom, got: message, advice };
+    }
+    const failure = failureOf(error);
+    const symptom = this.symptomOf(failure);
+    const isDenied = symptom === "missing-permission" && action !== undefined;
+    const advice = isDenied ? grant(action) : SYMPTOMS[symptom];
+    return { status: "failed", symptom, got: describe(failure), advice };
   }
 
   private symptomOf(failure: Failure): Symptom {
     const symptom = diagnose(failure);
-    return symptom === "interrupted" && this.interruption?.aborted !== true ? "timeout" : symptom;
-  }
-
-  private record(place: number, result: CheckResult): void {
-    this.recorded.set(place, result);
+    const isTimeout = symptom === "interrupted" && this.interruption?.aborted !== true;
+    return isTimeout ? "timeout" : symptom;
   }
 }

@@ -1,20 +1,32 @@
-/** Acts as authentik and its users' browsers do with a bucket, and says what does not work and what to do about it. */
-import { browse } from "./browser.ts";
-import { abandonUpload, cleanUp, head, identity, list, reach, rights, signIn, upload, uploadInParts } from "./key.ts";
-import { Run, type Target, type VerifyOptions } from "./run.ts";
+/**
+ * Does with a bucket what authentik and its users' browsers do, and says what does not work and
+ * what to do about it.
+ */
+import { checkBrowserAccess } from "./browser.ts";
+import {
+  abandonUpload,
+  checkHead,
+  checkList,
+  cleanUp,
+  uploadLargeFile,
+  uploadSmallFile,
+} from "./files.ts";
+import { checkBucketAccess, checkEndpoint, checkExcessRights, checkIdentity } from "./key.ts";
 import type { CheckResult } from "./report.ts";
+import { VerifyRun, type Target, type VerifyOptions } from "./run.ts";
 
-export { isWell, renderResults, type CheckResult } from "./report.ts";
+export { allPassed, renderResults, type CheckResult } from "./report.ts";
 export type { Target, VerifyOptions } from "./run.ts";
 
 /**
- * Verifies a bucket with the settings that authentik gets, and nothing else. What it makes it deletes. It does not throw for
- * what is wrong with the bucket: that is among the results.
+ * Verifies a bucket with the settings that authentik gets, and with nothing else. It deletes
+ * everything that it creates. Whatever is wrong with the bucket is in the results, and is not
+ * thrown.
  */
 export async function verify(target: Target, options: VerifyOptions = {}): Promise<CheckResult[]> {
-  const run = new Run(target, options);
+  const run = new VerifyRun(target, options);
   try {
-    await check(run);
+    await checkAll(run);
     run.recordEnd();
   } finally {
     await cleanUp(run);
@@ -23,17 +35,27 @@ export async function verify(target: Target, options: VerifyOptions = {}): Promi
   return run.results;
 }
 
-async function check(run: Run): Promise<void> {
-  const [isThere, isOpen] = await Promise.all([reach(run), signIn(run)]);
-  if (!isThere || !isOpen) {
-    run.skip("all else", "it cannot work before this does");
+async function checkAll(run: VerifyRun): Promise<void> {
+  const [canReach, hasAccess] = await Promise.all([checkEndpoint(run), checkBucketAccess(run)]);
+  if (!canReach || !hasAccess) {
+    run.skip("other checks", "they cannot pass before these do");
     return;
   }
-  const isUploaded = await upload(run);
+  const isUploaded = await uploadSmallFile(run);
   await Promise.all([
-    identity(run),
-    ...(isUploaded ? [uploadInParts(run), abandonUpload(run), head(run), list(run), browse(run)] : []),
-    rights(run),
+    checkIdentity(run),
+    ...(isUploaded ? checkFiles(run) : []),
+    checkExcessRights(run),
   ]);
-  if (!isUploaded) run.skip("files", "nothing could be uploaded to try them with");
+  if (!isUploaded) run.skip("file checks", "no file could be uploaded for them");
+}
+
+function checkFiles(run: VerifyRun): Promise<void>[] {
+  return [
+    uploadLargeFile(run),
+    abandonUpload(run),
+    checkHead(run),
+    checkList(run),
+    checkBrowserAccess(run),
+  ];
 }

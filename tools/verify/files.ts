@@ -1,0 +1,213 @@
+/** What authentik does with files, and the deletion of every file that a run has uploaded. */
+import { diagnose, isFatal, type Failure } from "./diagnosis.ts";
+import { failureOf } from "./request.ts";
+import { CheckFailure, describe, lacks, type VerifyRun } from "./run.ts";
+import { PART_BYTES, type UploadOptions } from "./storage.ts";
+
+/** Where authentik keeps the media of its default tenant. */
+export const PREFIX = "media/public/";
+
+/** An image of one pixel. */
+export const SMALL_FILE = {
+  contentType: "image/png",
+  body: Buffer.from(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=",
+    "base64",
+  ),
+} as const;
+
+/** A file of two parts. */
+const LARGE_FILE = { contentType: "application/pdf", bytes: PART_BYTES + 1024 } as const;
+
+/** The keys of the objects that a run creates. */
+export function objectKeys({ id }: VerifyRun): { small: string; large: string; abandoned: string } {
+  const base = `${PREFIX}verify-${id}`;
+  return { small: `${base}.png`, large: `${base}.pdf`, abandoned: `${base}-abandoned.pdf` };
+}
+
+/**
+ * Uploads the small file. If the upload is refused, other ways of uploading it show why, and let
+ * the other checks go on.
+ *
+ * @returns whether the file is in the bucket
+ */
+export async function uploadSmallFile(run: VerifyRun): Promise<boolean> {
+  const { small } = objectKeys(run);
+  const put = (options: UploadOptions) =>
+    run.storage.put(small, SMALL_FILE.body, SMALL_FILE.contentType, options);
+  const tried = `PutObject ${small} with ${inWords(run.upload)}`;
+  let isUploaded = false;
+  run.leftovers.objects.add(small);
+  await run.check({ name: "upload", tried, action: "s3:PutObject" }, async () => {
+    try {
+      await put(run.upload);
+      isUploaded = true;
+      return `200; ${SMALL_FILE.contentType}`;
+    } catch (error) {
+      const refused = run.upload;
+      const mayHelp = !isFatal(diagnose(failureOf(error)));
+      const accepted = mayHelp ? await firstAccepted(refused, put) : undefined;
+      if (!accepted) throw error;
+      isUploaded = true;
+      run.upload = accepted;
+      throw refusedUpload(error, refused, accepted);
+    }
+  });
+  return isUploaded;
+}
+
+function inWords({ acl, checksums }: UploadOptions): string {
+  return `${acl ? "ACL private" : "no ACL"} and ${checksums ? "a CRC32 checksum" : "no checksum"}`;
+}
+
+/** The first way of uploading with less than was refused that the server accepts. */
+async function firstAccepted(
+  { checksums }: UploadOptions,
+  put: (options: UploadOptions) => Promise<void>,
+): Promise<UploadOptions | undefined> {
+  const withoutAcl = { acl: false, checksums };
+  const withoutChecksums = [
+    { acl: true, checksums: false },
+    { acl: false, checksums: false },
+  ];
+  for (const options of [withoutAcl, ...(checksums ? withoutChecksums : [])]) {
+    const isAccepted = await put(options).then(
+      () => true,
+      () => false,
+    );
+    if (isAccepted) return options;
+  }
+  return undefined;
+}
+
+function refusedUpload(
+  error: unknown,
+  refused: UploadOptions,
+  accepted: UploadOptions,
+): CheckFailure {
+  const failure = failureOf(error);
+  const got = `${describe(failure)}; accepted with ${inWords(accepted)}`;
+  if (refused.acl === accepted.acl) return new CheckFailure("checksum-unsupported", got);
+  if (diagnose(failure) !== "missing-permission") return new CheckFailure("acl-unsupported", got);
+  const advice = `${lacks("s3:PutObjectAcl")} authentik sends an ACL with each upload. Grant it.`;
+  return new CheckFailure("missing-permission", got, { advice });
+}
+
+/** Uploads a large file, as boto3's `upload_fileobj` does. */
+export async function uploadLargeFile(run: VerifyRun): Promise<void> {
+  const { large } = objectKeys(run);
+  const { contentType, bytes } = LARGE_FILE;
+  const tried = `CreateMultipartUpload ${large} with ${inWords(run.upload)}, two parts at a time`;
+  const check = { name: "multipart upload", tried, action: "s3:PutObject" } as const;
+  const symptom = await run.check(check, async () => {
+    run.leftovers.objects.add(large);
+    const uploadId = await startUpload(run, large);
+    const body = Buffer.alloc(bytes, "authentik");
+    const parts = [body.subarray(0, PART_BYTES), body.subarray(PART_BYTES)];
+    await run.storage.uploadParts(large, uploadId, parts, run.upload);
+    run.leftovers.uploads.delete(uploadId);
+    return `200; ${bytes} bytes`;
+  });
+  if (symptom === undefined) {
+    await checkHeadOf(run, "head of the large file", { key: large, contentType, size: bytes });
+  }
+}
+
+async function startUpload(run: VerifyRun, key: string): Promise<string> {
+  const uploadId = await run.storage.createUpload(key, LARGE_FILE.contentType, run.upload);
+  run.leftovers.uploads.set(uploadId, key);
+  return uploadId;
+}
+
+/**
+ * Does what boto3 does if a large upload fails half-way: lists the parts, and aborts the upload.
+ */
+export async function abandonUpload(run: VerifyRun): Promise<void> {
+  const { abandoned } = objectKeys(run);
+  let uploadId = "";
+  const start = { name: "start upload", tried: `CreateMultipartUpload ${abandoned}` };
+  const symptom = await run.check({ ...start, action: "s3:PutObject" }, async () => {
+    uploadId = await startUpload(run, abandoned);
+    return "200";
+  });
+  if (symptom !== undefined) return;
+  const list = { name: "list parts", tried: `ListParts ${abandoned}` };
+  await run.check({ ...list, action: "s3:ListMultipartUploadParts" }, async () => {
+    await run.storage.listParts(abandoned, uploadId);
+    return "200";
+  });
+  const abort = { name: "abort upload", tried: `AbortMultipartUpload ${abandoned}` };
+  await run.check({ ...abort, action: "s3:AbortMultipartUpload" }, async () => {
+    await run.storage.abortUpload(abandoned, uploadId);
+    run.leftovers.uploads.delete(uploadId);
+    return "204";
+  });
+}
+
+/** Whether the small file has its size and content type. */
+export async function checkHead(run: VerifyRun): Promise<void> {
+  const { contentType, body } = SMALL_FILE;
+  await checkHeadOf(run, "head", { key: objectKeys(run).small, contentType, size: body.length });
+}
+
+async function checkHeadOf(
+  run: VerifyRun,
+  name: string,
+  wanted: { key: string; contentType: string; size: number },
+): Promise<void> {
+  const tried = `HeadObject ${wanted.key}`;
+  await run.check({ name, tried, action: "s3:GetObject" }, async () => {
+    const { contentType, size } = await run.storage.head(wanted.key);
+    const got = `200; ${contentType ?? "no content type"}, ${size ?? "no"} bytes`;
+    const isSame = contentType === wanted.contentType && size === wanted.size;
+    if (!isSame) throw new CheckFailure("content-changed", got);
+    return got;
+  });
+}
+
+/** Whether the small file is listed. */
+export async function checkList(run: VerifyRun): Promise<void> {
+  const { small } = objectKeys(run);
+  const tried = `ListObjectsV2 ${small}`;
+  await run.check({ name: "list", tried, action: "s3:ListBucket" }, async () => {
+    const found = await run.storage.list(small);
+    if (found.includes(small)) return "200; the file is listed";
+    throw new CheckFailure("content-changed", "200; the file that was uploaded is not listed");
+  });
+}
+
+/**
+ * Deletes everything that the run has created. This works after the run's time and after an
+ * interruption too.
+ */
+export async function cleanUp(run: VerifyRun): Promise<void> {
+  const { objects, uploads } = run.leftovers;
+  if (objects.size === 0 && uploads.size === 0) return;
+  await Promise.all([...uploads].map(async ([id, key]) => endUpload(run, key, id)));
+  const keys = [...objects];
+  const tried = `DeleteObject ${keys.join(", ")}`;
+  await run.check({ name: "delete", tried }, async () => {
+    const failures = await Promise.all(keys.map(async (key) => deletionFailure(run, key)));
+    const failure = failures.find((found) => found !== undefined);
+    if (!failure) return "204";
+    const isDenied = diagnose(failure) === "missing-permission";
+    const reason = isDenied ? ` ${lacks("s3:DeleteObject")}` : "";
+    const advice = `Delete by hand: ${keys.join(", ")}.${reason}`;
+    throw new CheckFailure("left-behind", describe(failure), { advice });
+  });
+}
+
+async function deletionFailure(run: VerifyRun, key: string): Promise<Failure | undefined> {
+  return run.storage.delete(key).then(() => undefined, failureOf);
+}
+
+/**
+ * Aborts an upload. If that fails, completes it, because the object that is left can be deleted.
+ */
+async function endUpload(run: VerifyRun, key: string, id: string): Promise<void> {
+  await run.storage.abortUpload(key, id).catch(async () => {
+    run.leftovers.objects.add(key);
+    const parts = [Buffer.from("abandoned")];
+    await run.storage.uploadParts(key, id, parts, run.upload).catch(() => undefined);
+  });
+}

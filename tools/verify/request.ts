@@ -1,0 +1,87 @@
+/** Requests as a browser makes them, and what a failed request showed. */
+import * as v from "valibot";
+import type { Failure } from "./diagnosis.ts";
+
+/** The limit of a request, in milliseconds: for connecting, and for the answer. */
+export const REQUEST_TIMEOUT_MS = 5_000;
+
+/** The answer to a request that any browser could have made. */
+export interface Answer {
+  status: number;
+  headers: Headers;
+  body: Buffer;
+}
+
+/**
+ * Makes a request as a browser does, and follows redirects. It throws what `fetch` throws, which
+ * `failureOf` reads.
+ *
+ * It does not use `AbortSignal.any` with `AbortSignal.timeout`: Node may collect a timeout that
+ * only `any` refers to, and then the timeout never comes (nodejs/node issue 57736).
+ */
+export async function request(
+  url: string | URL,
+  init: RequestInit,
+  signal: AbortSignal,
+): Promise<Answer> {
+  const controller = new AbortController();
+  const abort = () => {
+    controller.abort();
+  };
+  const limit = setTimeout(() => {
+    controller.abort(new DOMException("no answer in time", "TimeoutError"));
+  }, REQUEST_TIMEOUT_MS);
+  signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
+  try {
+    const response = await fetch(url, { ...init, signal: controller.signal });
+    const body = Buffer.from(await response.arrayBuffer());
+    return { status: response.status, headers: response.headers, body };
+  } finally {
+    clearTimeout(limit);
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+const ENTITIES: Readonly<Record<string, string>> = {
+  "&#39;": "'",
+  "&apos;": "'",
+  "&#34;": '"',
+  "&quot;": '"',
+  "&lt;": "<",
+  "&gt;": ">",
+  "&amp;": "&",
+};
+
+/** The S3 error in an answer. */
+export function failureOfAnswer({ status, body }: Answer): Failure {
+  const text = body.subarray(0, 4096).toString();
+  const code = /<Code>([^<]+)<\/Code>/.exec(text)?.[1] ?? `HTTP ${status}`;
+  const message = /<Message>([^<]*)<\/Message>/.exec(text)?.[1] ?? "";
+  return { status, code, message: message.replace(/&[\w#]+;/g, (text) => ENTITIES[text] ?? text) };
+}
+
+const Thrown = v.object({
+  name: v.optional(v.string(), "Error"),
+  code: v.optional(v.unknown()),
+  message: v.optional(v.string(), ""),
+  cause: v.optional(v.unknown()),
+  $metadata: v.optional(v.object({ httpStatusCode: v.optional(v.number()) })),
+});
+
+/**
+ * What the AWS SDK or `fetch` threw. The outermost error says most about S3, the innermost cause
+ * most about the network.
+ */
+export function failureOf(error: unknown): Failure {
+  const thrown = v.safeParse(Thrown, error);
+  if (!thrown.success) return { code: "Error", message: String(error) };
+  const { name, code, message, cause, $metadata } = thrown.output;
+  const status = $metadata?.httpStatusCode;
+  // The SDK's message for an answer without a body, as every answer to HEAD is.
+  const hasNoBody = message === "UnknownError";
+  if (status !== undefined && hasNoBody) return { status, code: `HTTP ${status}`, message: "" };
+  if (status !== undefined) return { status, code: name, message };
+  if (cause !== undefined) return failureOf(cause);
+  return { code: typeof code === "string" ? code : name, message };
+}

@@ -105,7 +105,12 @@ function endOfLine(text: string, position: number): number {
 type Lookup = (name: string) => string | undefined;
 
 /** A value, and where it ends. */
-function readValue(text: string, start: number, lookup: Lookup, where: string): { value: string; end: number } {
+function readValue(
+  text: string,
+  start: number,
+  lookup: Lookup,
+  where: string,
+): { value: string; end: number } {
   const quote = text[start];
   if (quote !== "'" && quote !== '"') {
     const [line = ""] = text.slice(start, endOfLine(text, start)).split(/\n| #/, 1);
@@ -115,10 +120,12 @@ function readValue(text: string, start: number, lookup: Lookup, where: string): 
   const body = new RegExp(`((?:[^\\\\${quote}]|\\\\[\\s\\S])*)${quote}`, "y");
   const found = matchAt(body, text, start + 1);
   if (!found) throw new DotenvError(`${where} has a quote without an end; close it`);
-  const value = (found.match[1] ?? "").replaceAll(`\\${quote}`, quote);
-  return { value: quote === "'" ? value : substitute(unescape(value), lookup, where), end: found.end };
+  const content = (found.match[1] ?? "").replaceAll(`\\${quote}`, quote);
+  const value = quote === "'" ? content : substitute(unescape(content), lookup, where);
+  return { value, end: found.end };
 }
 
+// biome-ignore format: a table of escapes
 const ESCAPES: Readonly<Record<string, string>> = {
   a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v", '"': '"', "\\": "\\", $: "$$",
 };
@@ -128,8 +135,7 @@ function unescape(value: string): string {
 }
 
 /** A reference: `$$`, `$NAME`, `${NAME}` or `${NAME<operator>word}`. A `${` alone is malformed. */
-const REFERENCE =
-  /\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])([^{}]*))?\}|\{)/g;
+const REFERENCE = /\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])([^{}]*))?\}|\{)/g;
 
 /** Compose's interpolation. */
 function substitute(value: string, lookup: Lookup, where: string): string {
@@ -140,7 +146,8 @@ function substitute(value: string, lookup: Lookup, where: string): string {
       const name = bare ?? braced;
       if (name === undefined) {
         throw new DotenvError(
-          `${where} has a "${whole}" that Compose takes for a reference; put the value into single quotes`,
+          `${where} has a "${whole}" that Compose takes for a reference; ` +
+            "put the value into single quotes",
         );
       }
       const found = lookup(name);
@@ -167,35 +174,43 @@ function ifUnset(name: string, operator: string, word: string, where: string): s
 const PLAIN = /^[\w.,:/@%+=-]+$/;
 
 /**
- * A value as Compose and a shell read it back: as it is, in single quotes, or, where quotes would
- * be in the way, as a JSON string in single quotes, which authentik decodes.
+ * Quotes a value so that Compose and a shell read it back. The result is the value itself, or the
+ * value in single quotes. A value with single quotes or control characters becomes a JSON string in
+ * single quotes, which authentik decodes.
  *
- * @returns undefined where that cannot be, because the variable is not authentik's
+ * @returns undefined when only a JSON string is possible, and the variable is not authentik's
  */
 export function quoteDotenv(name: string, value: string): string | undefined {
   if (PLAIN.test(value)) return value;
   if (!/['\p{Cc}]|\\$/u.test(value)) return `'${value}'`;
   const decoded = decodeValue(value);
   if (!name.startsWith("AUTHENTIK_") || typeof decoded !== "string") return undefined;
-  const json = JSON.stringify(decoded).replaceAll("'", "\\u0027").replace(/\p{Cc}/gu, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  return `'${json}'`;
+  return `'${JSON.stringify(decoded).replace(/['\p{Cc}]/gu, unicodeEscape)}'`;
 }
 
-/** A file's text with other values, and what became of the old ones. */
+function unicodeEscape(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+}
+
+/** A file's text with new values, and the old values. */
 export interface Merged {
   text: string;
-  /** Names of variables that had another value, or none that stays, with that value. */
+  /** The variables that had another value or were removed, with the old value. */
   replaced: { name: string; old: string; removed: boolean }[];
 }
 
 /**
- * Puts variables into a file's text. Its other lines and all comments stay as they are, an old
- * value is replaced where it stands, and what would override or contradict the new ones goes.
+ * Puts variables into a file's text. An old value is replaced in place. Variables that would
+ * override or contradict the new ones are removed. Other lines and all comments stay.
  *
  * @param lines names to quoted values
- * @param env names to values, by which a change is told
+ * @param env names to values, to compare with the old ones
  */
-export function mergeDotenv(text: string, lines: Readonly<Record<string, string>>, env: Readonly<Record<string, string>>): Merged {
+export function mergeDotenv(
+  text: string,
+  lines: Readonly<Record<string, string>>,
+  env: Readonly<Record<string, string>>,
+): Merged {
   const replaced: Merged["replaced"] = [];
   const done = new Set<string>();
   let merged = "";
@@ -203,18 +218,21 @@ export function mergeDotenv(text: string, lines: Readonly<Record<string, string>
   for (const { name, value = "", start, valueStart, valueEnd, end, hasSign } of parseDotenv(text)) {
     if (!isSuperseded(name, env)) continue;
     const line = done.has(name) || !hasSign ? undefined : lines[name];
-    if (line === undefined || !isSame(env[name] ?? "", value)) replaced.push({ name, old: value, removed: line === undefined });
-    merged += line === undefined ? text.slice(position, start) : text.slice(position, valueStart) + line;
-    position = line === undefined ? end : valueEnd;
-    if (line !== undefined) done.add(name);
+    const removed = line === undefined;
+    if (removed || !isSame(env[name] ?? "", value)) replaced.push({ name, old: value, removed });
+    merged += removed ? text.slice(position, start) : text.slice(position, valueStart) + line;
+    position = removed ? end : valueEnd;
+    if (!removed) done.add(name);
   }
   merged += text.slice(position);
-  const missing = Object.entries(lines).filter(([name]) => !done.has(name)).map(([name, line]) => `${name}=${line}\n`);
+  const missing = Object.entries(lines)
+    .filter(([name]) => !done.has(name))
+    .map(([name, line]) => `${name}=${line}\n`);
   const gap = merged === "" || merged.endsWith("\n") || missing.length === 0 ? "" : "\n";
   return { text: merged + gap + missing.join(""), replaced };
 }
 
-/** Whether authentik reads the same of both: a value may have been written as a JSON string. */
+/** Whether authentik reads both as the same value. A value may be written as a JSON string. */
 function isSame(left: string, right: string): boolean {
   return JSON.stringify(decodeValue(left)) === JSON.stringify(decodeValue(right));
 }

@@ -227,7 +227,7 @@ describe("what a workflow says of itself", () => {
   });
 
   it("is refused where it is no pull request's, or no JSON", async () => {
-    expect(await failureOf(eventOf({ schedule: "17 3 * * *" }))).to.contain("not a pull request's");
+    expect(await failureOf(eventOf({ schedule: "17 3 * * *" }))).to.contain("not a pull request");
     expect(await failureOf(eventOf("{"))).to.contain("cannot be read");
     expect(await failureOf(readPullRequest({}))).to.contain("GITHUB_EVENT_PATH is not set");
   });

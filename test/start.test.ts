@@ -94,7 +94,7 @@ describe("npm start", function () {
 
   it("says in one line that the tool is missing, and throws the data away", async () => {
     const { text } = await start({ PATH: PATH_WITHOUT_PULUMI });
-    expect(text.split("\n").filter((line) => line.includes("command line tool is not here"))).to.have.length(1);
+    expect(text.split("\n").filter((line) => line.includes("command line tool is not installed"))).to.have.length(1);
     expect(await readdir(join(dir, "data"))).to.deep.equal([]);
   });
 

@@ -2,7 +2,7 @@
 import { PulumiError } from "../lib/pulumi.ts";
 import { outputOf, policyArgs, runEngine, type EngineOptions, type EngineRun } from "./engine.ts";
 import { PlanError, planOf, type Plan } from "./plan.ts";
-import { failedReport, reportOn, type Operation, type PlanReport } from "./report.ts";
+import { failedReport, FIXED_PROPERTIES, reportOn, type Operation, type PlanReport } from "./report.ts";
 import { lookUpTypes } from "./resource-types.ts";
 import { redactDeep } from "./secrets.ts";
 
@@ -35,7 +35,7 @@ export async function reportOnRun(
   const { deletionAllowed, commit, operation } = options;
   const typeOf = await lookUpTypes(plan.steps.map(({ type }) => type));
   const report = reportOn(stack, plan, { deletionAllowed, commit, operation, typeOf });
-  return redactDeep(report, run.redact);
+  return redactDeep(report, run.redact, { except: FIXED_PROPERTIES });
 }
 
 /** The message of an error of the tool or of its output. Any other error is a defect. */

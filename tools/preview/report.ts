@@ -35,6 +35,9 @@ export interface PlanReport {
   unchanged: number;
 }
 
+/** The properties of a report with words of this program. They are never data, so that no secret is in them. */
+export const FIXED_PROPERTIES: readonly string[] = ["operation", "action", "risk", "severity"];
+
 /** The changes below one component. */
 export interface Group {
   /** Name of the component; empty for the stack's outputs. */

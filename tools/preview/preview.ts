@@ -2,7 +2,7 @@
 import { PulumiError } from "../lib/pulumi.ts";
 import { outputOf, policyArgs, runEngine, type EngineOptions, type EngineRun } from "./engine.ts";
 import { PlanError, planOf, type Plan } from "./plan.ts";
-import { failedReport, reportOn, type Operation, type PlanReport } from "./report.ts";
+import { failedReport, FIXED_PROPERTIES, reportOn, type Operation, type PlanReport } from "./report.ts";
 import { lookUpTypes } from "./resource-types.ts";
 import { redactDeep } from "./secrets.ts";
 
@@ -15,7 +15,10 @@ export interface PreviewOptions extends EngineOptions {
   refresh?: boolean | undefined;
 }
 
-/** Previews a stack with the policy pack. It does not throw when the preview fails: the report has the failure. */
+/**
+ * Previews a stack with the policy pack. It does not throw when the preview fails: the report has
+ * the failure.
+ */
 export async function preview(stack: string, options: PreviewOptions): Promise<PlanReport> {
   try {
     const run = await runEngine("preview", stack, await planArgs(options), options);
@@ -35,7 +38,7 @@ export async function reportOnRun(
   const { deletionAllowed, commit, operation } = options;
   const typeOf = await lookUpTypes(plan.steps.map(({ type }) => type));
   const report = reportOn(stack, plan, { deletionAllowed, commit, operation, typeOf });
-  return redactDeep(report, run.redact);
+  return redactDeep(report, run.redact, { except: FIXED_PROPERTIES });
 }
 
 /** The message of an error of the tool or of its output. Any other error is a defect. */
@@ -60,7 +63,10 @@ export type Drift =
   | { kind: "drift"; report: PlanReport }
   | { kind: "error"; report: PlanReport };
 
-/** Compares the stack with its server, and changes neither. When that fails, the result is an error, never "no drift". */
+/**
+ * Compares the stack with its server, and changes neither. When that fails, the result is an error,
+ * never "no drift".
+ */
 export async function checkDrift(stack: string, options: EngineOptions): Promise<Drift> {
   try {
     const args = ["--refresh", "--expect-no-changes"];
@@ -79,7 +85,10 @@ export async function checkDrift(stack: string, options: EngineOptions): Promise
   }
 }
 
-/** The plan of a run that must have a complete one. When the tool failed, the plan has not succeeded, whatever its events say. */
+/**
+ * The plan of a run that must have a complete one. When the tool failed, the plan has not
+ * succeeded, whatever its events say.
+ */
 export function completePlan(run: Omit<EngineRun, "redact">): Plan {
   const plan = planOf(run.events);
   if (run.code === 0 && plan.succeeded) return plan;

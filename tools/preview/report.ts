@@ -35,6 +35,12 @@ export interface PlanReport {
   unchanged: number;
 }
 
+/**
+ * The properties of a report with words of this program. They are never data, so that no secret is
+ * in them.
+ */
+export const FIXED_PROPERTIES: readonly string[] = ["operation", "action", "risk", "severity"];
+
 /** The changes below one component. */
 export interface Group {
   /** Name of the component; empty for the stack's outputs. */
@@ -86,8 +92,8 @@ export interface ReportOptions {
 }
 
 /**
- * The report on a plan. It fails when a bucket would be deleted and that is not allowed, when a mandatory policy is violated, and
- * when the plan is not complete.
+ * The report on a plan. It fails when a bucket would be deleted and that is not allowed, when a
+ * mandatory policy is violated, and when the plan is not complete.
  */
 export function reportOn(stack: string, plan: Plan, options: ReportOptions): PlanReport {
   const { deletionAllowed, typeOf, commit, operation = "preview" } = options;

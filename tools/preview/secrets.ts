@@ -1,4 +1,7 @@
-/** Redacts the secrets of the environment in everything that is shown. */
+/**
+ * Redacts the secrets of the environment in everything that is shown. What is judged stays as the
+ * engine wrote it.
+ */
 import type { EngineEvent } from "./plan.ts";
 
 export type Redact = (text: string) => string;
@@ -8,8 +11,8 @@ const MIN_SECRET_LENGTH = 8;
 const MARK = "[secret]";
 
 /**
- * Redacts the keys and tokens of the environment, which a server or a provider may quote in an error. The engine redacts the
- * secrets of the stack's config.
+ * Redacts the keys and tokens of the environment, which a server or a provider may quote in an
+ * error. The engine redacts the secrets of the stack's config.
  */
 export function redactor(env: NodeJS.ProcessEnv): Redact {
   const secrets = Object.entries(env).flatMap(([name, value = ""]) =>
@@ -21,59 +24,68 @@ export function redactor(env: NodeJS.ProcessEnv): Redact {
   return (text) => longestFirst.reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text);
 }
 
+export interface RedactOptions {
+  /** Whether names of properties are data too, and not only a fixed structure. */
+  names?: boolean;
+  /** Properties that stay as they are. */
+  except?: readonly string[];
+}
+
 /**
- * A copy in which every string is redacted, at any depth, names of properties included. A property that is added later is
- * therefore redacted too.
+ * A copy in which every string is redacted, at any depth. A property that is added later is
+ * therefore redacted too, unless it is in `except`.
  */
-export function redactDeep<T extends object>(value: T, redact: Redact): T {
+export function redactDeep<T extends object>(
+  value: T,
+  redact: Redact,
+  options: RedactOptions = {},
+): T {
   const copy = structuredClone(value);
-  redactIn(copy, redact);
+  redactIn(copy, redact, options);
   return copy;
 }
 
-function redactIn(target: object, redact: Redact): void {
+function redactIn(target: object, redact: Redact, options: RedactOptions): void {
+  const { names = false, except = [] } = options;
   for (const [key, value] of Object.entries(target)) {
-    const name = Array.isArray(target) ? key : redact(key);
+    if (except.includes(key)) continue;
+    const name = names && !Array.isArray(target) ? redact(key) : key;
     if (name !== key) Reflect.deleteProperty(target, key);
-    Reflect.set(target, name, redactValue(value, redact));
+    Reflect.set(target, name, redactValue(value, redact, options));
   }
 }
 
-function redactValue(value: unknown, redact: Redact): unknown {
+function redactValue(value: unknown, redact: Redact, options: RedactOptions): unknown {
   if (typeof value === "string") return redact(value);
   // A secret of digits alone may have become a number.
   if (typeof value === "number") return redact(String(value)) === String(value) ? value : MARK;
-  if (typeof value === "object" && value !== null) redactIn(value, redact);
+  if (typeof value === "object" && value !== null) redactIn(value, redact, options);
   return value;
 }
 
 /**
- * The event without secrets. Only the names by which a plan is judged stay as the engine wrote them, since a secret may be a
- * part of a type's name. They are redacted in the report, after the plan was judged.
+ * The event without secrets in the properties of its resource, before any of them is shortened.
+ * Everything else is redacted in the report, after the plan was judged: a secret may be a part of a
+ * type's name.
  */
 export function redactEvent(event: EngineEvent, redact: Redact): EngineEvent {
-  const redacted = redactDeep(event, redact);
   const { resourcePreEvent, resOutputsEvent } = event;
   return {
-    ...redacted,
-    ...(resourcePreEvent && { resourcePreEvent: withNames(redacted.resourcePreEvent, resourcePreEvent) }),
-    ...(resOutputsEvent && { resOutputsEvent: withNames(redacted.resOutputsEvent, resOutputsEvent) }),
+    ...event,
+    ...(resourcePreEvent && { resourcePreEvent: redactStep(resourcePreEvent, redact) }),
+    ...(resOutputsEvent && { resOutputsEvent: redactStep(resOutputsEvent, redact) }),
   };
 }
 
 type StepEvent = NonNullable<EngineEvent["resourcePreEvent"]>;
+type EventState = StepEvent["metadata"]["old"];
 
-function withNames(redacted: StepEvent | undefined, { metadata }: StepEvent): StepEvent {
-  const { op, urn, type, old, new: next } = metadata;
-  const clean = redacted?.metadata ?? metadata;
-  return {
-    metadata: {
-      ...clean,
-      op,
-      urn,
-      type,
-      old: clean.old && { ...clean.old, id: old?.id ?? "", parent: old?.parent ?? "" },
-      new: clean.new && { ...clean.new, id: next?.id ?? "", parent: next?.parent ?? "" },
-    },
-  };
+function redactStep({ metadata }: StepEvent, redact: Redact): StepEvent {
+  const redactState = (state: EventState) =>
+    state && {
+      ...state,
+      inputs: redactDeep(state.inputs, redact, { names: true }),
+      outputs: redactDeep(state.outputs, redact, { names: true }),
+    };
+  return { metadata: { ...metadata, old: redactState(metadata.old), new: redactState(metadata.new) } };
 }

@@ -58,7 +58,7 @@ const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unkn
 async function stackValues(folder: LocalFolder, endpoint: string): Promise<StackValues> {
   const { config } = await readStackFile(join(REPOSITORY, `Pulumi.${STACK}.yaml`));
   // Any namespace counts: the project may have another name, and only this command reads `local:`.
-  const plain = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value]);
+  const plain = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value] as const);
   return {
     plain: { ...Object.fromEntries(plain), endpoint },
     secrets: {
@@ -163,9 +163,10 @@ async function writeStackFile(
   const file = join(workDir, `Pulumi.${STACK}.yaml`);
   const { config: before, ...encryption } = await readStackFile(file);
   const qualified = (key: string) => `${project}:${key}`;
-  const config = Object.fromEntries([
-    ...Object.entries(plain).map(([key, value]) => [qualified(key), value]),
-    ...Object.entries(before).filter(([key]) => Object.keys(secrets).map(qualified).includes(key)),
+  const secretKeys = Object.keys(secrets).map(qualified);
+  const config: Record<string, unknown> = Object.fromEntries([
+    ...Object.entries(plain).map(([key, value]) => [qualified(key), value] as const),
+    ...Object.entries(before).filter(([key]) => secretKeys.includes(key)),
   ]);
   await writeFileAtomic(file, stringify({ ...encryption, config }), { mode: 0o600 });
   return Object.entries(secrets).filter(([key]) => !(qualified(key) in before));

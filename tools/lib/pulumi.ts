@@ -20,6 +20,8 @@ export interface PulumiOptions extends StackLocation {
   /** Written to standard input. Secrets go here: every user of the machine can read arguments. */
   input?: string;
   timeoutMs: number;
+  /** The command's option that raises the limit, e.g. `--timeout`. Messages name it. */
+  timeoutOption?: string;
   /** Stops the tool in order. */
   signal?: AbortSignal | undefined;
   /** How long the tool may take to stop in order before it is killed. The default is 10 s. */
@@ -63,9 +65,7 @@ export async function runPulumi(
   const { workDir = REPOSITORY, envVars = {}, input = "", onLine } = options;
   const program = options.program ?? (await onPath("pulumi"));
   if (program === undefined) {
-    throw new PulumiError(
-      "pulumi is not on PATH; install it: https://www.pulumi.com/docs/install",
-    );
+    throw new PulumiError("pulumi is not on PATH; install it: https://www.pulumi.com/docs/install");
   }
   if (options.signal?.aborted === true) throw new PulumiError(STOPPED);
   const child = spawn(program, [...args, "--non-interactive"], {
@@ -100,7 +100,10 @@ export async function runPulumi(
  *
  * @throws PulumiError with the tool's own message
  */
-export async function pulumiJson(args: readonly string[], options: PulumiOptions): Promise<unknown> {
+export async function pulumiJson(
+  args: readonly string[],
+  options: PulumiOptions,
+): Promise<unknown> {
   const result = await runPulumi([...args, "--json"], options);
   if (result.code !== 0) throw new PulumiError(messageOf(result));
   const value: unknown = JSON.parse(result.stdout);
@@ -146,8 +149,9 @@ const STOPPED = "stopped; pulumi was told to finish what it had begun";
  */
 function limitTo(
   child: ChildProcess,
-  { timeoutMs, signal, graceMs = DEFAULT_GRACE_MS, isUpdate = false }: PulumiOptions,
+  options: PulumiOptions,
 ): { throwIfStopped: () => void; end: () => void } {
+  const { timeoutMs, timeoutOption, signal, graceMs = DEFAULT_GRACE_MS, isUpdate = false } = options;
   let reason: string | undefined;
   let forced: NodeJS.Timeout | undefined;
   const stop = (why: string) => {
@@ -157,8 +161,9 @@ function limitTo(
     forced = setTimeout(() => { killGroup(child, "SIGKILL"); }, graceMs);
   };
   const seconds = Math.round(timeoutMs / 1000);
+  const hint = timeoutOption === undefined ? "" : `, or raise the limit with ${timeoutOption}`;
   const timer = setTimeout(() => {
-    stop(`pulumi did not end within ${seconds} s; run it again, or raise the limit with --timeout`);
+    stop(`pulumi did not end within ${seconds} s; run it again${hint}`);
   }, timeoutMs);
   const onAbort = () => { stop(STOPPED); };
   const onExit = () => {

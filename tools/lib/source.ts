@@ -82,7 +82,8 @@ export async function readStack(name: string, location: StackLocation = {}): Pro
     askPulumi(name, ["config"], location),
   ]);
   const configKeys = Object.keys(v.parse(v.record(v.string(), v.unknown()), config));
-  return sourceOfOutputs(name, outputs, configKeys.some((key) => key.endsWith(":adminAccessKey")));
+  const hasAdminKeys = configKeys.some((key) => key.endsWith(":adminAccessKey"));
+  return sourceOfOutputs(name, outputs, hasAdminKeys);
 }
 
 /**
@@ -137,7 +138,8 @@ export async function readEnvFile(
   const env = Object.fromEntries(
     entries.flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])),
   );
-  const { warnings, ...read } = readEnv(env, release, (file) => readFileSync(resolve(file), "utf8"));
+  const readFileOfVariable = (file: string) => readFileSync(resolve(file), "utf8");
+  const { warnings, ...read } = readEnv(env, release, readFileOfVariable);
   return {
     name: `env file "${path}"`,
     env,
@@ -153,7 +155,8 @@ function unsetReferences({ name, unset }: Entry): string[] {
   if (!isStorageVariable(name) || unset.length === 0) return [];
   const references = unset.map((variable) => `"$${variable}"`).join(", ");
   return [
-    `${name}: Compose replaces ${references} in its value by nothing; put the value into single quotes`,
+    `${name}: Compose replaces ${references} in its value by nothing; ` +
+      "put the value into single quotes",
   ];
 }
 

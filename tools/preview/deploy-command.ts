@@ -50,8 +50,8 @@ interface Options {
 const command = new Command("deploy")
   .usage("<stack> [options]")
   .description(
-    "Previews a stack, refuses to delete or replace a bucket, brings the stack up with the policy pack, " +
-      "and verifies its bucket.",
+    "Previews a stack, refuses to delete or replace a bucket, brings the stack up with the policy " +
+      "pack, and verifies its bucket.",
   )
   .argument("<stack>", "the stack")
   .option("--commit <sha>", "the commit that is deployed")
@@ -92,8 +92,8 @@ async function verifyStack(stack: string, signal: AbortSignal): Promise<void> {
   const source = await readStack(stack);
   if (!hasOwnKeys(source)) {
     console.log(
-      "The stack is up. Its bucket was not verified: authentik uses a role or a profile that this machine does not have. " +
-        `Run this where authentik runs: npm run verify -- ${stack}`,
+      "The stack is up. Its bucket was not verified: authentik uses a role or a profile that this " +
+        `machine does not have. Run this where authentik runs: npm run verify -- ${stack}`,
     );
     return;
   }
@@ -133,8 +133,8 @@ async function checkNewest(gitHub: GitHub, commit: string): Promise<void> {
   const head = await gitHub.headOf(branch);
   if (head === commit) return;
   throw new UsageError(
-    `nothing is done: the commit ${commit} is not the newest of the branch "${branch}", which is ${head}. ` +
-      "The run of that commit deploys both. " +
+    `nothing is done: the commit ${commit} is not the newest of the branch "${branch}", ` +
+      `which is ${head}. The run of that commit deploys both. ` +
       "To go back to an earlier state, revert on the branch, or deploy with --allow-older-commit.",
   );
 }

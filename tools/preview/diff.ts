@@ -61,7 +61,9 @@ function compare(path: readonly string[], before: unknown, after: unknown): Chan
   if (SECRET_NAME.test(name) && !isRecord(old) && !isRecord(next)) {
     return [secretChange(path, before, after)];
   }
-  if (Array.isArray(old) || Array.isArray(next)) return compareLists(path, listOf(old), listOf(next));
+  if (Array.isArray(old) || Array.isArray(next)) {
+    return compareLists(path, listOf(old), listOf(next));
+  }
   const [left, right] = isRecord(old) || isRecord(next) ? [recordOf(old), recordOf(next)] : [];
   if (!left || !right) return changed(path, before, after);
   const keys = new Set([...Object.keys(left), ...Object.keys(right)]);
@@ -86,7 +88,9 @@ function compareLists(
   const removed = without(before, after);
   const added = without(after, before);
   const property = label(path);
-  if (removed.length + added.length === 0) return [{ property, removed: [], added: [], note: "in another order" }];
+  if (removed.length + added.length === 0) {
+    return [{ property, removed: [], added: [], note: "in another order" }];
+  }
   return [{ property, removed: removed.map(shown), added: added.map(shown) }];
 }
 

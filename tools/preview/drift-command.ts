@@ -23,7 +23,8 @@ const STATUS: Readonly<Record<Drift["kind"], number>> = { none: 0, drift: 1, err
 const command = new Command("drift")
   .usage("<stack> [options]")
   .description(
-    "Compares a stack with its server (pulumi preview --refresh --expect-no-changes). It changes neither.",
+    "Compares a stack with its server (pulumi preview --refresh --expect-no-changes). " +
+      "It changes neither.",
   )
   .argument("<stack>", "the stack")
   .option("--issue", "write the result to an issue of the repository")

@@ -15,7 +15,10 @@ export interface EngineOptions extends StackLocation {
 
 /** What a run of the engine left. */
 export interface EngineRun {
-  /** Without secrets, except in the names by which the events are judged. */
+  /**
+   * Without secrets in the properties of resources. `redact` removes the others after the
+   * judgement.
+   */
   events: EngineEvent[];
   /** Redacts the secrets of the tool's environment. */
   redact: Redact;
@@ -65,8 +68,16 @@ export async function runEngine(
     }
   };
   const all = [command, "--json", "--color", "never", "--stack", stack, ...args];
-  const limits = { timeoutMs, signal, graceMs: GRACE_MS[command], isUpdate: command === "up" };
-  const { code, stderr } = await runPulumi(all, { workDir, envVars, ...limits, onLine });
+  const { code, stderr } = await runPulumi(all, {
+    workDir,
+    envVars,
+    signal,
+    onLine,
+    timeoutMs,
+    timeoutOption: "--timeout",
+    graceMs: GRACE_MS[command],
+    isUpdate: command === "up",
+  });
   if (misread) throw misread;
   return { events, redact, code, output: redact(`${rest.text}${stderr}`.trim()) };
 }
@@ -94,5 +105,10 @@ export async function policyArgs(
 }
 
 async function exists(path: string): Promise<boolean> {
-  return access(path).then(() => true, () => false);
+  try {
+    await access(path);
+    return true;
+  } catch {
+    return false;
+  }
 }

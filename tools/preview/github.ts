@@ -222,9 +222,10 @@ export class GitHub {
     await this.retry(`write the issue "${title}"`, async () => {
       const author = await this.account();
       // The label does not count: people may change it.
-      const query = { ...this.place, creator: author, state: "all", sort: "created" } as const;
+      const order = { state: "all", sort: "created", per_page: PAGE_SIZE } as const;
+      const query = { ...this.place, creator: author, ...order };
       const found = await this.find(
-        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...query, per_page: PAGE_SIZE, page }),
+        (page) => this.call("GET /repos/{owner}/{repo}/issues", { ...query, page }),
         (issue) =>
           issue.user?.login === author &&
           issue.body?.startsWith(marker) === true &&
@@ -304,14 +305,17 @@ function requestedWait({ status, response }: RequestError): number | undefined {
 const ADVICE: Readonly<Record<number, string>> = {
   401: "The token is not valid: pass GITHUB_TOKEN to the step.",
   403:
-    "The token may not do this: give the job the permission (pull-requests: write, or issues: write), " +
-    "or wait for the rate limit.",
-  404: "It does not exist, or the token may not see it: check GITHUB_REPOSITORY and the job's permissions.",
+    "The token is not allowed to do this: give the job the permission " +
+    "(pull-requests: write, or issues: write), or wait for the rate limit.",
+  404:
+    "It does not exist, or the token is not allowed to see it: " +
+    "check GITHUB_REPOSITORY and the job's permissions.",
 };
 
 function failure(purpose: string, error: RequestError): GitHubError {
-  const otherAdvice = error.status >= 500 ? "GitHub does not answer; run the job again." : "";
-  const message = `could not ${purpose}: HTTP ${error.status}, ${error.message}. ${ADVICE[error.status] ?? otherAdvice}`;
+  const temporary = error.status >= 500 ? "GitHub does not answer; run the job again." : "";
+  const advice = ADVICE[error.status] ?? temporary;
+  const message = `could not ${purpose}: HTTP ${error.status}, ${error.message}. ${advice}`;
   return new GitHubError(message.trimEnd(), { cause: error });
 }
 

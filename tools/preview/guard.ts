@@ -88,7 +88,8 @@ function riskOf(op: string, all: readonly Step[]): BucketAtRisk["risk"] | undefi
  */
 function isProtected(risk: BucketAtRisk["risk"], all: readonly Step[]): boolean {
   if (!all.some(({ before }) => before?.protect === true)) return false;
-  return risk === "deleted" || (risk === "replaced" && all.some(({ after }) => after?.protect === true));
+  if (risk === "replaced") return all.some(({ after }) => after?.protect === true);
+  return risk === "deleted";
 }
 
 function atRisk(

@@ -39,7 +39,8 @@ export function outcomeOf(needs: string, origin: Origin): { ok: boolean; text: s
 function skipReason({ isFork, author, actor }: Origin, hasNoStacks: boolean): string | undefined {
   if (hasNoStacks) return "there is no Pulumi.<stack>.yaml except the local stack's.";
   const instead =
-    "To preview it, a maintainer can review the change, push it to this repository and open another pull request.";
+    "To preview it, a maintainer can review the change, push it to this repository " +
+    "and open another pull request.";
   if (isFork) return `the pull request comes from a fork, and forks get no credentials. ${instead}`;
   if ([author, actor].includes("dependabot[bot]")) {
     return `the pull request comes from Dependabot, which gets no credentials. ${instead}`;

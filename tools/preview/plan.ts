@@ -131,10 +131,10 @@ export function parseEvent(line: string, redact = (text: string): string => text
     return v.parse(Event, JSON.parse(line));
   } catch (error) {
     const shown = JSON.stringify(redact(line).slice(0, 200));
-    const hint = "this version of pulumi may be too old or too new; the workflows name one that works";
-    throw new PlanError(`pulumi printed a line that is not an event of its engine: ${shown} (${hint})`, {
-      cause: error,
-    });
+    const message =
+      `pulumi printed a line that is not an event of its engine: ${shown} ` +
+      "(this version of pulumi may be too old or too new; the workflows name one that works)";
+    throw new PlanError(message, { cause: error });
   }
 }
 
@@ -142,9 +142,10 @@ const STACK_TYPE = "pulumi:pulumi:Stack";
 
 /** The plan in these events. A plan without the engine's summary at the end has not succeeded. */
 export function planOf(events: readonly EngineEvent[]): Plan {
-  const before = events.flatMap(({ resourcePreEvent }) => (resourcePreEvent ? [resourcePreEvent.metadata] : []));
-  const after = events.flatMap(({ resOutputsEvent }) => (resOutputsEvent ? [resOutputsEvent.metadata] : []));
-  const steps = before.filter(({ op, type }) => op !== "refresh" && type !== STACK_TYPE).map(stepOf);
+  const before = events.flatMap(({ resourcePreEvent }) => resourcePreEvent?.metadata ?? []);
+  const after = events.flatMap(({ resOutputsEvent }) => resOutputsEvent?.metadata ?? []);
+  const planned = before.filter(({ op, type }) => op !== "refresh" && type !== STACK_TYPE);
+  const steps = planned.map(stepOf);
   const changed = steps.filter(({ op }) => op !== "same");
   const same = steps.filter(
     (step) => step.op === "same" && !changed.some((other) => isOfSame(other, step)),
@@ -161,7 +162,7 @@ export function planOf(events: readonly EngineEvent[]): Plan {
     unprotected: steps.filter(losesProtection),
     outputs: stack && { before: plain(stack.old?.outputs ?? {}), after: plain(stack.new?.outputs ?? {}) },
     diagnostics: events.flatMap(diagnosticOf),
-    violations: events.flatMap(({ policyEvent }) => (policyEvent ? [violationOf(policyEvent)] : [])),
+    violations: events.flatMap(({ policyEvent }) => policyEvent ?? []).map(violationOf),
   };
 }
 
@@ -182,9 +183,13 @@ export function isOfSame(left: Step, right: Step): boolean {
   return left.urn === right.urn && left.before?.id === right.before?.id;
 }
 
-function stepOf({ op, urn, type, old, new: next, keys, diffs, detailedDiff, logical }: StepMetadata): Step {
+function stepOf(metadata: StepMetadata): Step {
+  const { op, urn, type, logical, old, new: next, keys, diffs, detailedDiff } = metadata;
   return {
-    op, urn, type, logical,
+    op,
+    urn,
+    type,
+    logical,
     name: nameOf(urn),
     before: old ? stateOf(old) : undefined,
     after: next ? stateOf(next) : undefined,

@@ -20,7 +20,8 @@ const command = new Command("previewed")
   .action(async () => {
     const { from, author } = await readPullRequest(process.env);
     const isFork = from !== required(process.env, "GITHUB_REPOSITORY");
-    const { ok, text } = outcomeOf(required(process.env, "NEEDS"), { isFork, author, actor: process.env.GITHUB_ACTOR });
+    const actor = process.env.GITHUB_ACTOR;
+    const { ok, text } = outcomeOf(required(process.env, "NEEDS"), { isFork, author, actor });
     console.log(text);
     await addToSummary(process.env, text);
     process.exitCode = ok ? 0 : 1;

@@ -71,7 +71,8 @@ function tail({ groups, unchanged, failure }: PlanReport): string {
 function alerts({ atRisk, deletionAllowed, unprotected }: PlanReport): string[] {
   const permission = deletionAllowed
     ? `The label ${code(DELETION_LABEL)} allows it.`
-    : `**This is refused until someone who may set labels adds the label ${code(DELETION_LABEL)} to the pull request.**`;
+    : `**This is refused until someone who may set labels adds the label ${code(DELETION_LABEL)} ` +
+      "to the pull request.**";
   const risks = atRisk.map((resource) => `**${md(riskText(resource))}**`);
   return [
     ...alert("CAUTION", risks.length === 0 ? [] : [...risks, permission]),
@@ -87,8 +88,11 @@ function unprotectedText(name: string): string {
   return `"${name}" loses its protection: a later change may delete or replace it.`;
 }
 
-const RETAINED = "would be removed from the state: it stays on the server with its files, and Pulumi no longer manages it.";
+const RETAINED =
+  "would be removed from the state: it stays on the server with its files, " +
+  "and Pulumi no longer manages it.";
 const DELETED = "would be deleted, with every file in it.";
+const UNKNOWN = "would go through an operation that this check does not know, and that may delete it.";
 const NEW_BUCKET = "would be replaced: authentik gets a new, empty bucket,";
 
 /** What would happen to a bucket: when it is deleted from the server, and when it stays there. */
@@ -102,19 +106,17 @@ const RISKS: Readonly<Record<BucketAtRisk["risk"], { deleted: string; retained: 
     deleted: `is left over from an earlier replacement, and ${DELETED}`,
     retained: `is left over from an earlier replacement, and ${RETAINED}`,
   },
-  unknown: {
-    deleted: "would go through an operation that this check does not know, and that may delete it.",
-    retained: "would go through an operation that this check does not know, and that may delete it.",
-  },
+  unknown: { deleted: UNKNOWN, retained: UNKNOWN },
 };
 
 /** What would happen to a bucket and its files. */
 function riskText({ name, bucket, risk, isProtected, isRetained }: BucketAtRisk): string {
   const which = bucket === undefined ? `"${name}"` : `"${bucket}" (${name})`;
   const what = RISKS[risk][isRetained ? "retained" : "deleted"];
-  const remedy =
-    risk === "replaced" ? "set protect to false as well." : "set protect to false in an earlier change.";
-  const refusal = isProtected ? ` It is protected, so Pulumi refuses: ${remedy}` : "";
+  const when = risk === "replaced" ? "as well" : "in an earlier change";
+  const refusal = isProtected
+    ? ` It is protected, so Pulumi refuses: set protect to false ${when}.`
+    : "";
   return `The bucket ${which} ${what}${refusal}`;
 }
 
@@ -122,14 +124,19 @@ function failures({ violations, diagnostics, failure }: PlanReport): string[] {
   const errors = diagnostics.filter(({ severity }) => severity === "error");
   const texts = errors.map(({ message }) => message);
   return [
-    ...(violations.length === 0 ? [] : [`**Policies**\n\n${fence(violations.map(violationText), "text")}`]),
-    ...(failure === undefined || texts.length === 0 ? [] : [`**Pulumi's messages**\n\n${fence(texts, "text")}`]),
+    ...section("Policies", violations.map(violationText)),
+    ...section("Pulumi's messages", failure === undefined ? [] : texts),
   ];
+}
+
+function section(title: string, lines: readonly string[]): string[] {
+  return lines.length === 0 ? [] : [`**${title}**\n\n${fence(lines, "text")}`];
 }
 
 function violationText({ policy, urn, message, isMandatory }: Violation): string {
   const subject = urn === "" ? "the stack" : nameOf(urn);
-  return `${isMandatory ? "error" : "warning"}: ${subject} violates the policy ${policy}: ${message}`;
+  const severity = isMandatory ? "error" : "warning";
+  return `${severity}: ${subject} violates the policy ${policy}: ${message}`;
 }
 
 function messages({ diagnostics, failure }: PlanReport): string[] {
@@ -140,7 +147,11 @@ function messages({ diagnostics, failure }: PlanReport): string[] {
   return [`<details><summary>Messages</summary>\n\n${fence(texts, "text")}\n\n</details>`];
 }
 
-function groupBlocks({ component, resources }: Group, count: number, operation: Operation): string[] {
+function groupBlocks(
+  { component, resources }: Group,
+  count: number,
+  operation: Operation,
+): string[] {
   const heading = component === "" || count === 1 ? [] : [`#### ${code(component)}`];
   return [...heading, ...resources.map((resource) => resourceBlock(resource, operation))];
 }
@@ -168,7 +179,8 @@ function title(
   return `${subject} ${operation === "update" ? "was to be" : "will be"} ${what}${cause}`;
 }
 
-const HIDDEN_CHANGE = "! The change does not show here: it is a secret, or an internal value of the provider.";
+const HIDDEN_CHANGE =
+  "! The change does not show here: it is a secret, or an internal value of the provider.";
 
 function changeLines({ action, changes }: ResourceChange): string[] {
   if (changes.length === 0 && action === "updated") return [HIDDEN_CHANGE];
@@ -249,7 +261,8 @@ export function renderText(report: PlanReport, { color }: { color: boolean }): s
   const plain = (text: string) => text;
   const permission = deletionAllowed
     ? "It is allowed."
-    : `This is not allowed. To allow it, add the label ${DELETION_LABEL} to the pull request, or use --allow-bucket-deletion here.`;
+    : `This is not allowed. To allow it, add the label ${DELETION_LABEL} to the pull request, ` +
+      "or use --allow-bucket-deletion here.";
   const paintOf: Readonly<Record<string, Line["paint"]>> = { "+": green, "-": red };
   const lines: Line[] = [
     { paint: bold, text: `${HEADINGS[operation]} of ${stack}: ${summary(report)}` },

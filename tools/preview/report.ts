@@ -1,14 +1,7 @@
 /** What a plan does, before it is rendered as Markdown or for a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
 import { bucketsAtRisk, type BucketAtRisk } from "./guard.ts";
-import {
-  isOfSame,
-  nameOf,
-  type Diagnostic,
-  type Plan,
-  type Step,
-  type Violation,
-} from "./plan.ts";
+import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
 import { labelOf, type TypeLookup } from "./resource-types.ts";
 
 /** The command that a report is about. `update` is `pulumi up`. */

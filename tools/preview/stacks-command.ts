@@ -15,7 +15,8 @@ Exit status: 0, or 2 when a stack's file cannot be read or has no valid provider
 
 const command = new Command("stacks")
   .description(
-    'Prints every stack with a file Pulumi.<stack>.yaml, except dev, as JSON: [{"stack":"prod","provider":"aws"}].',
+    "Prints every stack with a file Pulumi.<stack>.yaml, except dev, as JSON: " +
+      '[{"stack":"prod","provider":"aws"}].',
   )
   .option("--github-output", "also write stacks=... to the file in GITHUB_OUTPUT")
   .addHelpText("after", HELP)

@@ -29,6 +29,8 @@ const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
  */
 const PREVIEW_ENVIRONMENT = /-preview$/i;
 
+const Project = v.object({ name: v.string() });
+
 /**
  * Every stack with a file `Pulumi.<stack>.yaml` in this folder, except `dev`, sorted by name.
  *
@@ -36,7 +38,7 @@ const PREVIEW_ENVIRONMENT = /-preview$/i;
  */
 export async function findStacks(folder: string): Promise<StackEntry[]> {
   const files = await readdir(folder);
-  const { name: project } = v.parse(v.object({ name: v.string() }), await readYaml(join(folder, "Pulumi.yaml")));
+  const { name: project } = v.parse(Project, await readYaml(join(folder, "Pulumi.yaml")));
   const key = `${project}:provider`;
   const names = files
     .flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? [])
@@ -59,7 +61,8 @@ export async function findStacks(folder: string): Promise<StackEntry[]> {
  */
 export function checkStackName(name: string): string {
   // The name must not look like an option or a folder.
-  if (!NAME.test(name) || name.startsWith("-") || name.split("/").some((part) => /^\.{1,2}$/.test(part))) {
+  const isFolder = name.split("/").some((part) => /^\.{1,2}$/.test(part));
+  if (!NAME.test(name) || name.startsWith("-") || isFolder) {
     throw new StackError(
       `${JSON.stringify(name)} is not a valid stack name; use letters, digits, "-", "_" and ".", ` +
         'and not "." or ".." alone',
@@ -69,7 +72,8 @@ export function checkStackName(name: string): string {
     const other = name.replace(PREVIEW_ENVIRONMENT, "");
     throw new StackError(
       `the stack "${name}" would be deployed in the GitHub environment for previews of "${other}", ` +
-        "which has no reviewers; choose a name that does not end in -preview: pulumi stack rename <name>",
+        "which has no reviewers; choose a name that does not end in -preview: " +
+        "pulumi stack rename <name>",
     );
   }
   return name;
@@ -82,7 +86,8 @@ function checkEnvironments(names: readonly string[]): void {
     const other = seen.get(name.toLowerCase());
     if (other !== undefined) {
       throw new StackError(
-        `the stacks "${other}" and "${name}" would share one GitHub environment, because GitHub ignores case; ` +
+        `the stacks "${other}" and "${name}" would share one GitHub environment, ` +
+          "because GitHub ignores case; " +
           "rename one of them: pulumi stack rename <name>",
       );
     }

@@ -18,8 +18,8 @@ Examples:
 ignoreClosedOutput();
 const { dir } = new Command("npm start --")
   .description(
-    "Starts a local S3 server, brings the stack dev up on it, verifies its bucket as authentik uses it, " +
-      "and stops the server.",
+    "Starts a local S3 server, brings the stack dev up on it, verifies its bucket as authentik " +
+      "uses it, and stops the server.",
   )
   .option(
     "--dir <folder>",
@@ -31,16 +31,18 @@ const { dir } = new Command("npm start --")
 
 const progress = createProgress();
 try {
-  await interruptible((signal) =>
-    withLocalStack({ dir, signal, progress: progress.step, notice: progress.notice }, async (outputs) => {
+  await interruptible((signal) => {
+    const options = { dir, signal, progress: progress.step, notice: progress.notice };
+    return withLocalStack(options, async (outputs) => {
       const source = sourceOfOutputs("dev", outputs, true);
       progress.step("verifying the bucket as authentik uses it");
       const results = await verify(source, { signal });
       progress.stop();
-      console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}\n${renderResults(results, { color: isatty(1) })}`);
+      console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}`);
+      console.log(renderResults(results, { color: isatty(1) }));
       if (!allPassed(results)) process.exitCode = 1;
-    }),
-  );
+    });
+  });
 } catch (error) {
   progress.stop();
   console.error(`error: ${error instanceof Error ? error.message : String(error)}`);

@@ -141,7 +141,8 @@ export async function upWithEngine(
     await run(["cancel", "--yes", "--stack", STACK]);
     await up();
   });
-  const outputs = await pulumiJson(["stack", "output", "--show-secrets", "--stack", STACK], options);
+  const args = ["stack", "output", "--show-secrets", "--stack", STACK];
+  const outputs = await pulumiJson(args, options);
   return v.parse(v.record(v.string(), v.unknown()), outputs);
 }
 

@@ -39,8 +39,8 @@ export async function withLocalStack<T>(
   signal.throwIfAborted();
   if (!pulumi) {
     notice(
-      "The Pulumi command line tool is not installed and cannot be installed. The program runs without it: " +
-        "there is no state, and the data is deleted at the end.",
+      "The Pulumi command line tool is not installed and cannot be installed. The program runs " +
+        "without it: there is no state, and the data is deleted at the end.",
     );
   }
   // Without a state, the bucket of the last run would already exist.

@@ -43,7 +43,8 @@ interface Options {
 const command = new Command("preview")
   .usage("<stack> [options]")
   .description(
-    "Shows what pulumi up would change, with the policy pack. Refuses to delete or replace a bucket.",
+    "Shows what pulumi up would change, with the policy pack. " +
+      "Refuses to delete or replace a bucket.",
   )
   .argument("<stack>", "the stack")
   .option("--comment", "write the report as the pull request's comment for this stack")

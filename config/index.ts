@@ -51,7 +51,7 @@ export interface ConfigReader<Read> {
 }
 
 /** The providers by name, each loaded only when it is asked for. */
-export type Providers<Read> = Readonly<Record<string, () => Promise<{ default: ConfigReader<Read> }>>>;
+export type Providers<Read> = Readonly<Record<string, { load: () => Promise<{ default: ConfigReader<Read> }> }>>;
 
 /**
  * What the provider that the config names reads in it.
@@ -60,13 +60,13 @@ export type Providers<Read> = Readonly<Record<string, () => Promise<{ default: C
  */
 export async function parseConfig<Read>(raw: RawConfig, providers: Providers<Read>): Promise<Read> {
   const all = Object.entries(providers);
-  const [provider, load] = all.find(([name]) => name === raw.values.provider) ?? [];
-  const chosen = (await load?.())?.default;
+  const [provider, entry] = all.find(([name]) => name === raw.values.provider) ?? [];
+  const chosen = (await entry?.load())?.default;
   const known = new Set(["provider", ...Object.keys(commonKeys), ...Object.keys(chosen?.keys ?? {})]);
   const unknown = Object.keys(raw.values).filter((key) => !known.has(key));
   // Another provider may know an unknown key. For a config without one the others are never loaded.
   const asked = unknown.length === 0 ? all.filter(([name]) => name === provider) : all;
-  const owners = await Promise.all(asked.map(async ([name, load]): Promise<Owner> => ({ name, keys: (await load()).default.keys })));
+  const owners = await Promise.all(asked.map(async ([name, { load }]): Promise<Owner> => ({ name, keys: (await load()).default.keys })));
 
   const problems: Problem[] = [];
   const report: Report = (key, wrong) => {

@@ -21,7 +21,7 @@ import { authentikPolicy, type PolicyDocument, type PolicyStatement } from "../a
 import { parseRelease, releaseRules } from "../authentik/release.ts";
 import { parseTags, rotationKeys, tagKeys, type CommonConfig, type Report, type Sound, type Values } from "../config/common.ts";
 import { integer, list, oneOf, optional, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
+import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
@@ -44,6 +44,26 @@ const keys = {
   ...rotationKeys,
   ...tagKeys,
 };
+
+const resources = {
+  "authentik-storage:aws:AwsStorage": { label: "Storage" },
+  "aws:s3/bucket:Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["bucket"] },
+  "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration": { label: "CORS policy" },
+  "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration": { label: "Lifecycle rules" },
+  "aws:s3/bucketOwnershipControls:BucketOwnershipControls": { label: "Object ownership" },
+  "aws:s3/bucketPolicy:BucketPolicy": { label: "Bucket policy" },
+  "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": { label: "Public access block" },
+  "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": {
+    label: "Encryption",
+  },
+  "aws:s3/bucketVersioning:BucketVersioning": { label: "Versioning" },
+  "aws:iam/user:User": { label: "authentik's user" },
+  "aws:iam/userPolicy:UserPolicy": { label: "authentik's permissions" },
+  "aws:iam/accessKey:AccessKey": { label: "authentik's access key" },
+  "aws:iam/role:Role": { label: "authentik's role" },
+  "aws:iam/rolePolicy:RolePolicy": { label: "authentik's permissions" },
+  "aws:eks/podIdentityAssociation:PodIdentityAssociation": { label: "Role of a service account" },
+} satisfies Record<string, ResourceType>;
 
 type AwsValues = CommonConfig & Values<typeof keys>;
 
@@ -77,7 +97,7 @@ export interface Identity {
   name: string;
 }
 
-export default defineProvider({ keys, check, resolve, provision: (name, config) => new AwsStorage(name, config) });
+export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new AwsStorage(name, config) });
 
 function check(config: Sound<AwsValues>, report: Report): void {
   const { region, kmsKeyArn, adopt, bucketName, oidcProviderArn } = config;

@@ -17,7 +17,7 @@ import {
 } from "../config/common.ts";
 import * as rules from "../config/rules.ts";
 import { integer, oneOf, optional, secretText, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
+import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "./contract.ts";
 import { pinnedImage, usersFile, VERSITYGW_VERSION, type Keys } from "./versitygw.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 import { authentikCorsRules, S3BucketCors, S3BucketPolicy } from "./s3/resources.ts";
@@ -45,6 +45,25 @@ const keys = {
   ...tagKeys,
 };
 
+/** Without the types of `s3/resources.ts`, which the provider `s3` lists. */
+const resources = {
+  "authentik-storage:azure:AzureStorage": { label: "Storage" },
+  "azure-native:storage:StorageAccount": { label: "Storage account", holdsFiles: true },
+  "azure-native:storage:BlobContainer": {
+    label: "Container",
+    holdsFiles: true,
+    // The container's name is the input `containerName` and the output `name`.
+    bucketName: ["name", "containerName"],
+  },
+  "azure-native:storage:BlobServiceProperties": { label: "Soft deletion and versioning" },
+  "azure-native:storage:ManagementPolicy": { label: "Lifecycle rules" },
+  "azure-native:app:ContainerApp": { label: "Gateway" },
+  "azure-native:app:ManagedEnvironment": { label: "Gateway's environment" },
+  "azure-native:managedidentity:UserAssignedIdentity": { label: "Gateway's identity" },
+  "azure-native:authorization:RoleAssignment": { label: "Gateway's permissions" },
+  "random:index/randomPassword:RandomPassword": { label: "Random password" },
+} satisfies Record<string, ResourceType>;
+
 /** The keys of a gateway of one's own. */
 const EXTERNAL_KEYS = ["endpoint", "accessKey", "secretKey", "adminAccessKey", "adminSecretKey"] as const;
 
@@ -64,7 +83,7 @@ export type Gateway =
   | { kind: "containerApp" }
   | { kind: "external"; endpoint: string; accessKey: string; secretKey: string; adminAccessKey: string; adminSecretKey: string };
 
-export default defineProvider({ keys, check, resolve, provision: (name, config) => new AzureStorage(name, config) });
+export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new AzureStorage(name, config) });
 
 function check(config: Sound<AzureValues>, report: Report): void {
   const { bucketName = DEFAULT_BUCKET_NAME, adopt, customDomain } = config;

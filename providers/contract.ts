@@ -37,21 +37,39 @@ export interface Chosen<Config> {
   provision: (name: string) => AuthentikStorage;
 }
 
-/** What a provider's file exports by default. */
-export type Provider<Config> = ConfigReader<Chosen<Config>>;
+/** What the tools and the policies know of a type of resources. */
+export interface ResourceType {
+  /** What a reviewer calls it, e.g. `CORS policy`. */
+  label: string;
+  /** Whether it holds authentik's files: deleting or replacing it deletes them. False by default. */
+  holdsFiles?: boolean;
+  /** The properties that have the name of the bucket, where the resource is the bucket. */
+  bucketName?: readonly string[];
+}
 
-/** A provider: its part of the config, and what it makes of that. */
-interface Definition<Keys extends ObjectEntries, Config> extends ProviderConfig<Keys, Config> {
+/** What a provider's file exports by default. */
+export interface Provider<Config, Type extends string = string> extends ConfigReader<Chosen<Config>> {
+  /** Every type of resources that the provider registers, its component included, by type token. */
+  resources: Readonly<Record<Type, ResourceType>>;
+}
+
+/** A provider: its part of the config, the types of its resources, and what it makes of the config. */
+interface Definition<Keys extends ObjectEntries, Config, Type extends string> extends ProviderConfig<Keys, Config> {
+  /** Every type of resources that `provision` registers, its component included, by type token. */
+  resources: Readonly<Record<Type, ResourceType>>;
   /** Makes the component; the names of its resources begin with its own. */
   provision: (name: string, config: Config) => AuthentikStorage;
 }
 
 /** Binds a provider's config to its component, so that nobody else has to know which belongs to which. */
-export function defineProvider<Keys extends ObjectEntries, Config extends CommonConfig & { provider: string }>(
-  { provision, ...own }: Definition<Keys, Config>,
-): Provider<Config> {
+export function defineProvider<
+  Keys extends ObjectEntries,
+  Config extends CommonConfig & { provider: string },
+  Type extends string,
+>({ resources, provision, ...own }: Definition<Keys, Config, Type>): Provider<Config, Type> {
   return {
     keys: own.keys,
+    resources,
     parse: (values, report) => {
       const config = parseProvider(own, values, report);
       return config && { config, provision: (name) => provision(name, config) };

@@ -11,7 +11,7 @@ import { ComponentResource, type ComponentResourceOptions, type CustomResource }
 import { DEFAULT_BUCKET_NAME, refuseForceDestroy, rotationKeys, type CommonConfig, type Report, type Sound, type Values } from "../config/common.ts";
 import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
+import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 /** Where R2 guarantees to keep a bucket's objects (Cloudflare, "Data location"); the list of the package's `R2Bucket`. */
@@ -36,6 +36,15 @@ const keys = {
   ...rotationKeys,
 };
 
+const resources = {
+  "authentik-storage:r2:R2Storage": { label: "Storage" },
+  "cloudflare:index/r2Bucket:R2Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["name"] },
+  "cloudflare:index/r2BucketCors:R2BucketCors": { label: "CORS policy" },
+  "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": { label: "Lifecycle rules" },
+  "cloudflare:index/r2ManagedDomain:R2ManagedDomain": { label: "Public r2.dev domain" },
+  "cloudflare:index/accountToken:AccountToken": { label: "authentik's access key" },
+} satisfies Record<string, ResourceType>;
+
 type R2Values = CommonConfig & Values<typeof keys>;
 
 /** The config of an R2 bucket, complete. */
@@ -47,7 +56,7 @@ export interface R2Config extends R2Values {
   customDomain: string;
 }
 
-export default defineProvider({ keys, check, resolve, provision: (name, config) => new R2Storage(name, config) });
+export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new R2Storage(name, config) });
 
 function check(config: Sound<R2Values>, report: Report): void {
   const { bucketName = DEFAULT_BUCKET_NAME, jurisdiction = "default", location } = config;

@@ -178,10 +178,10 @@ describe("config", () => {
   it("loads the chosen provider alone, and the others to say whose key it is that it does not know", async () => {
     const loaded = async (changes: Record<string, string | undefined>): Promise<string[]> => {
       const asked = new Set<string>();
-      const counted = Object.fromEntries(Object.entries(providers).map(([name, load]) => [name, () => {
+      const counted = Object.fromEntries(Object.entries(providers).map(([name, { load }]) => [name, { load: () => {
         asked.add(name);
         return load();
-      }]));
+      } }]));
       await parseConfig<Chosen<StorageConfig>>(raw({ ...sound, ...changes }), counted).catch((error: unknown) => {
         if (!(error instanceof ConfigError)) throw error;
       });
@@ -193,7 +193,7 @@ describe("config", () => {
   });
 
   it("has keys of one meaning: no provider's own is a common one, and what is secret is so for each provider that has it", async () => {
-    const own = (await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider]()).default.keys)))).flat();
+    const own = (await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider].load()).default.keys)))).flat();
     const secrets = new Set(own.filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key));
     expect([...secrets]).to.include.members(secretKeys);
     for (const [key, schema] of own) {

@@ -11,7 +11,7 @@ const TABLE = /(?<=<!-- config table: begin -->\n)[^]*?(?=<!-- config table: end
 /** The config table as the schemas have it: a row for each key, and one more where a provider has a key of the same name. */
 async function table(): Promise<string> {
   const own = await Promise.all(PROVIDERS.map(async (provider) => {
-    const { keys } = (await providers[provider]()).default;
+    const { keys } = (await providers[provider].load()).default;
     return Object.entries(keys).map(([key, schema]) => keyRow(key, provider, schema));
   }));
   const rows = [

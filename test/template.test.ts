@@ -40,7 +40,7 @@ const isTemplate = template !== undefined;
   it("has defaults that every provider takes, and asks for secrets as secrets", async () => {
     const defaults = Object.fromEntries(Object.entries(asked).flatMap(([key, value]) => (value.default === undefined ? [] : [[key, value.default]])));
     expect(defaults).to.deep.equal({ provider: "s3", origins: "https://authentik.company" });
-    const own = await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider]()).default.keys)));
+    const own = await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider].load()).default.keys)));
     const secrets = own.flat().filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key);
     for (const [key, { secret }] of Object.entries(asked)) expect(secret, key).to.equal(secrets.includes(key));
   });

@@ -7,7 +7,7 @@ import { parseRelease, releaseRules } from "../../authentik/release.ts";
 import { checkDomainHasBucket, DEFAULT_BUCKET_NAME, type CommonConfig, type Report, type Sound, type Values } from "../../config/common.ts";
 import * as rules from "../../config/rules.ts";
 import { boolean, oneOf, optional, secretText, text } from "../../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials } from "../contract.ts";
+import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "../contract.ts";
 import { authentikCorsRules, S3Bucket, S3BucketCors, S3BucketPolicy, type ConnectionArgs } from "./resources.ts";
 
 const keys = {
@@ -27,6 +27,17 @@ const keys = {
 /** A key that only this provider has. */
 export type ConfigKey = keyof typeof keys;
 
+const resources = {
+  "authentik-storage:s3:S3Storage": { label: "Storage" },
+  "pulumi-nodejs:dynamic/authentik-storage:S3Bucket": {
+    label: "Bucket",
+    holdsFiles: true,
+    bucketName: ["bucket"],
+  },
+  "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors": { label: "CORS policy" },
+  "pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy": { label: "Bucket policy" },
+} satisfies Record<string, ResourceType>;
+
 type S3Values = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3-compatible server, complete. */
@@ -36,7 +47,7 @@ export interface S3Config extends S3Values {
   customDomain: string;
 }
 
-export default defineProvider({ keys, check, resolve, provision: (name, config) => new S3Storage(name, config) });
+export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new S3Storage(name, config) });
 
 function check(config: Sound<S3Values>, report: Report): void {
   checkCredentials(config, report);

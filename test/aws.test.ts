@@ -160,7 +160,7 @@ describe("AWS: the bucket", () => {
       { applyServerSideEncryptionByDefault: { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn }, bucketKeyEnabled: true },
     ]);
     expect((await problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") }))[0]).to.match(/^kmsKeyArn: is not in the bucket.s region "eu-central-1"/);
-    expect((await problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` }))[0]).to.match(/^kmsKeyArn: is not of the partition "aws-cn"/);
+    expect((await problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` }))[0]).to.match(/^kmsKeyArn: is not in the partition "aws-cn"/);
     expect((await problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` }))[0]).to.match(/not an alias/);
   });
 

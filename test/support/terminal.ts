@@ -1,32 +1,40 @@
-/** A command on a terminal, and somebody who types. */
+/** A command on a terminal, with replies to its questions. */
 import { spawn } from "@lydell/node-pty";
 
-/** What is typed once a question is shown: control characters and the Enter key (`\r`) too. */
+/** The keys to type once a question is shown, control characters and the Enter key (`\r`) included. */
 export type Reply = readonly [question: string, keys: string];
 
 export interface Terminal {
   cwd?: string;
-  /** In place of this process's. */
+  /** Replaces this process's environment. */
   env?: NodeJS.ProcessEnv;
-  /** How long the command may take; a minute without it. */
-  limitMs?: number;
 }
 
-/** What is typed before a program listens is lost. */
+/** A reply waits this long, because a program may ask before it reads. */
 const THINKING_MS = 200;
+const LIMIT_MS = 60_000;
 
-/** Runs a command to its end and gives its exit status and everything that the terminal showed; throws where a question never came. */
+/**
+ * Runs a command to its end, for a minute at most.
+ *
+ * @returns its exit status, and everything that the terminal showed
+ * @throws Error if a question was not asked
+ */
 export async function onTerminal(
-  file: string, args: readonly string[], replies: readonly Reply[], { cwd, env = process.env, limitMs = 60_000 }: Terminal = {},
+  file: string,
+  args: readonly string[],
+  replies: readonly Reply[],
+  { cwd, env = process.env }: Terminal = {},
 ): Promise<{ status: number; text: string }> {
   const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined));
-  const terminal = spawn(file, [...args], { cols: 200, env: present, ...(cwd === undefined ? {} : { cwd }) });
-  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, limitMs);
+  const options = { cols: 200, env: present, ...(cwd === undefined ? {} : { cwd }) };
+  const terminal = spawn(file, [...args], options);
+  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, LIMIT_MS);
   const left = [...replies];
   let [text, seen] = ["", 0];
   terminal.onData((shown) => {
     text += shown;
-    // Asks the terminal where its cursor is.
+    // The program asks where the cursor is.
     if (shown.includes("\u001b[6n")) terminal.write("\u001b[1;1R");
     const [question, keys] = left[0] ?? [];
     if (question === undefined || keys === undefined || !text.includes(question, seen)) return;

@@ -33,7 +33,10 @@ const NOT_RUN: readonly [command: RegExp, reason: string][] = [
 const WITHOUT_PULUMI =
   /^(?:npm ci|npm start|npx (?:tsc|biome)|npm run -s stacks|.*npx mocha test\/(?:readme|contract|policy)\.|git|cd|mkdir)/;
 
-/** What a page takes for granted. Pages that make no stack `prod` continue on the README's. */
+/** Pages without such a command continue on the README's stack `prod`. */
+const MAKES_PROD = /^pulumi (?:stack init|new .* --stack) prod/;
+
+/** What a page takes for granted beside that. */
 const GIVEN: Readonly<Record<string, string>> = {
   "docs/adopt.md": "mkdir ../data/company-media",
   "docs/migrate.md":
@@ -47,7 +50,7 @@ const FRESH = /^#+ (?:From a script|Destroy|Empty a bucket first|Keep the bucket
 
 /** Files in a command line, and those of them that every user of authentik has. */
 const FILES = /(?<=[\s=]|file:\/\/)(?:[\w./-]+\.(?:ya?ml|json|txt)|\.env)(?=\s|$)/g;
-const OWN_FILES = ["values.yaml", "compose.yaml", "docker-compose.yml"];
+const OWN_FILES = [".env", "values.yaml", "compose.yaml", "docker-compose.yml"];
 
 const textOf = (file: string) => readFileSync(join(REPOSITORY, file), "utf8");
 
@@ -100,13 +103,6 @@ function reasonNotToRun(text: string): string | undefined {
   const other = programs.find((program) => !PROGRAMS.includes(program));
   if (other !== undefined) return `${other} does not run here`;
   return NOT_RUN.find(([command]) => command.test(text))?.[1];
-}
-
-/** What a command needs and this machine or this project lacks. A project that `pulumi new` has made is no template. */
-function lackOf(text: string): string | undefined {
-  if (pulumi === undefined && !WITHOUT_PULUMI.test(text)) return "needs pulumi";
-  const isTemplate = /^template:/m.test(textOf("Pulumi.yaml"));
-  return text.startsWith("pulumi new ") && !isTemplate ? "needs a template" : undefined;
 }
 
 const docs = readdirSync(join(REPOSITORY, "docs")).sort();
@@ -178,22 +174,21 @@ describe("docs: run", function () {
   for (const page of PAGES) {
     describe(page, () => {
       const groups = commandsOf(textOf(page));
-      const makesProd = /^pulumi (?:stack init|new .* --stack) prod/m.test(groups.flat().join("\n"));
+      const makesProd = groups.flat().some((text) => MAKES_PROD.test(text));
       for (const texts of groups) {
-        let lack: string | undefined;
+        let lacksPulumi = false;
         const run: string[] = [];
         for (const text of texts) {
           const reason = reasonNotToRun(text);
-          if (reason === undefined) lack ??= lackOf(text);
-          const why = reason ?? lack;
-          if (why === undefined) run.push(text);
-          else it.skip(`${text} (not run: ${why})`);
+          if (reason === undefined && !WITHOUT_PULUMI.test(text)) lacksPulumi = pulumi === undefined;
+          if (reason === undefined && !lacksPulumi) run.push(text);
+          else it.skip(`${text} (not run: ${reason ?? "it needs pulumi"})`);
         }
         if (run.length === 0) continue;
         it(run.join("\n        "), async () => {
           await restore(makesProd ? "empty" : "prod");
           await runAll(page, [GIVEN[page] ?? "", ...run]);
-          if (makesProd && lack === undefined && page !== "docs/start.md") await checkConfig();
+          if (makesProd && !lacksPulumi && page !== "docs/start.md") await checkConfig();
         });
       }
       if (page !== "README.md") return;

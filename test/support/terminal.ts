@@ -1,40 +1,32 @@
-/** A command on a terminal, with replies to its questions. */
+/** A command on a terminal, and somebody who types. */
 import { spawn } from "@lydell/node-pty";
 
-/** The keys to type once a question is shown, control characters and the Enter key (`\r`) included. */
+/** What is typed once a question is shown: control characters and the Enter key (`\r`) too. */
 export type Reply = readonly [question: string, keys: string];
 
 export interface Terminal {
   cwd?: string;
-  /** Replaces this process's environment. */
+  /** In place of this process's. */
   env?: NodeJS.ProcessEnv;
+  /** How long the command may take; a minute without it. */
+  limitMs?: number;
 }
 
-/** A reply waits this long, because a program may ask before it reads. */
+/** What is typed before a program listens is lost. */
 const THINKING_MS = 200;
-const LIMIT_MS = 60_000;
 
-/**
- * Runs a command to its end, for a minute at most.
- *
- * @returns its exit status, and everything that the terminal showed
- * @throws Error if a question was not asked
- */
+/** Runs a command to its end and gives its exit status and everything that the terminal showed; throws where a question never came. */
 export async function onTerminal(
-  file: string,
-  args: readonly string[],
-  replies: readonly Reply[],
-  { cwd, env = process.env }: Terminal = {},
+  file: string, args: readonly string[], replies: readonly Reply[], { cwd, env = process.env, limitMs = 60_000 }: Terminal = {},
 ): Promise<{ status: number; text: string }> {
   const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined));
-  const options = { cols: 200, env: present, ...(cwd === undefined ? {} : { cwd }) };
-  const terminal = spawn(file, [...args], options);
-  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, LIMIT_MS);
+  const terminal = spawn(file, [...args], { cols: 200, env: present, ...(cwd === undefined ? {} : { cwd }) });
+  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, limitMs);
   const left = [...replies];
   let [text, seen] = ["", 0];
   terminal.onData((shown) => {
     text += shown;
-    // The program asks where the cursor is.
+    // Asks the terminal where its cursor is.
     if (shown.includes("\u001b[6n")) terminal.write("\u001b[1;1R");
     const [question, keys] = left[0] ?? [];
     if (question === undefined || keys === undefined || !text.includes(question, seen)) return;

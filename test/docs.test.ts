@@ -76,6 +76,8 @@ const REPLACEMENTS: readonly [written: RegExp, here: (page: string) => string][]
   [/^(pulumi config set --secret cloudflare:apiToken)/, () => "$1 <<< a-token"],
   [/^(pulumi stack change-secrets-provider passphrase)/, () => "$1 <<< test"],
   [/^(npm run migrate -- .*|pulumi stack migrate .*)/, () => "$1 --yes"],
+  // Other commands of the page, or of the README, may have written the same file.
+  [/^(npm run env (?!.* --merge).* --output (\S+).*)/, () => "rm -f $2; $1"],
   [/^git commit/, () => "git -c user.name=docs -c user.email=docs@authentik.company commit"],
 ];
 

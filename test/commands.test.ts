@@ -21,14 +21,14 @@ describe("commands", function () {
   this.timeout(30_000);
 
   it("are found", () => {
-    expect(commands.map(({ name }) => name)).to.include.members(["start", "verify", "env", "migrate", "state", "preview", "deploy", "drift"]);
+    expect(commands.map(({ name }) => name)).to.include.members(["start", "verify", "env", "migrate", "preview", "deploy", "drift"]);
   });
 
   for (const { name, args } of commands) {
     it(`${name} has help, with an example, for whoever reads it or does not`, async () => {
       const { code, out } = await run([...args, "--help"], true);
       expect(code).to.equal(0);
-      expect(out).to.match(/Example|It is for workflows/);
+      expect(out).to.match(/Example|This command is for workflows/);
       const unread = await run([...args, "--help"], false);
       expect(unread).to.deep.equal({ code: 0, out: "", errors: "" });
     });

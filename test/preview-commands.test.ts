@@ -151,7 +151,7 @@ describe("the steps of the workflows", function () {
       checkout.variables.PULUMI_CONFIG_PASSPHRASE = "test";
       expect(issues()).to.have.length(1);
       expect(issues()[0]).to.have.property("state", "open");
-      expect(issues()[0]?.body).to.contain("whether there is drift is not known").and.to.contain("incorrect passphrase");
+      expect(issues()[0]?.body).to.contain("It is not known whether there is drift").and.to.contain("incorrect passphrase");
     });
 
     it("show a changed origin in the one comment of the stack", async () => {
@@ -160,7 +160,7 @@ describe("the steps of the workflows", function () {
       const { status, log } = await checkout.step("pull-request", "preview", env);
       expect(status, log).to.equal(0);
       expect(gitHub.comments.filter(({ user }) => user.login === BOT)).to.have.length(1);
-      expect(comments()).to.contain("**CORS policy `authentik-cors` will be changed**").and.to.contain("+ https://auth.company");
+      expect(comments()).to.contain("**CORS policy `authentik-cors` will be updated**").and.to.contain("+ https://auth.company");
       expect(comments()).not.to.contain("pulumi is not on PATH");
     });
 
@@ -219,7 +219,7 @@ describe("the steps of the workflows", function () {
       await checkout.configure({ accessKey: undefined, secretKey: undefined, sessionProfile: "authentik" });
       const { status, log } = await checkout.step("deploy", "deploy", env);
       expect(status, log).to.equal(0);
-      expect(log).to.contain("Its bucket was not verified: that needs authentik's own identity").and.to.contain("npm run verify -- prod").and.not.to.contain("FAIL");
+      expect(log).to.contain("Its bucket was not verified: authentik uses a role or a profile").and.to.contain("npm run verify -- prod").and.not.to.contain("FAIL");
     });
 
     it("write no secret to logs, comments, issues, summaries", () => {

@@ -5,9 +5,9 @@ import { expect } from "chai";
 import type { RunningServer } from "../tools/start/versitygw.ts";
 import { deploy, type Deployment } from "../tools/preview/deploy.ts";
 import { runEngine } from "../tools/preview/engine.ts";
-import { checkDrift, preview, wholePlan, type Drift } from "../tools/preview/preview.ts";
+import { checkDrift, completePlan, preview, reportOnRun, type Drift } from "../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../tools/preview/render.ts";
-import { reportOn, type Report } from "../tools/preview/report.ts";
+import { type PlanReport } from "../tools/preview/report.ts";
 import { EngineProject, pulumi, REPOSITORY, STACK } from "./support/engine.ts";
 import { EXPECTED, PLAN_NAMES, recordPlan, type PlanName } from "./support/plans.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
@@ -29,7 +29,7 @@ const PACK = `
 
 /** A stack, its changes, and what the engine plans for each. */
 class Scenes {
-  readonly reports = new Map<PlanName, Report>();
+  readonly reports = new Map<PlanName, PlanReport>();
   private readonly server: RunningServer;
   readonly project: EngineProject;
   private readonly yaml: string;
@@ -59,7 +59,7 @@ class Scenes {
 
   async plan(name: PlanName, ...args: string[]): Promise<void> {
     const run = await runEngine("preview", STACK, args, this.options);
-    this.reports.set(name, reportOn(STACK, wholePlan(run), { deletionAllowed: false }));
+    this.reports.set(name, await reportOnRun(STACK, run, completePlan(run), { deletionAllowed: false, operation: "preview" }));
     await this.record(name, ...args);
   }
 
@@ -100,9 +100,9 @@ class Scenes {
   const deployments: Deployment[] = [];
   const drifts: Drift[] = [];
   let unreachable: Drift;
-  let previewed: Report;
+  let previewed: PlanReport;
   /** The bucket renamed, and keys of the environment that are parts of what the engine says. */
-  const blinded: Report[] = [];
+  const blinded: PlanReport[] = [];
 
   before(async () => {
     server = await startTestServer();
@@ -197,7 +197,7 @@ class Scenes {
     expect(first?.plan).to.include({ ok: true, failure: undefined });
     expect(first && renderMarkdown(first.plan)).to.contain('"old-media"').and.not.to.contain("is protected");
     expect(first?.update).to.have.property("ok", false);
-    expect(first?.update && renderText(first.update, { color: false })).to.match(/^Update of test: it failed\nPulumi could not finish the update; /)
+    expect(first?.update && renderText(first.update, { color: false })).to.match(/^Update of test: failed\nPulumi could not finish the update. /)
       .and.to.contain("Bucket authentik-bucket was to be replaced").and.not.to.match(/preview/i);
     expect(withoutLeave).to.have.nested.property("plan.ok", false);
     expect(last).to.have.nested.property("update.ok", true);
@@ -206,7 +206,7 @@ class Scenes {
   });
 
   it("are judged the same whatever the secrets of the environment are", () => {
-    expect(blinded.map(({ ok, endangered }) => ({ ok, fates: endangered.map(({ fate }) => fate) }))).to.deep.equal(Array(3).fill({ ok: false, fates: ["replaced"] }));
+    expect(blinded.map(({ ok, atRisk }) => ({ ok, risks: atRisk.map(({ risk }) => risk) }))).to.deep.equal(Array(3).fill({ ok: false, risks: ["replaced"] }));
     expect(blinded[0] && renderMarkdown(blinded[0])).not.to.contain("authentik-storage");
   });
 

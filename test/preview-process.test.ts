@@ -2,7 +2,8 @@ import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { expect } from "chai";
-import { EngineError, policyArgs, runEngine } from "../tools/preview/engine.ts";
+import { PulumiError } from "../tools/lib/pulumi.ts";
+import { policyArgs, runEngine } from "../tools/preview/engine.ts";
 import { PlanError } from "../tools/preview/plan.ts";
 import { preview } from "../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../tools/preview/render.ts";
@@ -38,9 +39,12 @@ describe("a command line tool that misbehaves", function () {
       printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
       echo "error: and $TEST_SECRET_KEY too" >&2
       exit 1`);
-    const run = await runEngine("preview", "prod", [], { ...options(), envVars: { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" } });
-    expect(run.events[0]?.diagnosticEvent?.message).to.equal('denied: [secret], with {"token":"[secret]"}');
-    expect(run.words).to.equal("error: and [secret] too");
+    const envVars = { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" };
+    const run = await runEngine("preview", "prod", [], { ...options(), envVars });
+    expect(run.output).to.equal("error: and [secret] too");
+    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars });
+    expect(report.diagnostics[0]?.message).to.equal('denied: [secret], with {"token":"[secret]"}');
+    expect(JSON.stringify(report)).not.to.contain("123456");
   });
 
   it("is judged by what it says, even where a secret of the environment is a part of that", async () => {
@@ -50,21 +54,21 @@ describe("a command line tool that misbehaves", function () {
     for (const secret of ["resourcePreEvent", "metadata", "aws:s3/bucket:Bucket", "s3/bucket", "authentik-storage", "authentik", "succeeded", "1234567890", '{"resource']) {
       const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_KEY: secret } });
       expect(report, secret).to.have.property("ok", false);
-      expect(report.endangered, secret).to.have.length(1);
-      for (const shown of [JSON.stringify(report.endangered), renderMarkdown(report), renderText(report, { color: false })]) expect(shown, secret).not.to.contain(secret);
+      expect(report.atRisk, secret).to.have.length(1);
+      for (const shown of [JSON.stringify(report.atRisk), renderMarkdown(report), renderText(report, { color: false })]) expect(shown, secret).not.to.contain(secret);
     }
   });
 
   it("says no secret where what it says is not understood", async () => {
     await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$TEST_TOKEN"'"}'`);
     const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_TOKEN: "token-123456" } });
-    expect(report.failure).to.contain("no event of its engine").and.to.contain("[secret]").and.not.to.contain("token-123456");
+    expect(report.failure).to.contain("not an event of its engine").and.to.contain("[secret]").and.not.to.contain("token-123456");
   });
 
   it("gets no terminal, no input, and no secret in its arguments", async () => {
     await tool(`printf '%s\\n' "$@" > args; cat > input; echo '${SUCCEEDED}'`);
     expect((await runEngine("preview", "prod", ["--refresh"], options())).code).to.equal(0);
-    expect(await readFile(join(dir, "args"), "utf8")).to.equal("preview\n--json\n--non-interactive\n--color\nnever\n--stack\nprod\n--refresh\n");
+    expect(await readFile(join(dir, "args"), "utf8")).to.equal("preview\n--json\n--color\nnever\n--stack\nprod\n--refresh\n--non-interactive\n");
     expect(await readFile(join(dir, "input"), "utf8")).to.equal("");
   });
 
@@ -87,7 +91,7 @@ describe("a command line tool that misbehaves", function () {
     const controller = new AbortController();
     setTimeout(() => { controller.abort(); controller.abort(); }, 300);
     const error: unknown = await runEngine("up", "prod", [], { ...options(), signal: controller.signal }).catch((thrown: unknown) => thrown);
-    expect(error).to.be.instanceOf(EngineError).and.have.property("message").that.contains("stopped");
+    expect(error).to.be.instanceOf(PulumiError).and.have.property("message").that.contains("stopped");
     expect(await readFile(join(dir, "interrupts"), "utf8")).to.equal("x\n");
     expect(await readFile(join(dir, "ended"), "utf8")).to.equal("");
   });

@@ -1,18 +1,19 @@
 import { expect } from "chai";
 import fc from "fast-check";
 import { diff } from "../tools/preview/diff.ts";
-import { endangeredBy, holdsFiles } from "../tools/preview/guard.ts";
+import { bucketsAtRisk } from "../tools/preview/guard.ts";
 import { outcomeOf } from "../tools/preview/outcome.ts";
 import { parseEvent, PlanError, planOf, type EngineEvent, type Plan } from "../tools/preview/plan.ts";
-import { wholePlan } from "../tools/preview/preview.ts";
-import { purposeOf } from "../tools/preview/purposes.ts";
+import { completePlan } from "../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../tools/preview/render.ts";
-import { failedReport, reportOn, type Report } from "../tools/preview/report.ts";
-import { PROVIDERS } from "../providers/index.ts";
+import { failedReport, reportOn, type PlanReport } from "../tools/preview/report.ts";
+import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
+import { PROVIDERS, resourceType } from "../providers/index.ts";
 import { exampleValues } from "./support/examples.ts";
 import { EXPECTED, PLAN_NAMES, recordedReport } from "./support/plans.ts";
 import { record } from "./support/recorder.ts";
 
+const typeOf = await lookUpTypes(["aws:s3/bucket:Bucket", "azure-native:storage:BlobContainer", "aws:iam/user:User"]);
 const SIGNATURE = "4dabf18193072939515e22adb298388d";
 const SECRET = { [SIGNATURE]: "1b47061264138c4ac30d75fd1eb44270", ciphertext: "[secret]" };
 const BUCKET = "aws:s3/bucket:Bucket";
@@ -52,8 +53,8 @@ function planWith(...steps: Given[]): Plan {
   return planOf([...steps.map(event), END]);
 }
 
-function reportWith(...steps: Given[]): Report {
-  return reportOn("prod", planWith(...steps), { deletionAllowed: false });
+function reportWith(...steps: Given[]): PlanReport {
+  return reportOn("prod", planWith(...steps), { deletionAllowed: false, typeOf });
 }
 
 describe("recorded plans of the real engine", () => {
@@ -74,12 +75,12 @@ describe("recorded plans of the real engine", () => {
 
   it("read as what they are", async () => {
     expect(renderMarkdown(await recordedReport("unchanged"))).to.equal(
-      "### Preview of `prod`: no changes\n\n3 resources stay as they are. Whether a secret has another value is not compared. Commit `0123456789ab`.");
-    expect(renderMarkdown(await recordedReport("origin"))).to.contain(`### Preview of \`prod\`: 1 to be changed
+      "### Preview of `prod`: no changes\n\n3 resources stay unchanged. The values of secrets are not compared. Commit `0123456789ab`.");
+    expect(renderMarkdown(await recordedReport("origin"))).to.contain(`### Preview of \`prod\`: 1 to be updated
 
-2 resources stay as they are. Commit \`0123456789ab\`.
+2 resources stay unchanged. Commit \`0123456789ab\`.
 
-**CORS policy \`authentik-cors\` will be changed**
+**CORS policy \`authentik-cors\` will be updated**
 
 \`\`\`diff
   origins
@@ -91,14 +92,14 @@ describe("recorded plans of the real engine", () => {
     expect(renamed.split("\n").slice(2, 7).join("\n")).to.match(/> \[!CAUTION\]\n> \*\*The bucket "open-media" .*old one is deleted with every file in it\.\*\*/);
     expect(renamed).to.contain("label `allow-bucket-deletion`");
     const text = renderText(await recordedReport("origin"), { color: false });
-    expect(text).to.equal(`Preview of prod: 1 to be changed
-2 resources stay as they are.
-CORS policy authentik-cors will be changed
+    expect(text).to.equal(`Preview of prod: 1 to be updated
+2 resources stay unchanged.
+CORS policy authentik-cors will be updated
     origins
   - https://authentik.company
   + https://new.company
   + https://auth.company
-Stack outputs will be changed
+Stack outputs will be updated
     origins
   - https://authentik.company
   + https://new.company
@@ -106,9 +107,9 @@ Stack outputs will be changed
   });
 
   it("carry Pulumi's own words where it fails", async () => {
-    expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's own words**").and.to.contain('origins[0] = "https://a.company/"');
+    expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's messages**").and.to.contain('origins[0] = "https://a.company/"');
     expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false as well.");
-    expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain("set protect to false in a change of its own first.");
+    expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain("set protect to false in an earlier change.");
   });
 });
 
@@ -118,40 +119,42 @@ describe("the guard of the buckets", () => {
       const { resources } = await record(await exampleValues(provider));
       const protectedTypes = resources.filter(({ options }) => options.protect === true).map(({ type }) => type);
       expect(protectedTypes, provider).not.to.deep.equal([]);
-      expect(protectedTypes.filter((type) => !holdsFiles(type)), provider).to.deep.equal([]);
+      for (const type of protectedTypes) expect((await resourceType(type))?.holdsFiles, type).to.equal(true);
     }
   });
 
-  it("knows Azure's types under each of its versions, and no type that only sounds like one", () => {
+  it("knows Azure's types under each of its versions, and no type that only sounds like one", async () => {
     for (const type of ["azure-native:storage/v20230101:BlobContainer", "azure-native:storage/v20220901:StorageAccount", "azure-native:storage:StorageAccount", "azure-native_storage_v20230101:storage:StorageAccount", "aws:s3/bucketV2:BucketV2"]) {
-      expect(holdsFiles(type), type).to.equal(true);
+      expect((await resourceType(type))?.holdsFiles, type).to.equal(true);
     }
-    for (const type of ["aws:s3/bucketPolicy:BucketPolicy", "azure-native:storage:BlobServiceProperties"]) expect(holdsFiles(type), type).to.equal(false);
+    for (const type of ["aws:s3/bucketPolicy:BucketPolicy", "azure-native:storage:BlobServiceProperties"]) {
+      expect((await resourceType(type))?.holdsFiles, type).to.equal(undefined);
+    }
   });
 
-  for (const [fate, ops] of Object.entries(OPS)) {
+  for (const [risk, ops] of Object.entries(OPS)) {
     for (const op of ops) {
-      it(`takes "${op}" of a bucket for ${fate}`, () => {
-        const found = endangeredBy(planWith({ op, before: { bucket: "media" }, after: {} })).map(({ fate, bucket }) => ({ fate, bucket }));
-        expect(found).to.deep.equal(fate === "harmless" ? [] : [{ fate, bucket: "media" }]);
+      it(`takes "${op}" of a bucket for ${risk}`, () => {
+        const found = bucketsAtRisk(planWith({ op, before: { bucket: "media" }, after: {} }), typeOf).map(({ risk, bucket }) => ({ risk, bucket }));
+        expect(found).to.deep.equal(risk === "harmless" ? [] : [{ risk, bucket: "media" }]);
       });
     }
   }
 
   it("heeds what is protected, whatever its type", () => {
     const step = { type: "aws:dynamodb/table:Table", before: {}, after: {} };
-    expect(endangeredBy(planWith({ ...step, op: "delete", protect: true }))).to.have.length(1);
-    expect(endangeredBy(planWith({ ...step, op: "delete" }))).to.deep.equal([]);
+    expect(bucketsAtRisk(planWith({ ...step, op: "delete", protect: true }), typeOf)).to.have.length(1);
+    expect(bucketsAtRisk(planWith({ ...step, op: "delete" }), typeOf)).to.deep.equal([]);
   });
 
   it("names each bucket once, as replaced where it is", () => {
     const steps = ["create-replacement", "replace", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: { bucket: "other" } }));
-    expect(endangeredBy(planWith(...steps))).to.have.length(1);
+    expect(bucketsAtRisk(planWith(...steps), typeOf)).to.have.length(1);
   });
 
   it("takes what an earlier replacement left over for that, even beside a change of the new one of the same name", () => {
     const steps = ["update", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: {} }));
-    expect(endangeredBy(planWith(...steps)).map(({ fate }) => fate)).to.deep.equal(["left over"]);
+    expect(bucketsAtRisk(planWith(...steps), typeOf).map(({ risk }) => risk)).to.deep.equal(["left over"]);
   });
 
   it("says of what Pulumi lets go of that it stays", () => {
@@ -172,8 +175,8 @@ describe("the guard of the buckets", () => {
 describe("a plan", () => {
   it("has not succeeded without the engine's word for it", () => {
     expect(planOf([]).succeeded).to.equal(false);
-    expect(wholePlan({ events: [END], code: 1, words: "error: killed" }).succeeded).to.equal(false);
-    expect(reportOn("prod", wholePlan({ events: [], code: 0, words: "" }), { deletionAllowed: true })).to.have.property("ok", false);
+    expect(completePlan({ events: [END], code: 1, output: "error: killed" }).succeeded).to.equal(false);
+    expect(reportOn("prod", completePlan({ events: [], code: 0, output: "" }), { deletionAllowed: true, typeOf })).to.have.property("ok", false);
     expect(planOf([parseEvent('{"errorEvent":{"error":"broken"}}'), END]).succeeded).to.equal(false);
   });
 
@@ -199,11 +202,11 @@ describe("a plan", () => {
   });
 
   it("says of an update that shows nowhere that there is one", () => {
-    expect(renderMarkdown(reportWith({ op: "update", before: { __provider: "old" }, after: { __provider: "new" } }))).to.contain("in a way that does not show here");
+    expect(renderMarkdown(reportWith({ op: "update", before: { __provider: "old" }, after: { __provider: "new" } }))).to.contain("The change does not show here");
   });
 
   it("says of a failure without words that there were none", () => {
-    expect(renderText(reportOn("prod", wholePlan({ events: [], code: 3, words: "" }), { deletionAllowed: false }), { color: false })).to.contain("status 3");
+    expect(renderText(reportOn("prod", completePlan({ events: [], code: 3, output: "" }), { deletionAllowed: false, typeOf }), { color: false })).to.contain("status 3");
   });
 });
 
@@ -268,7 +271,7 @@ describe("a comment", () => {
       const step = { name: `n${name}`, before: { bucket: value }, after: { bucket: `${value}x`, list: [value] } };
       const diagnostic = parseEvent(JSON.stringify({ diagnosticEvent: { message: `m${message}`, severity: "warning" } }));
       const events = [event({ ...step, op: "replace" }), event({ ...step, op: "update", type: "x:y:Z" }), diagnostic, END];
-      const markdown = renderMarkdown(reportOn("prod", planOf(events), { deletionAllowed: false }));
+      const markdown = renderMarkdown(reportOn("prod", planOf(events), { deletionAllowed: false, typeOf }));
       const outside = outsideOfCode(markdown).replaceAll(/<\/?details>|<\/?summary>/g, "");
       expect(outside).not.to.match(/[<@|]|\]\(|javascript:|^# /m);
       expect(markdown).not.to.match(/\u202E/);
@@ -293,7 +296,7 @@ describe("a comment", () => {
     const markdown = renderMarkdown(reportWith(...many, { op: "delete", before: {} }));
     expect(markdown.length).to.be.within(50_000, 65_000);
     expect(Buffer.byteLength(markdown)).to.be.lessThan(65_500);
-    expect(markdown).to.contain("More is left out").and.to.contain("[!CAUTION]");
+    expect(markdown).to.contain("GitHub limits the length of comments").and.to.contain("[!CAUTION]");
     outsideOfCode(markdown);
     const long = reportWith({ op: "update", type: "x:y:Z", before: { list: [] }, after: { list: Array.from({ length: 9000 }, (_, index) => `https://${index}`) } });
     expect(renderMarkdown(long)).to.contain("more lines)");
@@ -302,20 +305,22 @@ describe("a comment", () => {
 
   it("names every resource of each provider in words", async () => {
     for (const provider of PROVIDERS) {
-      for (const { type } of (await record(await exampleValues(provider))).resources) {
-        expect(purposeOf(type), type).to.match(/^[A-Za-z]['A-Za-z0-9. -]+$/).and.not.to.match(/[a-z][A-Z](?!ORS)/);
+      const types = (await record(await exampleValues(provider))).resources.map(({ type }) => type);
+      const typeOf = await lookUpTypes(types);
+      for (const type of types) {
+        expect(labelOf(type, typeOf), type).to.match(/^[A-Za-z]['A-Za-z0-9. -]+$/).and.not.to.match(/[a-z][A-Z](?!ORS)/);
       }
     }
-    expect(purposeOf("aws:sns/topicPolicy:TopicPolicy")).to.equal("Topic policy");
-    expect(purposeOf("pulumi:providers:aws")).to.equal("Access to aws");
-    expect(purposeOf("")).to.equal("Resource");
+    expect(labelOf("aws:sns/topicPolicy:TopicPolicy", typeOf)).to.equal("Topic policy");
+    expect(labelOf("pulumi:providers:aws", typeOf)).to.equal("Access to aws");
+    expect(labelOf("", typeOf)).to.equal("Resource");
   });
 });
 
 describe("a job's log", () => {
   it("has no command for GitHub's runner, and none for the terminal", () => {
     const message = "::add-mask::x\n  ::set-output name=a::b\n##[error]x\u001b[2J";
-    const report = reportOn("prod", planOf([parseEvent(JSON.stringify({ diagnosticEvent: { message, severity: "info" } })), END]), { deletionAllowed: false });
+    const report = reportOn("prod", planOf([parseEvent(JSON.stringify({ diagnosticEvent: { message, severity: "info" } })), END]), { deletionAllowed: false, typeOf });
     for (const color of [false, true]) {
       const text = renderText(report, { color }).replaceAll(/\u001b\[\d+m/g, "");
       expect(text).not.to.match(/^\s*::/m);

@@ -10,11 +10,11 @@ describe("stacks: names", () => {
     it(`takes ${name.slice(0, 30)}`, () => { expect(checkStackName(name)).to.equal(name); });
   }
   for (const name of ["", "-x", "--help", "a b", "a;b", "$(id)", "é", "a\nb", "a/b/c/d", "a".repeat(101), ".", "..", "../prod", "company/../prod", "company/storage/."]) {
-    it(`refuses ${JSON.stringify(name.slice(0, 30))}`, () => { expect(() => checkStackName(name)).to.throw(StackError, "is no name of a stack"); });
+    it(`refuses ${JSON.stringify(name.slice(0, 30))}`, () => { expect(() => checkStackName(name)).to.throw(StackError, "is not a valid stack name"); });
   }
   for (const other of ["prod", "company/storage/prod"]) {
     for (const suffix of ["-preview", "-Preview"]) {
-      it(`refuses ${other}${suffix}, which is another stack's environment`, () => { expect(() => checkStackName(`${other}${suffix}`)).to.throw(StackError, `in which "${other}" is previewed`); });
+      it(`refuses ${other}${suffix}, which is another stack's environment`, () => { expect(() => checkStackName(`${other}${suffix}`)).to.throw(StackError, `for previews of "${other}"`); });
     }
   }
 });
@@ -42,9 +42,9 @@ describe("stacks: files", () => {
     const result = await found("prod", "other", "Prod");
     // A disk that knows no case has one file of the two.
     if ((await readdir(dir)).length < 4) this.skip();
-    expect(result).to.be.instanceOf(StackError).with.property("message").that.contains('"Prod" and "prod" would be one GitHub environment');
+    expect(result).to.be.instanceOf(StackError).with.property("message").that.contains('"Prod" and "prod" would share one GitHub environment');
   });
   for (const name of [".", ".."]) {
-    it(`are not named ${name}`, async () => { expect(await found("prod", name)).to.be.instanceOf(StackError).with.property("message").that.contains(`"${name}" is no name`); });
+    it(`are not named ${name}`, async () => { expect(await found("prod", name)).to.be.instanceOf(StackError).with.property("message").that.contains(`"${name}" is not a valid`); });
   }
 });

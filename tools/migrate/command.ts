@@ -11,7 +11,7 @@ import { mendLayout, migrate, reasonOf, type Options, type Summary } from "./mig
 import { MigrateError } from "./place.ts";
 import { JsonReport, printable, TextReport, summaryText } from "./report.ts";
 import { S3Bucket, S3Error } from "./s3.ts";
-import { outliveReaders } from "../lib/output.ts";
+import { ignoreClosedOutput } from "../lib/command.ts";
 import { UsageError, runCommand } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
@@ -59,7 +59,7 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
   }
   if (flags.deleteOld && !flags.mendLayout) throw new UsageError("--delete-old goes with --mend-layout");
   // A dry run has nothing left to do.
-  if (flags.dryRun) outliveReaders(() => process.exit());
+  if (flags.dryRun) ignoreClosedOutput(() => process.exit());
   const memory = new MemoryBudget();
   const first = await openPlace(from, memory, flags, "from");
   const second = to === undefined ? first : await openPlace(to, memory, flags, "to");

@@ -1,6 +1,6 @@
 /**
- * The providers. A line of this table is all that registers one. Only the chosen one's file is loaded, because the clouds'
- * packages are large; the others' are too where a config has a key that it does not know, to say whose it is.
+ * The providers. One line of this table registers a provider. Only the chosen provider's file is loaded, because the clouds'
+ * packages are large. The others are loaded only to find the owner of a key that the chosen provider does not know.
  */
 import { parseConfig, type RawConfig } from "../config/index.ts";
 import type { Chosen, Provider, ResourceType } from "./contract.ts";
@@ -25,8 +25,10 @@ function isProviderName(text: string): text is ProviderName {
 type FileOf<Name extends ProviderName> = Awaited<ReturnType<(typeof providers)[Name]["load"]>>["default"];
 type ConfigOf<Name extends ProviderName> = FileOf<Name> extends Provider<infer Config> ? Config : never;
 
-/** The config of one stack: a union discriminated by `provider`, which each config has to have as the table names it. */
-export type StorageConfig = { [Name in ProviderName]: ConfigOf<Name> & { provider: Name } }[ProviderName];
+/** The config of one stack: a union discriminated by `provider`. */
+export type StorageConfig = {
+  [Name in ProviderName]: ConfigOf<Name> & { provider: Name };
+}[ProviderName];
 
 /**
  * The provider that a stack's config names, with that config typed.

@@ -159,8 +159,8 @@ describe("AWS: the bucket", () => {
     expect(recording.one("aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration").inputs.rules).to.deep.equal([
       { applyServerSideEncryptionByDefault: { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn }, bucketKeyEnabled: true },
     ]);
-    expect((await problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") }))[0]).to.match(/^kmsKeyArn: is not of the region "eu-central-1"/);
-    expect((await problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` }))[0]).to.match(/^kmsKeyArn: is not of the partition "aws-cn"/);
+    expect((await problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") }))[0]).to.match(/^kmsKeyArn: is not in the bucket.s region "eu-central-1"/);
+    expect((await problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` }))[0]).to.match(/^kmsKeyArn: is not in the partition "aws-cn"/);
     expect((await problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` }))[0]).to.match(/not an alias/);
   });
 
@@ -259,9 +259,9 @@ describe("AWS: custom domain", () => {
   const wrong: [what: string, changes: Record<string, string | undefined>, message: RegExp][] = [
     ["it before 2026.5", { authentikVersion: "2026.4", customDomain: own }, /^customDomain: cannot work: authentik 2026\.4 signs for the endpoint's host/],
     ["it without a release", { customDomain: own }, /^customDomain: cannot work: authentik before 2026\.5, which this stack may run/],
-    ["a CDN", { authentikVersion: "2026.5", customDomain: "media.company" }, /^customDomain: cannot work: presigned URLs do not survive a CDN or CNAME.*write "company-media\.s3\.eu-central-1\.amazonaws\.com"/],
+    ["a CDN", { authentikVersion: "2026.5", customDomain: "media.company" }, /^customDomain: cannot work: presigned URLs do not work behind a CDN or CNAME.*write "company-media\.s3\.eu-central-1\.amazonaws\.com"/],
     ["the global host", { authentikVersion: "2026.5", customDomain: "company-media.s3.amazonaws.com" }, /^customDomain: cannot work/],
-    ["it without a written name", { authentikVersion: "2026.5", customDomain: own, bucketName: undefined }, /^customDomain: needs a bucketName/],
+    ["it without a written name", { authentikVersion: "2026.5", customDomain: own, bucketName: undefined }, /^customDomain: needs bucketName/],
     ["it for a bucket with a dot", { authentikVersion: "2026.5", customDomain: "a.b.s3.eu-central-1.amazonaws.com", bucketName: "a.b" }, /certificate does not cover/],
     ["it over http", { authentikVersion: "2026.5", customDomain: own, secureUrls: "false" }, /^secureUrls: sends browsers to http/],
   ];

@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { commonKeys, parseProvider, type Report } from "../config/common.ts";
+import { commonKeys, parseProvider, type ReportProblem } from "../config/common.ts";
 import { ConfigError, parseConfig, type RawConfig } from "../config/index.ts";
 import { documentationOf, secretText } from "../config/values.ts";
 import type { Chosen } from "../providers/contract.ts";
@@ -91,12 +91,12 @@ describe("config", () => {
     ["an origin with a wildcard", { origins: "https://*.company" }, /wildcard/],
     ["an origin without a scheme", { origins: "a.company:9443" }, /no http.*write "https:\/\/a.company:9443"/],
     ["an origin of another scheme", { origins: "ftp://a.company" }, /no http.*write "https:\/\/a.company"/],
-    ["an origin in capitals", { origins: "https://A.company" }, /capitals.*write "https:\/\/a.company"/],
+    ["an origin in capitals", { origins: "https://A.company" }, /capital letters.*write "https:\/\/a.company"/],
     ["an internationalised origin", { origins: "https://bücher.company" }, /punycode.*write "https:\/\/xn--bcher-kva.company"/],
     ["an origin with the default port", { origins: "https://a.company:443" }, /default port.*write "https:\/\/a.company"/],
     ["an origin with an address in another form", { origins: "http://0x7f.1" }, /write "http:\/\/127.0.0.1"/],
     ["an origin with a user", { origins: "https://me@a.company" }, /user name/],
-    ["an origin twice", { origins: "https://a.company,https://a.company" }, /^origins\[1\]: is there twice/],
+    ["an origin twice", { origins: "https://a.company,https://a.company" }, /^origins\[1\]: is listed twice/],
     ["no host in an origin", { origins: "https://" }, /^origins\[0\]: is not an origin/],
     ["a short bucket name", { bucketName: "ab" }, /^bucketName: has 2 characters/],
     ["a bucket name in capitals", { bucketName: "My_Media" }, /write "my-media"/],
@@ -105,8 +105,8 @@ describe("config", () => {
     ["a bucket name that ends in a hyphen", { bucketName: "media-" }, /begin and end.*write "media"/],
     ["a reserved bucket name", { bucketName: "xn--media" }, /reserves/],
     ["an endpoint without a scheme", { endpoint: "s3.provider" }, /^endpoint: has no http.*write "https:\/\/s3.provider"/],
-    ["an endpoint with the bucket in its path", { endpoint: "https://s3.provider/authentik-media" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
-    ["an endpoint with the bucket in its host", { endpoint: "https://authentik-media.s3.provider" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
+    ["an endpoint with the bucket in its path", { endpoint: "https://s3.provider/authentik-media" }, /^endpoint: has the bucket.*write "https:\/\/s3.provider"/],
+    ["an endpoint with the bucket in its host", { endpoint: "https://authentik-media.s3.provider" }, /^endpoint: has the bucket.*write "https:\/\/s3.provider"/],
     ["an endpoint with a trailing slash", { endpoint: "https://s3.provider/" }, /write "https:\/\/s3.provider"/],
     ["an endpoint without a scheme, but with the bucket", { endpoint: "s3.provider/authentik-media" }, /^endpoint: has no http.*write "https:\/\/s3.provider", with a path only if .* without the bucket$/],
     ["an endpoint with a user", { endpoint: "https://u:p@s3.provider" }, /^endpoint: has more than/],
@@ -118,7 +118,7 @@ describe("config", () => {
     ["no keys", { accessKey: undefined, secretKey: undefined }, /^accessKey: is missing.*--secret accessKey/, /^secretKey: is missing/],
     ["half a pair of keys", { secretKey: undefined }, /^secretKey: is missing, while accessKey is set/],
     ["half a pair of admin keys", { adminAccessKey: "a" }, /^adminSecretKey: is missing/],
-    ["a profile beside keys", { sessionProfile: "p" }, /^sessionProfile: is set beside keys/],
+    ["a profile beside keys", { sessionProfile: "p" }, /^sessionProfile: is set together with keys/],
     ["a token without keys", { accessKey: undefined, secretKey: undefined, sessionProfile: "p", sessionToken: "t" }, /^sessionToken: is set without/],
     ["a key that authentik would follow", { secretKey: "file:///x" }, /^secretKey: its value begins with "file:"/],
     ["a key with a newline", { secretKey: "x\n" }, /^secretKey: has blanks or a newline/],
@@ -170,7 +170,7 @@ describe("config", () => {
 
   it("asks for a missing secret as a secret", () => {
     const found: string[] = [];
-    const report: Report = (key, wrong) => { found.push(`${key} ${wrong}`); };
+    const report: ReportProblem = (key, wrong) => { found.push(`${key} ${wrong}`); };
     parseProvider({ keys: { token: secretText("A token.") }, check: () => undefined, resolve: () => undefined }, { origins: "https://a.company" }, report);
     expect(found).to.deep.equal(["token is missing; set it: pulumi config set --secret token (A token.)"]);
   });

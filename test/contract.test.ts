@@ -116,7 +116,7 @@ for (const provider of PROVIDERS) {
         inputs.forceDestroy === true || (provider === "azure" && options.retainOnDelete !== true));
       expect(deletes(recording)).to.equal(false);
       if (forceDestroy) expect(deletes(await record({ ...values, forceDestroy: "true" }))).to.equal(true);
-      else expect((await configProblems({ ...values, forceDestroy: "true" })).join()).to.match(/^forceDestroy: cannot be had/);
+      else expect((await configProblems({ ...values, forceDestroy: "true" })).join()).to.match(/^forceDestroy: is not possible/);
     });
 
     it("adopts only when told", async () => {

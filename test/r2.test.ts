@@ -50,7 +50,7 @@ describe("R2: jurisdictions", () => {
     it(`${jurisdiction}: no custom domain but the S3 API's with the bucket`, async () => {
       expect(await problems({ jurisdiction, customDomain: `${host}/authentik-media` })).to.equal("");
       for (const customDomain of ["pub-0123.r2.dev", "media.company", `authentik-media.${host}`, `${host}/another`]) {
-        expect(await problems({ jurisdiction, customDomain })).to.match(/^customDomain: is not R2's S3 API, and presigned URLs work there alone/).and.to.contain(`write "${host}/authentik-media"`);
+        expect(await problems({ jurisdiction, customDomain })).to.match(/^customDomain: is not R2's S3 API. Presigned URLs work only there/).and.to.contain(`write "${host}/authentik-media"`);
       }
     });
 
@@ -74,13 +74,13 @@ describe("R2: config", () => {
     ["a location that is none", { location: "mars" }, /^location: is not one of the choices/],
     ["a location outside the jurisdiction", { jurisdiction: "eu", location: "wnam" }, /^location: is not in the jurisdiction "eu"; write "weur" or "eeur"/],
     ["a bucket with a dot", { bucketName: "a.bucket" }, /^bucketName: has a dot/],
-    ["forceDestroy", { forceDestroy: "true" }, /^forceDestroy: cannot be had: R2 never deletes a bucket that is not empty/],
+    ["forceDestroy", { forceDestroy: "true" }, /^forceDestroy: is not possible: R2 never deletes a bucket that is not empty/],
     ["http", { secureUrls: "false" }, /^secureUrls: sends browsers to http/],
   ];
   for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect(await problems(changes)).to.match(message); });
 
   it("tells which permission group the account lacks", () => {
     expect(groupId([{ id: "1", name: "Other" }, { id: "2", name: "Wanted" }], "Wanted")).to.equal("2");
-    expect(() => groupId([], "Wanted")).to.throw('has no permission group "Wanted"; enable R2 for it');
+    expect(() => groupId([], "Wanted")).to.throw('has no permission group "Wanted"; enable R2 for the account');
   });
 });

@@ -37,7 +37,7 @@ describe("rotation of keys", () => {
   it("refuses a step of two, a step back, and to retire the key while it is rotated", () => {
     const now = { keyGeneration: 3, retirePreviousKey: false };
     expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(/raise it by one: pulumi config set keyGeneration 4/);
-    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(/would replace the key that authentik has, of generation 3/);
+    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(/would replace the key in use, of generation 3/);
     expect(rotationFault(now, { keyGeneration: 4, retirePreviousKey: true })).to.match(/retirePreviousKey = "true" would delete the key/);
     expect(rotationFault(now, { keyGeneration: 3, retirePreviousKey: true })).to.equal(undefined);
   });
@@ -60,7 +60,7 @@ describe("rotation of keys", () => {
     for (const command of [["preview"], ["up", "--yes", "--skip-preview"]]) {
       const { ok, text } = await project.run(...command);
       expect(ok).to.equal(false);
-      expect(text).to.contain('keyGeneration = "3" would replace the key that authentik has, of generation 1');
+      expect(text).to.contain('keyGeneration = "3" would replace the key in use, of generation 1');
     }
     await project.configure({ keyGeneration: 2 });
     await project.expectOk("up", "--yes", "--skip-preview");

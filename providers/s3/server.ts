@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import type { S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
 import pRetry from "p-retry";
-import type { ConfigKey } from "./index.ts";
+import type { ConfigKey } from "./config.ts";
 
 /** Where a bucket is and how to reach it: part of the inputs of every resource in this folder. */
 export interface Connection {

@@ -182,7 +182,8 @@ describe("docs: run", function () {
         const run: string[] = [];
         for (const text of texts) {
           const reason = reasonNotToRun(text);
-          if (reason === undefined && !WITHOUT_PULUMI.test(text)) lacksPulumi = pulumi === undefined;
+          const needsPulumi = reason === undefined && !WITHOUT_PULUMI.test(text);
+          lacksPulumi ||= needsPulumi && pulumi === undefined;
           if (reason === undefined && !lacksPulumi) run.push(text);
           else it.skip(`${text} (not run: ${reason ?? "it needs pulumi"})`);
         }

@@ -64,7 +64,7 @@ describe("recorded plans of the real engine", () => {
     });
   }
 
-  it("may delete and replace buckets where that is allowed and nothing is protected", async () => {
+  it("may delete and replace buckets when that is allowed and nothing is protected", async () => {
     for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed", "unprotected and renamed", "left over", "left over, and renamed"] as const) {
       expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", true);
     }
@@ -73,7 +73,7 @@ describe("recorded plans of the real engine", () => {
     }
   });
 
-  it("read as what they are", async () => {
+  it("are rendered as Markdown and text", async () => {
     expect(renderMarkdown(await recordedReport("unchanged"))).to.equal(
       "### Preview of `prod`: no changes\n\n3 resources stay unchanged. The values of secrets are not compared. Commit `0123456789ab`.");
     expect(renderMarkdown(await recordedReport("origin"))).to.contain(`### Preview of \`prod\`: 1 to be updated
@@ -106,14 +106,14 @@ Stack outputs will be updated
   + https://auth.company`);
   });
 
-  it("carry Pulumi's own words where it fails", async () => {
+  it("show Pulumi's messages when it fails", async () => {
     expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's messages**").and.to.contain('origins[0] = "https://a.company/"');
     expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false as well.");
     expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain("set protect to false in an earlier change.");
   });
 });
 
-describe("the guard of the buckets", () => {
+describe("the guard of buckets", () => {
   it("knows every type that a provider protects", async () => {
     for (const provider of PROVIDERS) {
       const { resources } = await record(await exampleValues(provider));
@@ -123,7 +123,7 @@ describe("the guard of the buckets", () => {
     }
   });
 
-  it("knows Azure's types under each of its versions, and no type that only sounds like one", async () => {
+  it("knows Azure's types in every API version, and no type with a similar name", async () => {
     for (const type of ["azure-native:storage/v20230101:BlobContainer", "azure-native:storage/v20220901:StorageAccount", "azure-native:storage:StorageAccount", "azure-native_storage_v20230101:storage:StorageAccount", "aws:s3/bucketV2:BucketV2"]) {
       expect((await resourceType(type))?.holdsFiles, type).to.equal(true);
     }
@@ -141,29 +141,29 @@ describe("the guard of the buckets", () => {
     }
   }
 
-  it("heeds what is protected, whatever its type", () => {
+  it("includes protected resources of every type", () => {
     const step = { type: "aws:dynamodb/table:Table", before: {}, after: {} };
     expect(bucketsAtRisk(planWith({ ...step, op: "delete", protect: true }), typeOf)).to.have.length(1);
     expect(bucketsAtRisk(planWith({ ...step, op: "delete" }), typeOf)).to.deep.equal([]);
   });
 
-  it("names each bucket once, as replaced where it is", () => {
+  it("lists a replaced bucket once", () => {
     const steps = ["create-replacement", "replace", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: { bucket: "other" } }));
     expect(bucketsAtRisk(planWith(...steps), typeOf)).to.have.length(1);
   });
 
-  it("takes what an earlier replacement left over for that, even beside a change of the new one of the same name", () => {
+  it("finds a bucket that is left over, also when the new one of the same name changes", () => {
     const steps = ["update", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: {} }));
     expect(bucketsAtRisk(planWith(...steps), typeOf).map(({ risk }) => risk)).to.deep.equal(["left over"]);
   });
 
-  it("says of what Pulumi lets go of that it stays", () => {
+  it("reports that a retained bucket stays on the server", () => {
     const report = reportWith({ op: "delete", type: "azure-native:storage:BlobContainer", before: { containerName: "media" }, retainOnDelete: true });
     expect(renderMarkdown(report)).to.contain("stays on the server with its files");
     expect(report.ok).to.equal(false);
   });
 
-  it("lets no plan pass that has one, whatever else it has", () => {
+  it("fails every plan that puts a bucket at risk", () => {
     const harmless = fc.record({ op: fc.constantFrom(...OPS.harmless), type: fc.constantFrom(BUCKET, "aws:iam/user:User"), name: fc.string({ minLength: 1 }) });
     const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS["left over"], ...OPS.unknown), name: fc.string({ minLength: 1 }) });
     fc.assert(fc.property(fc.array(harmless), harmful, fc.array(harmless), (before, step, after) => {
@@ -173,14 +173,14 @@ describe("the guard of the buckets", () => {
 });
 
 describe("a plan", () => {
-  it("has not succeeded without the engine's word for it", () => {
+  it("has not succeeded without the engine's summary", () => {
     expect(planOf([]).succeeded).to.equal(false);
     expect(completePlan({ events: [END], code: 1, output: "error: killed" }).succeeded).to.equal(false);
     expect(reportOn("prod", completePlan({ events: [], code: 0, output: "" }), { deletionAllowed: true, typeOf })).to.have.property("ok", false);
     expect(planOf([parseEvent('{"errorEvent":{"error":"broken"}}'), END]).succeeded).to.equal(false);
   });
 
-  it("is not made of what is not understood", () => {
+  it("is not read from events of an unknown form", () => {
     expect(() => parseEvent("{")).to.throw(PlanError);
     expect(() => parseEvent('{"resourcePreEvent":{"metadata":{"op":"delete"}}}')).to.throw(PlanError, /too old or too new/);
     expect(parseEvent('{"sequence":1,"newEvent":{}}')).to.deep.equal({});
@@ -191,7 +191,7 @@ describe("a plan", () => {
     expect(planOf(events).diagnostics.map(({ severity, message }) => `${severity} ${message}`)).to.deep.equal(["info of info#err", "error of error"]);
   });
 
-  it("shows a secret that changes as one", () => {
+  it("shows that a secret changes, without its values", () => {
     const report = reportWith({
       op: "update", type: "aws:x/y:Y", before: { password: SECRET, size: 1 }, after: { password: SECRET, size: 2 }, detailedDiff: { password: { diffKind: "update" }, size: {} },
     });
@@ -201,22 +201,22 @@ describe("a plan", () => {
     ]);
   });
 
-  it("says of an update that shows nowhere that there is one", () => {
+  it("reports an update whose change does not show", () => {
     expect(renderMarkdown(reportWith({ op: "update", before: { __provider: "old" }, after: { __provider: "new" } }))).to.contain("The change does not show here");
   });
 
-  it("says of a failure without words that there were none", () => {
+  it("reports the exit status of a failure without a message", () => {
     expect(renderText(reportOn("prod", completePlan({ events: [], code: 3, output: "" }), { deletionAllowed: false, typeOf }), { color: false })).to.contain("status 3");
   });
 });
 
 describe("a difference", () => {
-  it("of lists is what is added and what is removed, wherever it stands", () => {
+  it("of lists has the added and removed entries, whatever their positions", () => {
     expect(diff({ origins: ["a", "b", "c"] }, { origins: ["b", "d", "c"] })).to.deep.equal([{ property: "origins", removed: ["a"], added: ["d"] }]);
     expect(diff({ origins: ["a", "b"] }, { origins: ["b", "a"] })).to.deep.equal([{ property: "origins", removed: [], added: [], note: "in another order" }]);
   });
 
-  it("of each cloud's CORS policy reads alike", () => {
+  it("of a CORS policy is the same for each cloud", () => {
     const change = [{ property: "origins", removed: ["https://old"], added: ["https://new"] }];
     const aws = (origin: string) => ({ bucket: "b", corsRules: [{ allowedOrigins: [origin], allowedMethods: ["GET"] }] });
     const r2 = (origin: string) => ({ rules: [{ allowed: { origins: [origin], methods: ["GET"] }, maxAgeSeconds: 3000 }] });
@@ -224,22 +224,22 @@ describe("a difference", () => {
     expect(diff(r2("https://old"), r2("https://new"))).to.deep.equal(change);
   });
 
-  it("of policies in JSON is of what is in them", () => {
+  it("of policies in JSON compares their content", () => {
     const policy = (action: string) => ({ policy: JSON.stringify({ Statement: [{ Action: ["s3:GetObject", action] }] }) });
     expect(diff(policy("s3:PutObject"), policy("s3:*"))).to.deep.equal([{ property: "policy › Statement › Action", removed: ["s3:PutObject"], added: ["s3:*"] }]);
   });
 
-  it("hides what is called a secret, even where Pulumi does not know that it is one", () => {
+  it("hides values with a secret's name, also when Pulumi does not mark them as secrets", () => {
     const text = JSON.stringify(diff({}, { accessKey: "AKIA1", options: { secretKey: "hunter2", list: [{ token: "hunter3" }, { token: "hunter4" }] }, env: [{ password: ["hunter5"] }] }));
     expect(text).not.to.match(/AKIA1|hunter/);
     expect(diff({ secretKey: "a" }, { secretKey: "b" })).to.deep.equal([{ property: "secret key", removed: ["[secret]"], added: ["[secret]"] }]);
   });
 
-  it("says what is known only later", () => {
+  it("marks a value that is known after the update", () => {
     expect(diff({ arn: "x" }, { arn: "04da6b54-80e4-46f7-96ec-b56ff0331ba9" })).to.deep.equal([{ property: "arn", removed: ["x"], added: ["(known after the update)"] }]);
   });
 
-  it("is there exactly where two values differ", () => {
+  it("exists exactly when two values differ", () => {
     const properties = fc.dictionary(fc.constantFrom("a", "b", "bC"), fc.oneof(fc.string(), fc.integer(), fc.boolean(), fc.array(fc.string()), fc.dictionary(fc.constantFrom("x", "y"), fc.string())));
     fc.assert(fc.property(properties, (value) => { expect(diff(value, structuredClone(value))).to.deep.equal([]); }));
     fc.assert(fc.property(properties, fc.string(), (value, text) => {
@@ -252,7 +252,7 @@ describe("a difference", () => {
 describe("a comment", () => {
   const NASTY = ["```\n# Merge at once", "@everyone #1 <img src=x>", "a | b", "<!-- -->", "[x](javascript:1)", "\u202Eoverride", "line\nline", "````", "<details>"];
 
-  /** The text without its blocks of code, in which nothing has a meaning. */
+  /** The text without code, in which nothing is rendered. */
   function outsideOfCode(markdown: string): string {
     const lines: string[] = [];
     let fence: string | undefined;
@@ -265,7 +265,7 @@ describe("a comment", () => {
     return lines.join("\n");
   }
 
-  it("gives no meaning to what comes from config, resources or Pulumi's words", () => {
+  it("escapes values of config, resources and Pulumi's messages", () => {
     const text = fc.oneof(fc.constantFrom(...NASTY), fc.string(), fc.array(fc.constantFrom(...NASTY, "`", "\n")).map((parts) => parts.join("")));
     fc.assert(fc.property(text, text, text, (name, value, message) => {
       const step = { name: `n${name}`, before: { bucket: value }, after: { bucket: `${value}x`, list: [value] } };
@@ -278,20 +278,20 @@ describe("a comment", () => {
     }), { numRuns: 300 });
   });
 
-  it("mentions nobody in a sentence, and leads nowhere, in what GitHub makes of it", () => {
+  it("has no mention and no link after GitHub has rendered it", () => {
     const failure = "said @octocat, @company/team, #1, company/repo#2, GH-3, gh-4, www.evil.example and https://evil.example";
     const text = renderMarkdown(failedReport("prod", failure)).replaceAll(/&#(\d+);/g, (_, digits: string) => String.fromCharCode(Number(digits)));
     expect(text).not.to.match(/@\w|#\d|\bGH-\d|\bwww\.|:\/\//i);
     expect(text.replaceAll("\u2060", "")).to.contain(failure);
   });
 
-  it("shows a value of several lines as one, so that none passes for a change of its own", () => {
+  it("shows a value of several lines in one, so that no line looks like a change", () => {
     const markdown = renderMarkdown(reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }));
     expect(markdown).to.contain('+ "a\\n+ https://safe"');
     expect(markdown.split("\n")).not.to.include("+ https://safe");
   });
 
-  it("is never longer than GitHub takes, and says so where it is cut", () => {
+  it("is never longer than GitHub allows, and says where it is cut", () => {
     const many = Array.from({ length: 2000 }, (_, index) => ({ op: "create", type: "x:y:Z", name: `name-${index}`, after: { text: `ü${"x".repeat(900)}` } }));
     const markdown = renderMarkdown(reportWith(...many, { op: "delete", before: {} }));
     expect(markdown.length).to.be.within(50_000, 65_000);
@@ -303,7 +303,7 @@ describe("a comment", () => {
     expect(renderMarkdown(failedReport("prod", "x".repeat(100_000)))).to.have.property("length").that.is.within(2000, 2100);
   });
 
-  it("names every resource of each provider in words", async () => {
+  it("has a label for every resource of each provider", async () => {
     for (const provider of PROVIDERS) {
       const types = (await record(await exampleValues(provider))).resources.map(({ type }) => type);
       const typeOf = await lookUpTypes(types);
@@ -318,7 +318,7 @@ describe("a comment", () => {
 });
 
 describe("a job's log", () => {
-  it("has no command for GitHub's runner, and none for the terminal", () => {
+  it("has no commands to GitHub's runner or to the terminal", () => {
     const message = "::add-mask::x\n  ::set-output name=a::b\n##[error]x\u001b[2J";
     const report = reportOn("prod", planOf([parseEvent(JSON.stringify({ diagnosticEvent: { message, severity: "info" } })), END]), { deletionAllowed: false, typeOf });
     for (const color of [false, true]) {
@@ -335,7 +335,7 @@ describe("the outcome of a pull request's jobs", () => {
   const needs = (test: string, preview: string, stacks?: string) => JSON.stringify({ test: job(test), stacks: job("success", stacks), preview: job(preview) });
   const own = { isFork: false, author: "somebody", actor: "somebody" };
 
-  it("is good where all went well, and bad where anything did not", () => {
+  it("passes when every job passed, and fails when one failed", () => {
     expect(outcomeOf(needs("success", "success"), own).ok).to.equal(true);
     for (const bad of ["failure", "cancelled"]) {
       expect(outcomeOf(needs("success", bad), own)).to.deep.equal({ ok: false, text: `The job preview: ${bad}.` });
@@ -343,7 +343,7 @@ describe("the outcome of a pull request's jobs", () => {
     }
   });
 
-  it("says why there was no preview", () => {
+  it("reports why there was no preview", () => {
     expect(outcomeOf(needs("success", "skipped"), { ...own, isFork: true })).to.have.property("text").that.contains("comes from a fork");
     for (const dependabots of [{ actor: "dependabot[bot]" }, { author: "dependabot[bot]" }]) {
       expect(outcomeOf(needs("success", "skipped"), { ...own, ...dependabots })).to.include({ ok: true }).and.property("text").contains("Dependabot");
@@ -351,7 +351,7 @@ describe("the outcome of a pull request's jobs", () => {
     expect(outcomeOf(needs("success", "skipped", "[]"), own)).to.have.property("ok", true);
   });
 
-  it("is bad where there is no reason for that", () => {
+  it("fails when there is no reason for that", () => {
     expect(outcomeOf(needs("success", "skipped"), own).ok).to.equal(false);
     expect(() => outcomeOf("{}x", own)).to.throw(SyntaxError);
     expect(outcomeOf("{}", own).ok).to.equal(false);

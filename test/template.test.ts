@@ -1,4 +1,7 @@
-/** `pulumi new` on this repository: what it asks for, and that what it makes previews at once, under any name. */
+/**
+ * `pulumi new` with this repository as the template: what it asks for, and that the new project
+ * previews at once, under any name.
+ */
 import { execFile } from "node:child_process";
 import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -24,11 +27,11 @@ const Project = v.object({ name: v.string(), template: v.optional(v.object({ con
 
 const { name, template } = v.parse(Project, parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")));
 const asked = template?.config ?? {};
-/** A project that `pulumi new` has made is no template any more. */
+/** A project that `pulumi new` has created is not a template. */
 const isTemplate = template !== undefined;
 
 (isTemplate ? describe : describe.skip)("template", () => {
-  it("asks for the provider, the origins, and every key without which a provider has no preview", async () => {
+  it("asks for the provider, the origins and every key that a preview needs", async () => {
     expect(Object.keys(asked)).to.include.members(["provider", "origins"]);
     for (const provider of PROVIDERS) {
       const example = await exampleValues(provider);
@@ -37,7 +40,7 @@ const isTemplate = template !== undefined;
     }
   });
 
-  it("has defaults that every provider takes, and asks for secrets as secrets", async () => {
+  it("has defaults that are valid for every provider, and asks for secrets as secrets", async () => {
     const defaults = Object.fromEntries(Object.entries(asked).flatMap(([key, value]) => (value.default === undefined ? [] : [[key, value.default]])));
     expect(defaults).to.deep.equal({ provider: "s3", origins: "https://authentik.company" });
     const own = await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider].load()).default.keys)));
@@ -53,7 +56,7 @@ const isTemplate = template !== undefined;
 });
 
 describe("a project under another name", () => {
-  it("is told of keys under the name that the examples have", async () => {
+  it("reports keys under the project name of the examples", async () => {
     await setMocks({ newResource: () => ({ id: undefined, state: {} }), call: () => ({}) }, "company-storage", "test");
     setAllConfig({ "company-storage:provider": "r2", "authentik-storage:bucketName": "files", "aws:region": "eu-central-1" }, []);
     const error: unknown = await chooseProvider(readStackConfig()).catch((reason: unknown) => reason);
@@ -70,18 +73,21 @@ describe("a project under another name", () => {
   let env: Record<string, string>;
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "authentik-storage-template-"));
-    // What a clone would have; from a folder everything is copied, node_modules and .local too.
+    // The files of a clone. From a folder, pulumi copies everything, also node_modules and .local.
     for (const file of await repositoryFiles()) {
       await mkdir(dirname(join(dir, "template", file)), { recursive: true });
       await copyFile(join(REPOSITORY, file), join(dir, "template", file));
     }
     await mkdir(join(dir, "state"));
     await mkdir(join(dir, "bin"));
-    // A minute of downloads is spared: npm itself says where it would install, and what is here already is put there.
+    // This saves a minute of downloads: npm tells where it would install, and a link to the existing
+    // packages is created there.
     await writeFile(join(dir, "bin/npm"), `#!/bin/sh\nln -s "${join(REPOSITORY, "node_modules")}" "$(${await onPath("npm") ?? "npm"} prefix)/node_modules"\n`);
     await chmod(join(dir, "bin/npm"), 0o755);
     env = {
-      PULUMI_BACKEND_URL: `file://${join(dir, "state")}`, PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_SKIP_UPDATE_CHECK: "true",
+      PULUMI_BACKEND_URL: `file://${join(dir, "state")}`,
+      PULUMI_CONFIG_PASSPHRASE: "test",
+      PULUMI_SKIP_UPDATE_CHECK: "true",
       PATH: `${join(dir, "bin")}:${process.env.PATH ?? ""}`,
     };
   });
@@ -107,7 +113,7 @@ describe("a project under another name", () => {
   const configOf = async (project: string, stack: string) =>
     v.parse(v.object({ config: v.record(v.string(), v.unknown()) }), parse(await readFile(join(dir, project, `Pulumi.${stack}.yaml`), "utf8"))).config;
 
-  it("makes a project of another name without a question, which previews and passes the policies", async () => {
+  it("creates a project of another name without questions, which passes the policies", async () => {
     const project = "company-storage";
     const answers = ["endpoint=https://s3.provider", "origins=https://a.company,https://b.company"].flatMap((answer) => ["-c", answer]);
     await expectOk(project, "pulumi", ["new", "../template", "--yes", "--name", project, "--stack", "prod", ...answers]);
@@ -116,12 +122,12 @@ describe("a project under another name", () => {
     expect(Object.keys(await configOf(project, "prod"))).to.have.members(["provider", "origins", "endpoint", "accessKey", "secretKey"].map((key) => `${project}:${key}`));
   });
 
-  it("makes a project in which npm start works", async () => {
+  it("creates a project in which npm start works", async () => {
     const text = await expectOk("company-storage", process.execPath, ["--import", "tsx/esm", "tools/start/command.ts", "--dir", join(dir, "local")]);
     expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.not.to.contain("FAIL");
   });
 
-  it("gives a real stack named dev none of the local stack's settings, and says how to set what is missing", async () => {
+  it("gives a stack named dev no local settings, and reports how to set missing keys", async () => {
     const project = "all-defaults";
     await expectOk(project, "pulumi", ["new", "../template", "--yes"]);
     const { ok, text } = await run(project, "pulumi", preview);
@@ -129,12 +135,12 @@ describe("a project under another name", () => {
     for (const command of ["pulumi config set endpoint <value>", "pulumi config set --secret accessKey", "pulumi config set --secret secretKey"]) expect(text).to.contain(command);
     await expectOk(project, "pulumi", ["config", "set", "endpoint", "https://s3.provider"]);
     for (const key of ["accessKey", "secretKey"]) await expectOk(project, "pulumi", ["config", "set", "--secret", key], "value");
-    // The policy pack would refuse a bucket without protection.
+    // The policy pack refuses a bucket without protection.
     const diff = await expectOk(project, "pulumi", [...preview, "--diff"]);
     expect(diff).to.match(/forceDestroy *: false/).and.to.match(/adopt *: false/).and.to.contain(`[urn=urn:pulumi:dev::${name}::pulumi:pulumi:Stack::${name}-dev]`);
   });
 
-  it("asks on a terminal, and previews what was answered", async () => {
+  it("asks on a terminal, and previews the answers", async () => {
     const project = "asked";
     await mkdir(join(dir, project));
     const answers = Object.entries({
@@ -147,14 +153,14 @@ describe("a project under another name", () => {
     expect(text).to.contain("Your new project is ready to go!");
     expect(text).not.to.match(/access\r|secret\r/);
     const config = await configOf(project, "prod");
-    // An empty answer leaves the key out.
+    // A key with an empty answer is left out.
     expect(Object.keys(config)).to.have.members(["provider", "origins", "endpoint", "accessKey", "secretKey"].map((key) => `asked-storage:${key}`));
     expect(config["asked-storage:secretKey"]).to.have.property("secure");
     expect(await expectOk(project, "pulumi", preview)).to.contain("https://b.company");
   });
 });
 
-/** What a clone of this repository has, and what is new in this one. */
+/** The files of a clone of this repository, and new files. */
 async function repositoryFiles(folder = ""): Promise<string[]> {
   const entries = await readdir(join(REPOSITORY, folder), { withFileTypes: true });
   const files = await Promise.all(entries.filter((entry) => ![".git", ".local", "node_modules"].includes(entry.name)).map(async (entry) => {

@@ -1,15 +1,15 @@
 /**
- * Real plans of the real engine: what it printed for each of these changes of a stack of the
- * provider `s3`, on a local server. `UPDATE_PLANS=1 npx mocha test/preview-engine.test.ts` records
- * them, where `pulumi` is on PATH.
+ * Plans of the real engine: its output for each of these changes of a stack of the provider `s3`, on
+ * a local server. `UPDATE_PLANS=1 npx mocha test/preview-engine.test.ts` records them, if `pulumi`
+ * is on PATH.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { expect } from "chai";
 import { parseEvent } from "../../tools/preview/plan.ts";
-import { completePlan } from "../../tools/preview/preview.ts";
+import type { BucketAtRisk } from "../../tools/preview/guard.ts";
+import { completePlan, reportOnRun } from "../../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../../tools/preview/render.ts";
-import { reportOn, type PlanReport, type ResourceChange } from "../../tools/preview/report.ts";
-import { lookUpTypes } from "../../tools/preview/resource-types.ts";
+import type { PlanReport, ResourceChange } from "../../tools/preview/report.ts";
 import { REPOSITORY, type RunResult } from "./engine.ts";
 
 const CORS = { label: "CORS policy", name: "authentik-cors" };
@@ -18,16 +18,20 @@ const BUCKET = { label: "Bucket", name: "authentik-bucket" };
 /** What has to come out of each plan, whether it is made now or was recorded. */
 export const EXPECTED = {
   created: (report) => {
-    expect(actions(report)).to.deep.equal({ "Storage authentik": "created", "Bucket authentik-bucket": "created", "CORS policy authentik-cors": "created" });
+    expect(actions(report)).to.deep.equal({
+      "Storage authentik": "created",
+      "Bucket authentik-bucket": "created",
+      "CORS policy authentik-cors": "created",
+    });
     expectHarmless(report);
   },
   unchanged: (report) => {
     expect(report).to.deep.include({ ok: true, groups: [], atRisk: [], unchanged: 3 });
   },
   origin: (report) => {
-    expect(resources(report)).to.deep.equal([{
-      ...CORS, action: "updated", changes: [{ property: "origins", removed: ["https://authentik.company"], added: ["https://new.company", "https://auth.company"] }],
-    }]);
+    const added = ["https://new.company", "https://auth.company"];
+    const changes = [{ property: "origins", removed: ["https://authentik.company"], added }];
+    expect(resources(report)).to.deep.equal([{ ...CORS, action: "updated", changes }]);
     expectHarmless(report);
   },
   "secret key": (report) => {
@@ -42,7 +46,11 @@ export const EXPECTED = {
   "policy violated": (report) => {
     expect(report).to.deep.include({ ok: false, failure: undefined, atRisk: [] });
     expect(report.violations).to.have.length(1);
-    expect(report.violations[0]).to.deep.include({ policy: "no-such-origin", isMandatory: true, message: "No origin is allowed.\n@everyone: https://authentik.company" });
+    expect(report.violations[0]).to.deep.include({
+      policy: "no-such-origin",
+      isMandatory: true,
+      message: "No origin is allowed.\n@everyone: https://authentik.company",
+    });
   },
   "protection off": (report) => {
     expectHarmless(report);
@@ -66,25 +74,33 @@ export const EXPECTED = {
     expect(report.atRisk.map(({ bucket }) => bucket)).to.deep.equal(["old-media"]);
     expect(actions(report)).to.deep.equal({ "Bucket authentik-bucket": "deleted" });
     expect(report.unchanged).to.equal(3);
-    expect(renderText(report, { color: false })).to.contain('"old-media" (authentik-bucket) is left over from an earlier replacement, and would be deleted').and.not.to.contain("new, empty bucket");
+    const leftOver = "is left over from an earlier replacement, and would be deleted";
+    const text = renderText(report, { color: false });
+    expect(text).to.contain(`"old-media" (authentik-bucket) ${leftOver}`);
+    expect(text).not.to.contain("new, empty bucket");
   },
   "left over, and renamed": (report) => {
     expect(report.ok).to.equal(false);
     const left = report.atRisk.map(({ bucket, risk }) => [bucket, risk]);
     expect(left).to.have.deep.members([["old-media", "left over"], ["new-media", "replaced"]]);
-    expect(resources(report).filter(({ name }) => name === BUCKET.name).map(({ action }) => action)).to.have.members(["replaced", "deleted"]);
+    const buckets = resources(report).filter(({ name }) => name === BUCKET.name);
+    expect(buckets.map(({ action }) => action)).to.have.members(["replaced", "deleted"]);
   },
   "target replaced": (report) => { expectRefused(report, { risk: "replaced", isProtected: false }); },
   renamed: (report) => {
     expectRefused(report, { risk: "replaced", isProtected: false });
     const bucket = resources(report).find(({ name }) => name === BUCKET.name);
-    expect(bucket).to.deep.equal({ ...BUCKET, action: "replaced", changes: [{ property: "bucket", removed: ["open-media"], added: ["other-media"] }] });
+    const changes = [{ property: "bucket", removed: ["open-media"], added: ["other-media"] }];
+    expect(bucket).to.deep.equal({ ...BUCKET, action: "replaced", changes });
   },
   "other endpoint": (report) => { expectRefused(report, { risk: "replaced", isProtected: false }); },
   removed: (report) => { expectRefused(report, { risk: "deleted", isProtected: false }); },
   "component renamed": (report) => {
     expectRefused(report, { risk: "deleted", isProtected: false });
-    expect(actions(report)).to.include({ "Bucket authentik-bucket": "deleted", "Bucket other-bucket": "created" });
+    expect(actions(report)).to.include({
+      "Bucket authentik-bucket": "deleted",
+      "Bucket other-bucket": "created",
+    });
   },
   "CORS policy changed by hand": (report) => {
     const changes = [
@@ -95,7 +111,10 @@ export const EXPECTED = {
     expect(resources(report)).to.deep.equal([{ ...CORS, action: "updated", changes }]);
   },
   "bucket deleted by hand": (report) => {
-    expect(actions(report)).to.deep.equal({ "Bucket authentik-bucket": "recreated", "CORS policy authentik-cors": "recreated" });
+    expect(actions(report)).to.deep.equal({
+      "Bucket authentik-bucket": "recreated",
+      "CORS policy authentik-cors": "recreated",
+    });
     expect(report.atRisk).to.deep.equal([]);
   },
 } as const satisfies Record<string, (report: PlanReport) => void>;
@@ -126,39 +145,52 @@ function expectHarmless(report: PlanReport): void {
   expect(report).to.deep.include({ ok: true, atRisk: [], failure: undefined, violations: [] });
 }
 
-function expectRefused(report: PlanReport, expected: { risk: "deleted" | "replaced" | "left over"; isProtected: boolean }): void {
+function expectRefused(
+  report: PlanReport,
+  expected: { risk: BucketAtRisk["risk"]; isProtected: boolean },
+): void {
   expect(report.ok).to.equal(false);
-  expect(report.atRisk.map(({ name, risk, isProtected }) => ({ name, risk, isProtected }))).to.deep.equal([{ name: "authentik-bucket", ...expected }]);
+  const found = report.atRisk.map(({ name, risk, isProtected }) => ({ name, risk, isProtected }));
+  expect(found, words(report)).to.deep.equal([{ name: "authentik-bucket", ...expected }]);
 }
-
-const TYPES = ["S3Bucket", "S3BucketCors"].map((name) => `pulumi-nodejs:dynamic/authentik-storage:${name}`);
-TYPES.push("authentik-storage:s3:S3Storage");
 
 function fileOf(name: PlanName): URL {
   return new URL(`../fixtures/plans/${name.replaceAll(/\W+/g, "-")}.jsonl`, import.meta.url);
 }
 
 /** The report on a recorded plan. */
-export async function recordedReport(name: PlanName, { deletionAllowed = false } = {}): Promise<PlanReport> {
+export async function recordedReport(
+  name: PlanName,
+  { deletionAllowed = false } = {},
+): Promise<PlanReport> {
   const lines = (await readFile(fileOf(name), "utf8")).trim().split("\n");
   const events = lines.map((line) => parseEvent(line));
-  // The tool's status follows from the result that it prints last; "--expect-no-changes" fails it
-  // after that.
-  const failed = events.some(({ summaryEvent }) => summaryEvent?.result !== undefined && summaryEvent.result !== "succeeded");
-  return reportOn("prod", completePlan({ events, code: failed ? 1 : 0, output: "" }), { deletionAllowed, commit: "0123456789abcdef", typeOf: await lookUpTypes(TYPES) });
+  // The tool's exit status follows from the last result. Only --expect-no-changes fails after it.
+  const results = events.flatMap(({ summaryEvent }) => summaryEvent?.result ?? []);
+  const code = results.every((result) => result === "succeeded") ? 0 : 1;
+  const run = { events, code, output: "", redact: (text: string) => text };
+  const about = { deletionAllowed, commit: "0123456789abcdef", operation: "preview" } as const;
+  return reportOnRun("prod", run, completePlan(run), about);
 }
 
 /**
- * Keeps what the tool printed, without what is of this machine and this moment. Its debug messages
- * are left out: they have paths.
+ * Records the output of the tool, without values of this machine and this moment. Debug messages
+ * have paths, so they are left out.
  */
-export async function recordPlan(name: PlanName, { text }: RunResult, endpoint: string): Promise<void> {
-  const lines = text.split("\n").filter((line) => line.startsWith("{") && !line.includes('"severity":"debug"'));
-  const plain = lines.map((line) => line
+export async function recordPlan(
+  name: PlanName,
+  { text }: RunResult,
+  endpoint: string,
+): Promise<void> {
+  const isEvent = (line: string) => line.startsWith("{") && !line.includes('"severity":"debug"');
+  const plain = text
+    .split("\n")
+    .filter(isEvent)
+    .join("\n")
     .replaceAll(endpoint.slice("http://".length), "127.0.0.1:7070")
     .replaceAll(endpoint.replace("http://127.0.0.1", "localhost"), "localhost:7070")
     .replaceAll(REPOSITORY, "/project/")
     .replaceAll(/\/tmp\/[\w./-]+/g, "/tmp/folder")
-    .replaceAll(/"timestamp":\d+/g, '"timestamp":0'));
-  await writeFile(fileOf(name), `${plain.join("\n")}\n`);
+    .replaceAll(/"timestamp":\d+/g, '"timestamp":0');
+  await writeFile(fileOf(name), `${plain}\n`);
 }

@@ -49,6 +49,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
   for (const region of ["eu-central-1", "us-gov-west-1", "cn-north-1"]) {
     const { name } = partition(region);
     const bucket = `arn:${name}:s3:::company-media`;
+    // biome-ignore format: a table of cases
     const allowed: [call: string, action: string, resource: string][] = [
       ["list_objects_v2", "s3:ListBucket", bucket],
       ["head_object, presigned GET", "s3:GetObject", `${bucket}/media/public/icon.png`],
@@ -58,6 +59,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
       ["upload_fileobj that fails", "s3:AbortMultipartUpload", `${bucket}/media/public/icon.png`],
       ["upload_fileobj in parts", "s3:ListMultipartUploadParts", `${bucket}/media/public/icon.png`],
     ];
+    // biome-ignore format: a table of cases
     const denied: [action: string, resource: string][] = [
       ["s3:ListBucket", `arn:${name}:s3:::another`],
       ["s3:GetObject", `arn:${name}:s3:::another/file`],
@@ -234,6 +236,7 @@ describe("AWS: credentials", () => {
     expect(user.one("aws:iam/userPolicy:UserPolicy").inputs.user).to.equal("authentik");
   });
 
+  // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string>, message: RegExp][] = [
     ["a role without its trust", { credentials: "role" }, /^roleTrust: is missing, and credentials "role" needs it/],
     ["IRSA without a provider", { credentials: "role", roleTrust: "irsa", serviceAccounts: "a/b" }, /^oidcProviderArn: is missing/],
@@ -256,6 +259,7 @@ describe("AWS: custom domain", () => {
     expect((await record(sound)).customDomain).to.equal(undefined);
   });
 
+  // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string | undefined>, message: RegExp][] = [
     ["it before 2026.5", { authentikVersion: "2026.4", customDomain: own }, /^customDomain: cannot work: authentik 2026\.4 signs for the endpoint's host/],
     ["it without a release", { customDomain: own }, /^customDomain: cannot work: authentik before 2026\.5, which this stack may run/],

@@ -178,6 +178,7 @@ describe("Azure: gateway", () => {
 });
 
 describe("Azure: config", () => {
+  // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string>, message: RegExp][] = [
     ["a location as the portal shows it", { location: "West Europe" }, /^location: is not in its usual form; write "westeurope"/],
     ["a location that is none", { location: "eu" }, /^location: is not an Azure region/],

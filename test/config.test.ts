@@ -78,6 +78,7 @@ describe("config", () => {
     for (const [endpoint, region] of Object.entries(regions)) expect(await parse({ endpoint })).to.have.property("region", region);
   });
 
+  // biome-ignore format: a table of cases
   const bad: [title: string, changes: Record<string, string | undefined>, ...expected: RegExp[]][] = [
     ["an unknown provider", { provider: "s33" }, new RegExp(`^provider: is not a provider; write one of ${PROVIDERS.join(", ")} \\(did you mean s3\\?\\)$`)],
     ["no provider", { provider: undefined }, new RegExp(`^provider: is missing; set it: pulumi config set provider <${PROVIDERS.join("\\|")}>$`)],

@@ -13,7 +13,7 @@ import { record, type Recorded } from "./support/recorder.ts";
 import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
 /** Short names of the types that the cases change. */
-const TYPES = {
+const T = {
   awsBucket: "aws:s3/bucket:Bucket",
   awsAccessPoint: "aws:s3/accessPoint:AccessPoint",
   awsAccessPointPolicy: "aws:s3control/accessPointPolicy:AccessPointPolicy",
@@ -87,7 +87,7 @@ const pods: Values = { credentials: "role", roleTrust: "podIdentity", serviceAcc
 const ISSUER = "oidc.eks.company/id/1";
 const POD = "system:serviceaccount:authentik:authentik";
 /** Changes who may take the role. */
-const trust = (more: object): Change => edit(TYPES.awsRole, "assumeRolePolicy", (text) =>
+const trust = (more: object): Change => edit(T.awsRole, "assumeRolePolicy", (text) =>
   text.replace(/"Statement":\[(.*)\]/, (_, statement: string) => `"Statement":[${JSON.stringify({ ...v.parse(v.record(v.string(), v.unknown()), JSON.parse(statement)), ...more })}]`));
 const kms: Values = { kmsKeyArn: "arn:aws:kms:eu-central-1:123456789012:key/0123-4567" };
 const withPolicy: Values = { policyPrincipal: "arn:aws:iam:::user/authentik" };
@@ -95,90 +95,91 @@ const public_ = { Version: "2012-10-17", Statement: [{ ...open, Resource: "arn:a
 
 type Fixture = [what: string, change: Change, expected: RegExp, values?: Values];
 
+// biome-ignore format: a table of cases
 const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
   "no-public-bucket": {
     aws: [
-      ["a block that is off", set(TYPES.awsPublicAccess, "restrictPublicBuckets", false), /restrictPublicBuckets is not true.*write true/],
-      ["no blocks", without(TYPES.awsPublicAccess), /has no BucketPublicAccessBlock.*add one/],
-      ["a public ACL", set(TYPES.awsBucket, "acl", "public-read"), /acl = "public-read".*write "private"/],
-      ["an ACL of its own resource", added(TYPES.awsBucketAcl, { acl: "authenticated-read" }), /acl = "authenticated-read"/],
+      ["a block that is off", set(T.awsPublicAccess, "restrictPublicBuckets", false), /restrictPublicBuckets is not true.*write true/],
+      ["no blocks", without(T.awsPublicAccess), /has no BucketPublicAccessBlock.*add one/],
+      ["a public ACL", set(T.awsBucket, "acl", "public-read"), /acl = "public-read".*write "private"/],
+      ["an ACL of its own resource", added(T.awsBucketAcl, { acl: "authenticated-read" }), /acl = "authenticated-read"/],
       ["an ACL by its second name", added("aws:s3/bucketAclV2:BucketAclV2", { acl: "public-read" }), /acl = "public-read"/],
-      ["a grant to a group", set(TYPES.awsBucket, "grants", [{ uri: "http://acs.amazonaws.com/groups/global/AllUsers", type: "Group", permissions: ["READ"] }]), /grants.*remove it/],
-      ["a grant to another's account", set(TYPES.awsBucket, "grants", [{ id: "abc", type: "CanonicalUser", permissions: ["FULL_CONTROL"] }]), /grants.*remove it/],
-      ["a bucket by its second name", both(set(TYPES.awsBucket, "acl", "public-read"), renamed(TYPES.awsBucket, "aws:s3/bucketV2:BucketV2")), /acl = "public-read"/],
-      ["a policy of the bucket itself", set(TYPES.awsBucket, "policy", JSON.stringify({ Statement: open })), /Principal "\*"/],
-      ["a statement for everyone", statement(TYPES.awsBucketPolicy, open), /Principal "\*"/],
-      ["one in another spelling", statement(TYPES.awsBucketPolicy, { ...open, Principal: { AWS: ["*"] } }), /Principal "\*"/],
+      ["a grant to a group", set(T.awsBucket, "grants", [{ uri: "http://acs.amazonaws.com/groups/global/AllUsers", type: "Group", permissions: ["READ"] }]), /grants.*remove it/],
+      ["a grant to another's account", set(T.awsBucket, "grants", [{ id: "abc", type: "CanonicalUser", permissions: ["FULL_CONTROL"] }]), /grants.*remove it/],
+      ["a bucket by its second name", both(set(T.awsBucket, "acl", "public-read"), renamed(T.awsBucket, "aws:s3/bucketV2:BucketV2")), /acl = "public-read"/],
+      ["a policy of the bucket itself", set(T.awsBucket, "policy", JSON.stringify({ Statement: open })), /Principal "\*"/],
+      ["a statement for everyone", statement(T.awsBucketPolicy, open), /Principal "\*"/],
+      ["one in another spelling", statement(T.awsBucketPolicy, { ...open, Principal: { AWS: ["*"] } }), /Principal "\*"/],
     ],
     r2: [
-      ["r2.dev", set(TYPES.r2ManagedDomain, "enabled", true), /enabled is not false.*r2\.dev/],
-      ["r2.dev left as it is", without(TYPES.r2ManagedDomain), /has no R2ManagedDomain/],
-      ["a custom domain", added(TYPES.r2CustomDomain, { enabled: true }), /enabled is not false, so everyone can read/],
+      ["r2.dev", set(T.r2ManagedDomain, "enabled", true), /enabled is not false.*r2\.dev/],
+      ["r2.dev left as it is", without(T.r2ManagedDomain), /has no R2ManagedDomain/],
+      ["a custom domain", added(T.r2CustomDomain, { enabled: true }), /enabled is not false, so everyone can read/],
     ],
     azure: [
-      ["a public container", set(TYPES.azureContainer, "publicAccess", "Blob"), /publicAccess is not "None".*write "None"/],
-      ["a public container of another API version", both(set(TYPES.azureContainer, "publicAccess", "Blob"), renamed(TYPES.azureContainer, "azure-native:storage/v20230101:BlobContainer")), /publicAccess is not "None"/],
-      ["an account of another API version", both(set(TYPES.azureAccount, "allowBlobPublicAccess", true), renamed(TYPES.azureAccount, "azure-native:storage/v20230101:StorageAccount")), /allowBlobPublicAccess is not false/],
-      ["one of a package for that version", both(set(TYPES.azureAccount, "allowBlobPublicAccess", true), renamed(TYPES.azureAccount, "azure-native_storage_v20240101:storage:StorageAccount")), /allowBlobPublicAccess is not false/],
-      ["an account that allows one", set(TYPES.azureAccount, "allowBlobPublicAccess", true), /allowBlobPublicAccess is not false/],
-      ["a statement for everyone", set(TYPES.s3BucketPolicy, "policy", public_), /Principal "\*"/],
+      ["a public container", set(T.azureContainer, "publicAccess", "Blob"), /publicAccess is not "None".*write "None"/],
+      ["a public container of another API version", both(set(T.azureContainer, "publicAccess", "Blob"), renamed(T.azureContainer, "azure-native:storage/v20230101:BlobContainer")), /publicAccess is not "None"/],
+      ["an account of another API version", both(set(T.azureAccount, "allowBlobPublicAccess", true), renamed(T.azureAccount, "azure-native:storage/v20230101:StorageAccount")), /allowBlobPublicAccess is not false/],
+      ["one of a package for that version", both(set(T.azureAccount, "allowBlobPublicAccess", true), renamed(T.azureAccount, "azure-native_storage_v20240101:storage:StorageAccount")), /allowBlobPublicAccess is not false/],
+      ["an account that allows one", set(T.azureAccount, "allowBlobPublicAccess", true), /allowBlobPublicAccess is not false/],
+      ["a statement for everyone", set(T.s3BucketPolicy, "policy", public_), /Principal "\*"/],
     ],
-    s3: [["a statement for everyone", set(TYPES.s3BucketPolicy, "policy", public_), /Principal "\*"/, withPolicy]],
+    s3: [["a statement for everyone", set(T.s3BucketPolicy, "policy", public_), /Principal "\*"/, withPolicy]],
   },
   "no-wildcard-origin": {
     aws: [
-      ["every site", set(TYPES.awsCors, "corsRules.0.allowedOrigins", ["*"]), /corsRules\.allowedOrigins = "\*".*write each origin/],
-      ["every subdomain", set(TYPES.awsCors, "corsRules.0.allowedOrigins", ["https://*.company"]), /"https:\/\/\*\.company"/],
-      ["CORS of the bucket itself", set(TYPES.awsBucket, "corsRules", [{ allowedOrigins: ["*"], allowedMethods: ["GET"] }]), /"\*"/],
+      ["every site", set(T.awsCors, "corsRules.0.allowedOrigins", ["*"]), /corsRules\.allowedOrigins = "\*".*write each origin/],
+      ["every subdomain", set(T.awsCors, "corsRules.0.allowedOrigins", ["https://*.company"]), /"https:\/\/\*\.company"/],
+      ["CORS of the bucket itself", set(T.awsBucket, "corsRules", [{ allowedOrigins: ["*"], allowedMethods: ["GET"] }]), /"\*"/],
     ],
-    r2: [["every site", set(TYPES.r2Cors, "rules.0.allowed.origins", ["*"]), /rules\.allowed\.origins = "\*"/]],
+    r2: [["every site", set(T.r2Cors, "rules.0.allowed.origins", ["*"]), /rules\.allowed\.origins = "\*"/]],
     azure: [
-      ["every site", set(TYPES.s3Cors, "rules.0.allowedOrigins", ["*"]), /rules\.allowedOrigins = "\*"/],
-      ["every site, on the gateway", set(TYPES.azureGateway, "configuration.ingress.corsPolicy", { allowedOrigins: ["*"] }), /corsPolicy\.allowedOrigins = "\*"/],
-      ["every site, on the account", set(TYPES.azureBlobs, "cors", { corsRules: [{ allowedOrigins: ["*"] }] }), /cors\.corsRules\.allowedOrigins = "\*"/],
+      ["every site", set(T.s3Cors, "rules.0.allowedOrigins", ["*"]), /rules\.allowedOrigins = "\*"/],
+      ["every site, on the gateway", set(T.azureGateway, "configuration.ingress.corsPolicy", { allowedOrigins: ["*"] }), /corsPolicy\.allowedOrigins = "\*"/],
+      ["every site, on the account", set(T.azureBlobs, "cors", { corsRules: [{ allowedOrigins: ["*"] }] }), /cors\.corsRules\.allowedOrigins = "\*"/],
     ],
     s3: [
-      ["every site", set(TYPES.s3Cors, "rules.0.allowedOrigins", ["https://authentik.company", "*"]), /rules\.allowedOrigins = "\*"/],
-      ["sandboxed pages", set(TYPES.s3Cors, "rules.0.allowedOrigins", ["null"]), /allowedOrigins = "null"/],
+      ["every site", set(T.s3Cors, "rules.0.allowedOrigins", ["https://authentik.company", "*"]), /rules\.allowedOrigins = "\*"/],
+      ["sandboxed pages", set(T.s3Cors, "rules.0.allowedOrigins", ["null"]), /allowedOrigins = "null"/],
     ],
   },
   "tls-only": {
     aws: [
-      ["no policy", without(TYPES.awsBucketPolicy), /has no bucket policy.*add a BucketPolicy/],
-      ["a policy for the objects alone", edit(TYPES.awsBucketPolicy, "policy", (text) => text.replace(/"Resource":\["[^"]+",/, '"Resource":[')), /does not deny plain http/],
-      ["a policy under another condition too", replace(TYPES.awsBucketPolicy, "policy", '"Condition":{', '"Condition":{"IpAddress":{"aws:SourceIp":"192.0.2.0/24"},'), /does not deny plain http/],
-      ["a policy for some", replace(TYPES.awsBucketPolicy, "policy", '"Principal":"*"', '"Principal":{"AWS":"arn:aws:iam::123456789012:root"}'), /does not deny plain http/],
-      ["an origin on http", set(TYPES.awsCors, "corsRules.0.allowedOrigins", ["http://authentik.company"]), /"http:\/\/authentik\.company".*write its https origin/],
+      ["no policy", without(T.awsBucketPolicy), /has no bucket policy.*add a BucketPolicy/],
+      ["a policy for the objects alone", edit(T.awsBucketPolicy, "policy", (text) => text.replace(/"Resource":\["[^"]+",/, '"Resource":[')), /does not deny plain http/],
+      ["a policy under another condition too", replace(T.awsBucketPolicy, "policy", '"Condition":{', '"Condition":{"IpAddress":{"aws:SourceIp":"192.0.2.0/24"},'), /does not deny plain http/],
+      ["a policy for some", replace(T.awsBucketPolicy, "policy", '"Principal":"*"', '"Principal":{"AWS":"arn:aws:iam::123456789012:root"}'), /does not deny plain http/],
+      ["an origin on http", set(T.awsCors, "corsRules.0.allowedOrigins", ["http://authentik.company"]), /"http:\/\/authentik\.company".*write its https origin/],
     ],
-    r2: [["an origin on http", set(TYPES.r2Cors, "rules.0.allowed.origins", ["http://authentik.company"]), /"http:\/\/authentik\.company"/]],
+    r2: [["an origin on http", set(T.r2Cors, "rules.0.allowed.origins", ["http://authentik.company"]), /"http:\/\/authentik\.company"/]],
     azure: [
-      ["an account on http", set(TYPES.azureAccount, "enableHttpsTrafficOnly", false), /enableHttpsTrafficOnly is not true/],
-      ["TLS 1.0", set(TYPES.azureAccount, "minimumTlsVersion", "TLS1_0"), /minimumTlsVersion = "TLS1_0".*write "TLS1_2"/],
-      ["a gateway on http", set(TYPES.azureGateway, "configuration.ingress.allowInsecure", true), /allowInsecure is not false/],
+      ["an account on http", set(T.azureAccount, "enableHttpsTrafficOnly", false), /enableHttpsTrafficOnly is not true/],
+      ["TLS 1.0", set(T.azureAccount, "minimumTlsVersion", "TLS1_0"), /minimumTlsVersion = "TLS1_0".*write "TLS1_2"/],
+      ["a gateway on http", set(T.azureGateway, "configuration.ingress.allowInsecure", true), /allowInsecure is not false/],
     ],
     s3: [
-      ["an endpoint on http", set(TYPES.s3Bucket, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider".*write its https URL/],
-      ["CORS over http", set(TYPES.s3Cors, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider"/],
-      ["a policy over http", set(TYPES.s3BucketPolicy, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider"/, withPolicy],
+      ["an endpoint on http", set(T.s3Bucket, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider".*write its https URL/],
+      ["CORS over http", set(T.s3Cors, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider"/],
+      ["a policy over http", set(T.s3BucketPolicy, "endpoint", "http://s3.provider"), /endpoint = "http:\/\/s3\.provider"/, withPolicy],
     ],
   },
   "least-privilege": {
     aws: [
-      ["every action", replace(TYPES.awsUserPolicy, "policy", '"s3:ListBucket"', '"s3:*"'), /allows "s3:\*".*docs\/verify\.md/],
-      ["an action too many", replace(TYPES.awsUserPolicy, "policy", '"s3:ListBucket"', '"s3:ListBucket","s3:DeleteBucket"'), /allows "s3:DeleteBucket"/],
-      ["all actions but", replace(TYPES.awsUserPolicy, "policy", '"Action":["s3:ListBucket"]', '"NotAction":["s3:DeleteBucket"]'), /policy is not in a form/],
-      ["every resource", replace(TYPES.awsUserPolicy, "policy", "arn:aws:s3:::authentik-media-1a2b3c4/*", "*"), /rights on "\*"/],
-      ["all resources but", replace(TYPES.awsUserPolicy, "policy", '"Resource":"arn:aws:s3:::authentik-media-1a2b3c4/*"', '"NotResource":"arn:aws:s3:::other"'), /policy is not in a form|the bucket "other"/],
-      ["every bucket of a name", replace(TYPES.awsUserPolicy, "policy", "authentik-media-1a2b3c4", "authentik-*"), /rights on "arn:aws:s3:::authentik-\*(?:\/\*)?"/],
-      ["another's bucket", replace(TYPES.awsUserPolicy, "policy", "authentik-media-1a2b3c4", "salaries"), /the bucket "salaries", which is not this stack's \(authentik-media-1a2b3c4\)/],
-      ["a bucket policy for others", statement(TYPES.awsBucketPolicy, { ...open, Principal: { AWS: "arn:aws:iam::123456789012:root" }, Action: "s3:PutBucketPolicy" }), /allows "s3:PutBucketPolicy"|rights to "arn:aws:iam::123456789012:root"/],
-      ["a bucket policy for another account", statement(TYPES.awsBucketPolicy, { ...open, Principal: { AWS: "arn:aws:iam::999999999999:root" } }), /rights to "arn:aws:iam::999999999999:root"; remove the statement/],
-      ["a bucket policy for a service", statement(TYPES.awsBucketPolicy, { ...open, Principal: { Service: "cloudfront.amazonaws.com" } }), /rights to "Service cloudfront\.amazonaws\.com"/],
-      ["a policy of the bucket itself", set(TYPES.awsBucket, "policy", JSON.stringify({ Statement: { ...open, Principal: { AWS: "arn:aws:iam::999999999999:root" } } })), /rights to "arn:aws:iam::999999999999:root"/],
-      ["a key for anything", replace(TYPES.awsUserPolicy, "policy", "kms:ViaService", "kms:CallerAccount"), /any use of the KMS key/, kms],
-      ["every key", replace(TYPES.awsUserPolicy, "policy", "key/0123-4567", "key/*"), /rights on "arn:aws:kms:eu-central-1:123456789012:key\/\*"/, kms],
-      ["a role with every action", replace(TYPES.awsRolePolicy, "policy", '"s3:ListBucket"', '"*"'), /allows "\*"/, role],
-      ["a role for everyone", edit(TYPES.awsRole, "assumeRolePolicy", (text) => text.replace(/"Principal":\{[^}]+\}/, '"Principal":"*"')), /allows others than EKS's pods to take the role/, role],
+      ["every action", replace(T.awsUserPolicy, "policy", '"s3:ListBucket"', '"s3:*"'), /allows "s3:\*".*docs\/verify\.md/],
+      ["an action too many", replace(T.awsUserPolicy, "policy", '"s3:ListBucket"', '"s3:ListBucket","s3:DeleteBucket"'), /allows "s3:DeleteBucket"/],
+      ["all actions but", replace(T.awsUserPolicy, "policy", '"Action":["s3:ListBucket"]', '"NotAction":["s3:DeleteBucket"]'), /policy is not in a form/],
+      ["every resource", replace(T.awsUserPolicy, "policy", "arn:aws:s3:::authentik-media-1a2b3c4/*", "*"), /rights on "\*"/],
+      ["all resources but", replace(T.awsUserPolicy, "policy", '"Resource":"arn:aws:s3:::authentik-media-1a2b3c4/*"', '"NotResource":"arn:aws:s3:::other"'), /policy is not in a form|the bucket "other"/],
+      ["every bucket of a name", replace(T.awsUserPolicy, "policy", "authentik-media-1a2b3c4", "authentik-*"), /rights on "arn:aws:s3:::authentik-\*(?:\/\*)?"/],
+      ["another's bucket", replace(T.awsUserPolicy, "policy", "authentik-media-1a2b3c4", "salaries"), /the bucket "salaries", which is not this stack's \(authentik-media-1a2b3c4\)/],
+      ["a bucket policy for others", statement(T.awsBucketPolicy, { ...open, Principal: { AWS: "arn:aws:iam::123456789012:root" }, Action: "s3:PutBucketPolicy" }), /allows "s3:PutBucketPolicy"|rights to "arn:aws:iam::123456789012:root"/],
+      ["a bucket policy for another account", statement(T.awsBucketPolicy, { ...open, Principal: { AWS: "arn:aws:iam::999999999999:root" } }), /rights to "arn:aws:iam::999999999999:root"; remove the statement/],
+      ["a bucket policy for a service", statement(T.awsBucketPolicy, { ...open, Principal: { Service: "cloudfront.amazonaws.com" } }), /rights to "Service cloudfront\.amazonaws\.com"/],
+      ["a policy of the bucket itself", set(T.awsBucket, "policy", JSON.stringify({ Statement: { ...open, Principal: { AWS: "arn:aws:iam::999999999999:root" } } })), /rights to "arn:aws:iam::999999999999:root"/],
+      ["a key for anything", replace(T.awsUserPolicy, "policy", "kms:ViaService", "kms:CallerAccount"), /any use of the KMS key/, kms],
+      ["every key", replace(T.awsUserPolicy, "policy", "key/0123-4567", "key/*"), /rights on "arn:aws:kms:eu-central-1:123456789012:key\/\*"/, kms],
+      ["a role with every action", replace(T.awsRolePolicy, "policy", '"s3:ListBucket"', '"*"'), /allows "\*"/, role],
+      ["a role for everyone", edit(T.awsRole, "assumeRolePolicy", (text) => text.replace(/"Principal":\{[^}]+\}/, '"Principal":"*"')), /allows others than EKS's pods to take the role/, role],
       ["a role for another account", trust({ Principal: { AWS: "arn:aws:iam::999999999999:root" }, Action: "sts:AssumeRole", Condition: { Bool: { "aws:SecureTransport": "true" } } }), /allows others than EKS's pods/, role],
       ["a role for another service", trust({ Principal: { Service: "ec2.amazonaws.com" }, Action: "sts:AssumeRole", Condition: { Bool: { "aws:SecureTransport": "true" } } }), /allows others than EKS's pods/, role],
       ["a role for two services", trust({ Principal: { Service: ["pods.eks.amazonaws.com", "ec2.amazonaws.com"] } }), /allows others than EKS's pods/, pods],
@@ -189,52 +190,52 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
       ["a role for what is no service account", trust({ Condition: { StringEquals: { [`${ISSUER}:sub`]: "repo:company/authentik" } } }), /not limited/, role],
       ...["StringNotEquals", "StringEqualsIfExists", "StringLike", "ForAnyValue:StringEquals", "ForAllValues:StringEquals"].map((operator): Fixture =>
         [`a role by ${operator}`, trust({ Condition: { [operator]: { [`${ISSUER}:sub`]: POD } } }), /not limited/, role]),
-      ["a role for every pod of a namespace", replace(TYPES.awsRole, "assumeRolePolicy", "aws:RequestTag/kubernetes-service-account", "aws:RequestTag/other"), /not limited.*aws:RequestTag\/kubernetes-service-account/, pods],
-      ["a role for the pods of every cluster", replace(TYPES.awsRole, "assumeRolePolicy", "aws:RequestTag/eks-cluster-name", "aws:RequestTag/other"), /not limited.*aws:RequestTag\/eks-cluster-name/, pods],
+      ["a role for every pod of a namespace", replace(T.awsRole, "assumeRolePolicy", "aws:RequestTag/kubernetes-service-account", "aws:RequestTag/other"), /not limited.*aws:RequestTag\/kubernetes-service-account/, pods],
+      ["a role for the pods of every cluster", replace(T.awsRole, "assumeRolePolicy", "aws:RequestTag/eks-cluster-name", "aws:RequestTag/other"), /not limited.*aws:RequestTag\/eks-cluster-name/, pods],
       ["a role with the other way's action", trust({ Action: "sts:AssumeRoleWithWebIdentity" }), /allows more than sts:AssumeRole, sts:TagSession/, pods],
-      ["pods with another's role", (resources) => resources.map((resource) => (resource.type === TYPES.awsPods ? { ...resource, options: {} } : resource)), /roleArn is not this stack's role/, pods],
-      ["a role for every pod", replace(TYPES.awsRole, "assumeRolePolicy", "authentik:authentik", "*"), /not limited to authentik's service accounts/, role],
-      ["a role without conditions", edit(TYPES.awsRole, "assumeRolePolicy", (text) => text.replace(/,"Condition":\{.*\}\}(?=\}\]\}$)/, "")), /not limited to authentik's service accounts/, role],
-      ["a role with more actions", replace(TYPES.awsRole, "assumeRolePolicy", "sts:AssumeRoleWithWebIdentity", "sts:*"), /allows more than/, role],
-      ["a role with AWS's policies", set(TYPES.awsRole, "managedPolicyArns", ["arn:aws:iam::aws:policy/AdministratorAccess"]), /AdministratorAccess.*remove it/, role],
-      ["a role with inline policies", set(TYPES.awsRole, "inlinePolicies", [{ name: "all" }]), /inlinePolicies.*RolePolicy/, role],
+      ["pods with another's role", (resources) => resources.map((resource) => (resource.type === T.awsPods ? { ...resource, options: {} } : resource)), /roleArn is not this stack's role/, pods],
+      ["a role for every pod", replace(T.awsRole, "assumeRolePolicy", "authentik:authentik", "*"), /not limited to authentik's service accounts/, role],
+      ["a role without conditions", edit(T.awsRole, "assumeRolePolicy", (text) => text.replace(/,"Condition":\{.*\}\}(?=\}\]\}$)/, "")), /not limited to authentik's service accounts/, role],
+      ["a role with more actions", replace(T.awsRole, "assumeRolePolicy", "sts:AssumeRoleWithWebIdentity", "sts:*"), /allows more than/, role],
+      ["a role with AWS's policies", set(T.awsRole, "managedPolicyArns", ["arn:aws:iam::aws:policy/AdministratorAccess"]), /AdministratorAccess.*remove it/, role],
+      ["a role with inline policies", set(T.awsRole, "inlinePolicies", [{ name: "all" }]), /inlinePolicies.*RolePolicy/, role],
     ],
     r2: [
-      ["another permission group", set(TYPES.r2Token, "policies.0.permissionGroups.0.id", "bf7481a1826f439697cb59a20b22293e"), /permissionGroups\.id = "bf74/],
-      ["every bucket", set(TYPES.r2Token, "policies.0.resources", '{"com.cloudflare.api.account.0123456789abcdef0123456789abcdef":"*"}'), /policies\.resources.*is not one bucket/],
-      ["another's bucket", replaceIn(TYPES.r2Token, "policies.0.resources", "authentik-media", "salaries"), /the bucket "salaries", which is not this stack's/],
+      ["another permission group", set(T.r2Token, "policies.0.permissionGroups.0.id", "bf7481a1826f439697cb59a20b22293e"), /permissionGroups\.id = "bf74/],
+      ["every bucket", set(T.r2Token, "policies.0.resources", '{"com.cloudflare.api.account.0123456789abcdef0123456789abcdef":"*"}'), /policies\.resources.*is not one bucket/],
+      ["another's bucket", replaceIn(T.r2Token, "policies.0.resources", "authentik-media", "salaries"), /the bucket "salaries", which is not this stack's/],
     ],
     azure: [
-      ["another role", set(TYPES.azureRole, "roleDefinitionId", "/subscriptions/1/providers/Microsoft.Authorization/roleDefinitions/b24988ac-6180-42a0-ab88-20f7382dd24c"), /is not "Storage Blob Data Contributor"/],
-      ["the resource group", set(TYPES.azureRole, "scope", "/subscriptions/1/resourceGroups/authentik"), /wider than the storage account/],
-      ["another's account", (resources) => resources.map((resource) => (resource.type === TYPES.azureRole ? { ...resource, options: {} } : resource)), /not (?:this stack's account|the gateway's)/],
-      ["another's identity", (resources) => resources.map((resource) => (resource.type === TYPES.azureRole ? { ...resource, options: { dependsOn: ["authentikmedia"] } } : resource)), /not the gateway's/],
-      ["a role of another API version", both(set(TYPES.azureRole, "scope", "/subscriptions/1"), renamed(TYPES.azureRole, "azure-native:authorization/v20220401:RoleAssignment")), /wider than the storage account/],
-      ["another user of the gateway", set(TYPES.s3BucketPolicy, "policy.Statement.0.Principal", { AWS: ["authentik-0", "other"] }), /rights to 3 principals/],
-      ["the account's keys", set(TYPES.azureAccount, "allowSharedKeyAccess", true), /allowSharedKeyAccess is not false/],
-      ["SFTP users", set(TYPES.azureAccount, "isLocalUserEnabled", true), /isLocalUserEnabled is not false/],
-      ["every action on the gateway", set(TYPES.s3BucketPolicy, "policy.Statement.0.Action", "s3:*"), /allows "s3:\*"/],
-      ["another's container", set(TYPES.s3BucketPolicy, "policy.Statement.0.Resource", "arn:aws:s3:::salaries"), /the bucket "salaries", which is not this stack's/],
+      ["another role", set(T.azureRole, "roleDefinitionId", "/subscriptions/1/providers/Microsoft.Authorization/roleDefinitions/b24988ac-6180-42a0-ab88-20f7382dd24c"), /is not "Storage Blob Data Contributor"/],
+      ["the resource group", set(T.azureRole, "scope", "/subscriptions/1/resourceGroups/authentik"), /wider than the storage account/],
+      ["another's account", (resources) => resources.map((resource) => (resource.type === T.azureRole ? { ...resource, options: {} } : resource)), /not (?:this stack's account|the gateway's)/],
+      ["another's identity", (resources) => resources.map((resource) => (resource.type === T.azureRole ? { ...resource, options: { dependsOn: ["authentikmedia"] } } : resource)), /not the gateway's/],
+      ["a role of another API version", both(set(T.azureRole, "scope", "/subscriptions/1"), renamed(T.azureRole, "azure-native:authorization/v20220401:RoleAssignment")), /wider than the storage account/],
+      ["another user of the gateway", set(T.s3BucketPolicy, "policy.Statement.0.Principal", { AWS: ["authentik-0", "other"] }), /rights to 3 principals/],
+      ["the account's keys", set(T.azureAccount, "allowSharedKeyAccess", true), /allowSharedKeyAccess is not false/],
+      ["SFTP users", set(T.azureAccount, "isLocalUserEnabled", true), /isLocalUserEnabled is not false/],
+      ["every action on the gateway", set(T.s3BucketPolicy, "policy.Statement.0.Action", "s3:*"), /allows "s3:\*"/],
+      ["another's container", set(T.s3BucketPolicy, "policy.Statement.0.Resource", "arn:aws:s3:::salaries"), /the bucket "salaries", which is not this stack's/],
     ],
     s3: [
-      ["every action", set(TYPES.s3BucketPolicy, "policy.Statement.0.Action", ["s3:ListBucket", "s3:PutBucketPolicy"]), /allows "s3:PutBucketPolicy"/, withPolicy],
-      ["a principal too many", set(TYPES.s3BucketPolicy, "policy.Statement.1.Principal", { AWS: "arn:aws:iam::999999999999:root" }), /rights to 2 principals; name only authentik's/, withPolicy],
-      ["another's bucket", set(TYPES.s3BucketPolicy, "policy.Statement.1.Resource", "arn:aws:s3:::salaries/*"), /the bucket "salaries", which is not this stack's/, withPolicy],
+      ["every action", set(T.s3BucketPolicy, "policy.Statement.0.Action", ["s3:ListBucket", "s3:PutBucketPolicy"]), /allows "s3:PutBucketPolicy"/, withPolicy],
+      ["a principal too many", set(T.s3BucketPolicy, "policy.Statement.1.Principal", { AWS: "arn:aws:iam::999999999999:root" }), /rights to 2 principals; name only authentik's/, withPolicy],
+      ["another's bucket", set(T.s3BucketPolicy, "policy.Statement.1.Resource", "arn:aws:s3:::salaries/*"), /the bucket "salaries", which is not this stack's/, withPolicy],
     ],
   },
   "protected-bucket": {
     aws: [
-      ["a bucket without protection", unprotected(TYPES.awsBucket), /protect is false.*allow-bucket-deletion\.json/],
-      ["a bucket by its second name", both(unprotected(TYPES.awsBucket), renamed(TYPES.awsBucket, "aws:s3/bucketV2:BucketV2")), /protect is false/],
+      ["a bucket without protection", unprotected(T.awsBucket), /protect is false.*allow-bucket-deletion\.json/],
+      ["a bucket by its second name", both(unprotected(T.awsBucket), renamed(T.awsBucket, "aws:s3/bucketV2:BucketV2")), /protect is false/],
     ],
-    r2: [["a bucket without protection", unprotected(TYPES.r2Bucket), /protect is false/]],
+    r2: [["a bucket without protection", unprotected(T.r2Bucket), /protect is false/]],
     azure: [
-      ["an account without protection", unprotected(TYPES.azureAccount), /protect is false/],
-      ["a container without protection", unprotected(TYPES.azureContainer), /protect is false/],
-      ["an account of another API version", both(unprotected(TYPES.azureAccount), renamed(TYPES.azureAccount, "azure-native:storage/v20230101:StorageAccount")), /protect is false/],
-      ["a container of a package for that version", both(unprotected(TYPES.azureContainer), renamed(TYPES.azureContainer, "azure-native_storage_v20240101:storage:BlobContainer")), /protect is false/],
+      ["an account without protection", unprotected(T.azureAccount), /protect is false/],
+      ["a container without protection", unprotected(T.azureContainer), /protect is false/],
+      ["an account of another API version", both(unprotected(T.azureAccount), renamed(T.azureAccount, "azure-native:storage/v20230101:StorageAccount")), /protect is false/],
+      ["a container of a package for that version", both(unprotected(T.azureContainer), renamed(T.azureContainer, "azure-native_storage_v20240101:storage:BlobContainer")), /protect is false/],
     ],
-    s3: [["a bucket without protection", unprotected(TYPES.s3Bucket), /protect is false/]],
+    s3: [["a bucket without protection", unprotected(T.s3Bucket), /protect is false/]],
   },
   "known-types": {
     aws: [
@@ -249,10 +250,10 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
   },
   "pinned-gateway-image": {
     azure: [
-      ["latest", set(TYPES.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:latest"), /"docker\.io\/versity\/versitygw:latest" is not a pinned image/],
-      ["a branch", set(TYPES.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:main"), /"docker\.io\/versity\/versitygw:main" is not a pinned image/],
-      ["no tag", set(TYPES.azureGateway, "template.containers.0.image", "registry.company:5000/versitygw"), /is not a pinned image/],
-      ["an image beside it", set(TYPES.azureGateway, "template.initContainers", [{ image: "busybox" }]), /"busybox" is not a pinned image/],
+      ["latest", set(T.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:latest"), /"docker\.io\/versity\/versitygw:latest" is not a pinned image/],
+      ["a branch", set(T.azureGateway, "template.containers.0.image", "docker.io/versity/versitygw:main"), /"docker\.io\/versity\/versitygw:main" is not a pinned image/],
+      ["no tag", set(T.azureGateway, "template.containers.0.image", "registry.company:5000/versitygw"), /is not a pinned image/],
+      ["an image beside it", set(T.azureGateway, "template.initContainers", [{ image: "busybox" }]), /"busybox" is not a pinned image/],
     ],
   },
 };
@@ -341,13 +342,13 @@ describe("policy pack", function () {
 
   it("refuses a statement for everyone but one, which it cannot judge", async () => {
     const butOne = { ...open, Principal: undefined, NotPrincipal: { AWS: "arn:aws:iam::123456789012:root" } };
-    const { violations } = await judge(statement(TYPES.awsBucketPolicy, butOne)(await registered("aws")));
+    const { violations } = await judge(statement(T.awsBucketPolicy, butOne)(await registered("aws")));
     expect(violations.map(({ policy }) => policy)).to.include.members(["no-public-bucket", "least-privilege"]);
     for (const { message } of violations) expect(message).to.match(/policy is not in a form|does not deny plain http/);
   });
 
   it("refuses an access point that gives rights, to everyone or to others", async () => {
-    for (const type of [TYPES.awsAccessPoint, TYPES.awsAccessPointPolicy]) {
+    for (const type of [T.awsAccessPoint, T.awsAccessPointPolicy]) {
       const found = async (principal: unknown) => (await judge(added(type, { policy: JSON.stringify({ Statement: { ...open, Principal: principal } }) })(await registered("aws")))).violations.map(({ policy }) => policy);
       expect(await found("*"), type).to.deep.equal(["no-public-bucket"]);
       expect(await found({ AWS: "arn:aws:iam::123456789012:root" }), type).to.deep.equal(["least-privilege"]);
@@ -375,24 +376,24 @@ describe("policy pack", function () {
 
   it("knows this machine by its names", async () => {
     for (const [endpoint, count] of [["http://localhost:1", 0], ["http://127.1.2.3", 0], ["http://[::1]:1", 0], ["http://s3.localhost", 0], ["http://localhost.company", 2], ["http://192.168.1.2", 2]] as const) {
-      const changes = [set(TYPES.s3Bucket, "endpoint", endpoint), unprotected(TYPES.s3Bucket)];
+      const changes = [set(T.s3Bucket, "endpoint", endpoint), unprotected(T.s3Bucket)];
       const { violations } = await judge(changes.reduce((resources, change) => change(resources), await registered("s3")));
       expect(violations, endpoint).to.have.length(count);
     }
   });
 
   it("says of a value that is not known yet which policy cannot judge it, and judges the rest", async () => {
-    const resources = set(TYPES.awsUserPolicy, "policy", UNKNOWN)(set(TYPES.awsPublicAccess, "blockPublicAcls", false)(await registered("aws")));
-    const { violations, unknown } = await judge(unprotected(TYPES.awsBucket)(resources));
+    const resources = set(T.awsUserPolicy, "policy", UNKNOWN)(set(T.awsPublicAccess, "blockPublicAcls", false)(await registered("aws")));
+    const { violations, unknown } = await judge(unprotected(T.awsBucket)(resources));
     expect(violations.map(({ policy }) => policy)).to.deep.equal(["no-public-bucket", "protected-bucket"]);
     expect([...new Set(unknown.map(({ policy, message }) => `${policy}: ${message}`))]).to.deep.equal(["least-privilege: string value at .policy can't be known during preview"]);
   });
 
   it("finds a property in a form that it does not know, and shows no value of it", async () => {
-    const { violations } = await judge(set(TYPES.s3Cors, "rules", "top secret")(await registered("s3")));
+    const { violations } = await judge(set(T.s3Cors, "rules", "top secret")(await registered("s3")));
     expect(violations.map(({ policy }) => policy)).to.deep.equal(["no-wildcard-origin", "tls-only"]);
     for (const { message } of violations) expect(message).to.match(/^rules is not in a form that this policy can judge/).and.not.to.contain("top secret");
-    const document = await judge(set(TYPES.awsUserPolicy, "policy", "not JSON")(await registered("aws")));
+    const document = await judge(set(T.awsUserPolicy, "policy", "not JSON")(await registered("aws")));
     expect(document.violations.map(({ policy }) => policy)).to.deep.equal(["least-privilege"]);
   });
 });

@@ -68,6 +68,7 @@ describe("R2: jurisdictions", () => {
 });
 
 describe("R2: config", () => {
+  // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string>, message: RegExp][] = [
     ["an account that is none", { accountId: "company" }, /^accountId: is not a Cloudflare account id/],
     ["a jurisdiction that is none", { jurisdiction: "ch" }, /^jurisdiction: is not one of the choices/],

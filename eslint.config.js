@@ -16,7 +16,12 @@ export default tseslint.config(
     // The program, which pulumi runs, knows nothing of the tools that people and workflows run.
     files: ["index.ts", "outputs.ts", "{authentik,config,policy,program,providers}/**/*.ts"],
     rules: {
-      "no-restricted-imports": ["error", { patterns: [{ regex: "/(?:tools|test|bench)/", message: "The program imports no tool." }] }],
+      "no-restricted-imports": [
+        "error",
+        {
+          patterns: [{ regex: "/(?:tools|test|bench)/", message: "The program imports no tool." }],
+        },
+      ],
     },
   },
 );

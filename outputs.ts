@@ -27,9 +27,15 @@ export interface StackOutputs {
 
 /** The outputs of a stack with this config and this storage. Warnings about them are logged. */
 export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): StackOutputs {
-  const env = secret(all([
-    storage.bucketName, storage.region, storage.endpoint, storage.customDomain, storage.credentials,
-  ])).apply(([bucketName, region, endpoint, customDomain, credentials]) => {
+  const env = secret(
+    all([
+      storage.bucketName,
+      storage.region,
+      storage.endpoint,
+      storage.customDomain,
+      storage.credentials,
+    ]),
+  ).apply(([bucketName, region, endpoint, customDomain, credentials]) => {
     const settings: StorageSettings = {
       ...credentials,
       bucketName,
@@ -42,7 +48,8 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
       urlExpiry: config.urlExpiry,
       checksums: config.checksums,
     };
-    const release = config.authentikVersion === undefined ? undefined : parseRelease(config.authentikVersion);
+    const release =
+      config.authentikVersion === undefined ? undefined : parseRelease(config.authentikVersion);
     const { env, warnings } = buildEnv(settings, release);
     for (const warning of warnings) void log.warn(warning);
     return env;

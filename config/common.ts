@@ -2,7 +2,16 @@
 import * as v from "valibot";
 import { CHECKSUMS, DEFAULTS, SIGNATURE_VERSIONS } from "../authentik/env.ts";
 import * as rules from "./rules.ts";
-import { boolean, defaultOf, documentationOf, integer, list, oneOf, optional, text } from "./values.ts";
+import {
+  boolean,
+  defaultOf,
+  documentationOf,
+  integer,
+  list,
+  oneOf,
+  optional,
+  text,
+} from "./values.ts";
 
 export const commonKeys = {
   bucketName: optional(
@@ -174,7 +183,8 @@ export function checkDomainHasBucket(
   report: ReportProblem,
 ): void {
   const [host = "", ...path] = customDomain.split("/");
-  if (path.at(-1) === bucketName || (path.length === 0 && host.startsWith(`${bucketName}.`))) return;
+  if (path.at(-1) === bucketName || (path.length === 0 && host.startsWith(`${bucketName}.`)))
+    return;
   report(
     "customDomain",
     `does not have the bucket; write "${customDomain}/${bucketName}" or "${bucketName}.${host}", whichever your server supports`,

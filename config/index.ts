@@ -52,7 +52,9 @@ export interface ConfigReader<Read> {
 }
 
 /** The providers by name. Each is loaded only when it is needed. */
-export type Providers<Read> = Readonly<Record<string, { load: () => Promise<{ default: ConfigReader<Read> }> }>>;
+export type Providers<Read> = Readonly<
+  Record<string, { load: () => Promise<{ default: ConfigReader<Read> }> }>
+>;
 
 /**
  * Reads the config with the provider that it names.
@@ -63,11 +65,19 @@ export async function parseConfig<Read>(raw: RawConfig, providers: Providers<Rea
   const all = Object.entries(providers);
   const [provider, entry] = all.find(([name]) => name === raw.values.provider) ?? [];
   const chosen = (await entry?.load())?.default;
-  const known = new Set(["provider", ...Object.keys(commonKeys), ...Object.keys(chosen?.keys ?? {})]);
+  const known = new Set([
+    "provider",
+    ...Object.keys(commonKeys),
+    ...Object.keys(chosen?.keys ?? {}),
+  ]);
   const unknown = Object.keys(raw.values).filter((key) => !known.has(key));
   // Another provider may know an unknown key. Without unknown keys, the other providers are never loaded.
   const asked = unknown.length === 0 ? all.filter(([name]) => name === provider) : all;
-  const owners = await Promise.all(asked.map(async ([name, { load }]): Promise<Owner> => ({ name, keys: (await load()).default.keys })));
+  const owners = await Promise.all(
+    asked.map(
+      async ([name, { load }]): Promise<Owner> => ({ name, keys: (await load()).default.keys }),
+    ),
+  );
 
   const problems: ConfigProblem[] = [];
   const report: ReportProblem = (key, wrong) => {
@@ -95,9 +105,18 @@ function parseCommonKeys(values: RawConfig["values"], report: ReportProblem): un
   parseProvider({ keys: {}, check: () => undefined, resolve: () => undefined }, values, report);
 }
 
-function reportProvider(name: string | undefined, choices: readonly string[], report: ReportProblem): void {
-  if (name === undefined) report("provider", `is missing; set it: pulumi config set provider <${choices.join("|")}>`);
-  else report("provider", `is not a provider; write one of ${choices.join(", ")}${suggest(name, choices)}`);
+function reportProvider(
+  name: string | undefined,
+  choices: readonly string[],
+  report: ReportProblem,
+): void {
+  if (name === undefined)
+    report("provider", `is missing; set it: pulumi config set provider <${choices.join("|")}>`);
+  else
+    report(
+      "provider",
+      `is not a provider; write one of ${choices.join(", ")}${suggest(name, choices)}`,
+    );
 }
 
 function reportUnknownKeys(
@@ -127,9 +146,14 @@ function reportUnknownKeys(
 /** The known word that is most similar, as the end of a sentence. */
 function suggest(word: string, known: readonly string[]): string {
   const [nearest] = known
-    .map((candidate) => ({ candidate, distance: leven(word.toLowerCase(), candidate.toLowerCase()) }))
+    .map((candidate) => ({
+      candidate,
+      distance: leven(word.toLowerCase(), candidate.toLowerCase()),
+    }))
     .sort((a, b) => a.distance - b.distance);
-  return nearest && nearest.distance <= Math.max(2, word.length / 3) ? ` (did you mean ${nearest.candidate}?)` : "";
+  return nearest && nearest.distance <= Math.max(2, word.length / 3)
+    ? ` (did you mean ${nearest.candidate}?)`
+    : "";
 }
 
 function reportClearSecrets(raw: RawConfig, owners: readonly Owner[], report: ReportProblem): void {
@@ -157,8 +181,11 @@ function shownValue(key: string, raw: RawConfig, owners: readonly Owner[]): stri
   const [, name = key, index] = /^(.*?)(?:\[(\d+)\])?$/.exec(key) ?? [];
   const value = raw.values[name];
   if (value === undefined) return undefined;
-  if (raw.secrets.has(name) || isSecretKey(name, owners) || /key|secret|token|pass/i.test(name)) return "[secret]";
-  return withoutPassword(JSON.stringify(index === undefined ? value : (splitList(value)?.[Number(index)] ?? value)));
+  if (raw.secrets.has(name) || isSecretKey(name, owners) || /key|secret|token|pass/i.test(name))
+    return "[secret]";
+  return withoutPassword(
+    JSON.stringify(index === undefined ? value : (splitList(value)?.[Number(index)] ?? value)),
+  );
 }
 
 /** A URL may have a user and a password by mistake. */

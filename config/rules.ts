@@ -5,7 +5,8 @@ import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
 
 /** An origin exactly as browsers send it (RFC 6454 and the WHATWG URL standard): scheme://host[:port]. */
 export function origin(value: string, index: number, all: readonly string[]): string | undefined {
-  if (value.includes("*")) return "has a wildcard, which would allow other sites; write each origin in full";
+  if (value.includes("*"))
+    return "has a wildcard, which would allow other sites; write each origin in full";
   if (!/^https?:\/\//i.test(value)) {
     const guess = originOf(`https://${value.replace(/^[^/]*:\/\//, "")}`);
     return `has no http:// or https:// in front; write ${guess ? `"${guess}"` : "scheme://host[:port]"}`;
@@ -173,7 +174,8 @@ export function tag(value: string, index: number, all: readonly string[]): strin
   if (!/^[\p{L}\p{N} _.:+@-]+$/u.test(name) || !/^[\p{L}\p{N} _.:/=+@-]*$/u.test(content)) {
     return "has a character that not every cloud accepts; write letters, digits, spaces and _.:+@-";
   }
-  if (/^(?:aws|azure|microsoft|windows)/i.test(name)) return "has a name that the cloud reserves; choose another";
+  if (/^(?:aws|azure|microsoft|windows)/i.test(name))
+    return "has a name that the cloud reserves; choose another";
   const first = all.findIndex((other) => other.split("=")[0]?.toLowerCase() === name.toLowerCase());
   return first === index ? undefined : "names a tag twice; remove one";
 }

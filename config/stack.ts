@@ -15,7 +15,9 @@ const ORIGINAL = "authentik-storage:";
 export function readStackConfig(): RawConfig {
   const namespace = `${getProject()}:`;
   const own = Object.entries(allConfig()).filter(([key]) => key.startsWith(namespace));
-  const values = Object.fromEntries(own.map(([key, value]) => [key.slice(namespace.length), value]));
+  const values = Object.fromEntries(
+    own.map(([key, value]) => [key.slice(namespace.length), value]),
+  );
   const secrets = own.map(([key]) => key).filter((key) => isConfigSecret(key));
   // `pulumi new` sets the keys of the tracked `Pulumi.dev.yaml` under the new name. The others were copied by hand.
   const misplaced = Object.keys(allConfig())

@@ -13,7 +13,10 @@ interface Documentation {
 
 /** The documentation of a key. */
 export function documentationOf(schema: v.GenericSchema): Documentation {
-  return v.parse(v.object({ type: v.string(), secret: v.optional(v.boolean(), false) }), v.getMetadata(schema));
+  return v.parse(
+    v.object({ type: v.string(), secret: v.optional(v.boolean(), false) }),
+    v.getMetadata(schema),
+  );
 }
 
 /** A key's default, as you would write it in the stack's file; undefined for a key without one. */
@@ -24,7 +27,11 @@ export function defaultOf(schema: v.GenericSchema): string | undefined {
 /** A schema from the text of a config value to `Output`, with its line in the README's table. */
 export type Value<Output> = v.GenericSchema<string, Output>;
 
-function documented<Output>(schema: Value<Output>, meaning: string, documentation: Documentation): Value<Output> {
+function documented<Output>(
+  schema: Value<Output>,
+  meaning: string,
+  documentation: Documentation,
+): Value<Output> {
   return v.pipe(schema, v.description(meaning), v.metadata({ ...documentation }));
 }
 
@@ -39,7 +46,10 @@ export function text(
       v.string(),
       v.rawCheck(({ dataset, addIssue }) => {
         if (!dataset.typed) return;
-        const wrong = dataset.value.trim() === "" ? "is empty; write a value or remove the key" : rule(dataset.value);
+        const wrong =
+          dataset.value.trim() === ""
+            ? "is empty; write a value or remove the key"
+            : rule(dataset.value);
         if (wrong !== undefined) addIssue({ message: wrong });
       }),
     ),
@@ -49,13 +59,22 @@ export function text(
 }
 
 /** A text that is never shown and accepted only as a Pulumi secret. */
-export function secretText(meaning: string, rule?: (value: string) => string | undefined): Value<string> {
+export function secretText(
+  meaning: string,
+  rule?: (value: string) => string | undefined,
+): Value<string> {
   return text(meaning, rule, { type: "secret string", secret: true });
 }
 
-export function oneOf<const Choice extends string>(choices: readonly Choice[], meaning: string): Value<Choice> {
+export function oneOf<const Choice extends string>(
+  choices: readonly Choice[],
+  meaning: string,
+): Value<Choice> {
   return documented(
-    v.picklist(choices, `is not one of the choices; write ${choices.map((choice) => `"${choice}"`).join(", ")}`),
+    v.picklist(
+      choices,
+      `is not one of the choices; write ${choices.map((choice) => `"${choice}"`).join(", ")}`,
+    ),
     meaning,
     { type: choices.map((choice) => `\`${choice}\``).join(", ") },
   );
@@ -107,7 +126,13 @@ export function list(
         if (entries.length === 0) addIssue({ message: "is empty; write at least one entry" });
         for (const [index, entry] of entries.entries()) {
           const wrong = rule(entry, index, entries);
-          const path = { type: "array", origin: "value", input: entries, key: index, value: entry } as const;
+          const path = {
+            type: "array",
+            origin: "value",
+            input: entries,
+            key: index,
+            value: entry,
+          } as const;
           if (wrong !== undefined) addIssue({ message: wrong, input: entry, path: [path] });
         }
         return entries;
@@ -121,7 +146,10 @@ export function list(
 /** The entries of a list's text; undefined for another text. */
 export function splitList(value: string): string[] | undefined {
   if (!value.trimStart().startsWith("[")) {
-    return value.split(",").map((entry) => entry.trim()).filter((entry) => entry !== "");
+    return value
+      .split(",")
+      .map((entry) => entry.trim())
+      .filter((entry) => entry !== "");
   }
   try {
     const parsed = v.safeParse(v.array(v.string()), JSON.parse(value));
@@ -135,7 +163,10 @@ export function splitList(value: string): string[] | undefined {
  * An optional key. The fallback is written as in the stack's file, and shown like that in the README.
  */
 export function optional<Output>(value: Value<Output>): v.OptionalSchema<Value<Output>, undefined>;
-export function optional<Output>(value: Value<Output>, fallback: string): v.OptionalSchema<Value<Output>, string>;
+export function optional<Output>(
+  value: Value<Output>,
+  fallback: string,
+): v.OptionalSchema<Value<Output>, string>;
 export function optional<Output>(
   value: Value<Output>,
   fallback?: string,

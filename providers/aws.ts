@@ -15,9 +15,18 @@ import { BucketPublicAccessBlock } from "@pulumi/aws/s3/bucketPublicAccessBlock.
 import { BucketServerSideEncryptionConfiguration } from "@pulumi/aws/s3/bucketServerSideEncryptionConfiguration.js";
 import { BucketVersioning } from "@pulumi/aws/s3/bucketVersioning.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
-import { ComponentResource, type ComponentResourceOptions, type CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
+import {
+  ComponentResource,
+  type ComponentResourceOptions,
+  type CustomResource,
+  type CustomResourceOptions,
+} from "@pulumi/pulumi/resource.js";
 import { partitionOf, partitionOrDefault } from "../authentik/partitions.ts";
-import { authentikPolicy, type PolicyDocument, type PolicyStatement } from "../authentik/permissions.ts";
+import {
+  authentikPolicy,
+  type PolicyDocument,
+  type PolicyStatement,
+} from "../authentik/permissions.ts";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
 import {
   parseTags,
@@ -31,7 +40,12 @@ import {
 } from "../config/common.ts";
 import { matching } from "../config/rules.ts";
 import { integer, list, oneOf, optional, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "./contract.ts";
+import {
+  defineProvider,
+  type AuthentikStorage,
+  type Credentials,
+  type ResourceType,
+} from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
@@ -133,7 +147,8 @@ const resources = {
 type AwsValues = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3 bucket on AWS, complete. */
-export interface AwsConfig extends Omit<AwsValues, "tags" | "attachTo" | "credentials" | "bucketName"> {
+export interface AwsConfig
+  extends Omit<AwsValues, "tags" | "attachTo" | "credentials" | "bucketName"> {
   provider: "aws";
   /** Undefined leaves the name to Pulumi. */
   bucketName: string | undefined;
@@ -162,7 +177,13 @@ export interface Identity {
   name: string;
 }
 
-export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new AwsStorage(name, config) });
+export default defineProvider({
+  keys,
+  resources,
+  check,
+  resolve,
+  provision: (name, config) => new AwsStorage(name, config),
+});
 
 function check(config: Valid<AwsValues>, report: ReportProblem): void {
   checkAdoption(config, report);
@@ -348,21 +369,32 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
-    super("authentik-storage:aws:AwsStorage", name, { keyGeneration, retirePreviousKey }, guardRotation(name, options));
+    super(
+      "authentik-storage:aws:AwsStorage",
+      name,
+      { keyGeneration, retirePreviousKey },
+      guardRotation(name, options),
+    );
     const child = { parent: this, provider: this.#provider(name, args) };
     const bucket = this.#bucket(name, args, child);
     const settings = this.#settings(name, args, bucket, child);
     const identity = this.#identity(name, args, bucket, child);
 
     // The name resolves only when the settings exist, so that nothing uses the bucket without them.
-    this.bucketName = all([bucket.bucket, all(settings.map(({ id }) => id))]).apply(([bucket]) => bucket);
+    this.bucketName = all([bucket.bucket, all(settings.map(({ id }) => id))]).apply(
+      ([bucket]) => bucket,
+    );
     this.region = output(args.region);
     // Without an endpoint boto3 presigns for the global host, which fails in many regions.
     this.endpoint = output(args.endpoint);
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
     this.credentials = secret(identity.credentials);
     this.roleArn = identity.roleArn;
-    this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint, roleArn: this.roleArn });
+    this.registerOutputs({
+      bucketName: this.bucketName,
+      endpoint: this.endpoint,
+      roleArn: this.roleArn,
+    });
   }
 
   /** An explicit provider, so that the environment's region and account are never used. */
@@ -378,7 +410,11 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #bucket(name: string, { bucketName, forceDestroy, protect, adopt }: AwsStorageArgs, child: Child): Bucket {
+  #bucket(
+    name: string,
+    { bucketName, forceDestroy, protect, adopt }: AwsStorageArgs,
+    child: Child,
+  ): Bucket {
     const imported = adopt && bucketName !== undefined ? { import: bucketName } : {};
     // S3 refuses to delete a bucket that is not empty. With forceDestroy the provider empties it first.
     const options = { ...child, protect, ...imported };
@@ -407,7 +443,10 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     // S3 refuses two of these at the same time (OperationAborted), so each waits for the one before.
     const policy = new BucketPolicy(
       `${name}-policy`,
-      { bucket: bucket.bucket, policy: bucket.arn.apply((arn) => JSON.stringify(denyPlainHttp(arn))) },
+      {
+        bucket: bucket.bucket,
+        policy: bucket.arn.apply((arn) => JSON.stringify(denyPlainHttp(arn))),
+      },
       { ...ofBucket, dependsOn: publicAccess },
     );
     const ownership = new BucketOwnershipControls(
@@ -426,17 +465,38 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     ];
   }
 
-  #encryption(name: string, { kmsKeyArn }: AwsStorageArgs, bucket: Bucket, options: CustomResourceOptions): CustomResource {
-    const byDefault = kmsKeyArn === undefined ? { sseAlgorithm: "AES256" } : { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn };
+  #encryption(
+    name: string,
+    { kmsKeyArn }: AwsStorageArgs,
+    bucket: Bucket,
+    options: CustomResourceOptions,
+  ): CustomResource {
+    const byDefault =
+      kmsKeyArn === undefined
+        ? { sseAlgorithm: "AES256" }
+        : { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn };
     return new BucketServerSideEncryptionConfiguration(
       `${name}-encryption`,
       // One data key for the bucket. One for each file would cost a KMS request for each icon.
-      { bucket: bucket.bucket, rules: [{ applyServerSideEncryptionByDefault: byDefault, bucketKeyEnabled: kmsKeyArn !== undefined }] },
+      {
+        bucket: bucket.bucket,
+        rules: [
+          {
+            applyServerSideEncryptionByDefault: byDefault,
+            bucketKeyEnabled: kmsKeyArn !== undefined,
+          },
+        ],
+      },
       options,
     );
   }
 
-  #lifecycle(name: string, { noncurrentVersionDays }: AwsStorageArgs, bucket: Bucket, options: CustomResourceOptions): CustomResource {
+  #lifecycle(
+    name: string,
+    { noncurrentVersionDays }: AwsStorageArgs,
+    bucket: Bucket,
+    options: CustomResourceOptions,
+  ): CustomResource {
     return new BucketLifecycleConfiguration(
       `${name}-lifecycle`,
       {
@@ -457,7 +517,12 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #cors(name: string, args: AwsStorageArgs, bucket: Bucket, options: CustomResourceOptions): CustomResource {
+  #cors(
+    name: string,
+    args: AwsStorageArgs,
+    bucket: Bucket,
+    options: CustomResourceOptions,
+  ): CustomResource {
     return new BucketCorsConfiguration(
       `${name}-cors`,
       {
@@ -475,7 +540,12 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #identity(name: string, args: AwsStorageArgs, bucket: Bucket, child: Child): { credentials: Output<Credentials>; roleArn?: Output<string> } {
+  #identity(
+    name: string,
+    args: AwsStorageArgs,
+    bucket: Bucket,
+    child: Child,
+  ): { credentials: Output<Credentials>; roleArn?: Output<string> } {
     const policy = bucket.arn.apply((arn) => JSON.stringify(identityPolicy(arn, args)));
     const { credentials } = args;
     if (credentials.kind === "user") return { credentials: this.#user(name, args, policy, child) };
@@ -483,7 +553,11 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       if (credentials.attachTo) attach(name, credentials.attachTo, policy, child);
       return { credentials: output({ sessionProfile: credentials.sessionProfile }) };
     }
-    const role = new Role(`${name}-role`, { assumeRolePolicy: JSON.stringify(trustPolicy(credentials)) }, child);
+    const role = new Role(
+      `${name}-role`,
+      { assumeRolePolicy: JSON.stringify(trustPolicy(credentials)) },
+      child,
+    );
     new RolePolicy(`${name}-role-policy`, { role: role.name, policy }, child);
     if (credentials.kind === "podIdentity") {
       for (const { namespace, name: serviceAccount } of credentials.serviceAccounts) {
@@ -498,16 +572,28 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   }
 
   /** A user with the keys of both slots. Returns the current key. */
-  #user(name: string, args: AwsStorageArgs, policy: Output<string>, child: Child): Output<Credentials> {
+  #user(
+    name: string,
+    args: AwsStorageArgs,
+    policy: Output<string>,
+    child: Child,
+  ): Output<Credentials> {
     const user = new User(`${name}-user`, {}, child);
     const attached = new UserPolicy(`${name}-user-policy`, { user: user.name, policy }, child);
     const [current, previous] = keySlots(args);
     const make = ({ slot, generation }: typeof current) =>
       // IAM allows two keys for each user, so the older one is deleted first. authentik uses the key of the other slot.
-      new AccessKey(`${name}-key-${slot}`, { user: user.name }, { ...child, replacementTrigger: generation, deleteBeforeReplace: true });
+      new AccessKey(
+        `${name}-key-${slot}`,
+        { user: user.name },
+        { ...child, replacementTrigger: generation, deleteBeforeReplace: true },
+      );
     if (previous) make(previous);
     const key = make(current);
-    return all([key.id, key.secret, attached.id]).apply(([accessKey, secretKey]) => ({ accessKey, secretKey }));
+    return all([key.id, key.secret, attached.id]).apply(([accessKey, secretKey]) => ({
+      accessKey,
+      secretKey,
+    }));
   }
 }
 
@@ -518,12 +604,16 @@ interface Child {
 }
 
 function attach(name: string, identity: Identity, policy: Output<string>, child: Child): void {
-  if (identity.kind === "role") new RolePolicy(`${name}-role-policy`, { role: identity.name, policy }, child);
+  if (identity.kind === "role")
+    new RolePolicy(`${name}-role-policy`, { role: identity.name, policy }, child);
   else new UserPolicy(`${name}-user-policy`, { user: identity.name, policy }, child);
 }
 
 /** What authentik may do: its calls on the bucket and, if a KMS key encrypts the files, the use of that key through S3. */
-function identityPolicy(bucketArn: string, { kmsKeyArn, endpoint }: AwsStorageArgs): PolicyDocument {
+function identityPolicy(
+  bucketArn: string,
+  { kmsKeyArn, endpoint }: AwsStorageArgs,
+): PolicyDocument {
   const policy = authentikPolicy(bucketArn);
   if (kmsKeyArn === undefined) return policy;
   const useKey: PolicyStatement = {

@@ -8,16 +8,34 @@ import { BlobServiceProperties } from "@pulumi/azure-native/storage/blobServiceP
 import { ManagementPolicy } from "@pulumi/azure-native/storage/managementPolicy.js";
 import { StorageAccount } from "@pulumi/azure-native/storage/storageAccount.js";
 import { all, interpolate, output, secret, type Output } from "@pulumi/pulumi/output.js";
-import { ComponentResource, type ComponentResourceOptions, type CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
+import {
+  ComponentResource,
+  type ComponentResourceOptions,
+  type CustomResource,
+  type CustomResourceOptions,
+} from "@pulumi/pulumi/resource.js";
 import { RandomPassword } from "@pulumi/random/randomPassword.js";
 import { authentikPolicy } from "../authentik/permissions.ts";
 import {
-  checkDomainHasBucket, DEFAULT_BUCKET_NAME, parseTags, refuseRotation, rotationKeys, tagKeys,
-  type CommonConfig, type ReportProblem, type Valid, type Values,
+  checkDomainHasBucket,
+  DEFAULT_BUCKET_NAME,
+  parseTags,
+  refuseRotation,
+  rotationKeys,
+  tagKeys,
+  type CommonConfig,
+  type ReportProblem,
+  type Valid,
+  type Values,
 } from "../config/common.ts";
 import * as rules from "../config/rules.ts";
 import { integer, oneOf, optional, secretText, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "./contract.ts";
+import {
+  defineProvider,
+  type AuthentikStorage,
+  type Credentials,
+  type ResourceType,
+} from "./contract.ts";
 import { pinnedImage, usersFile, VERSITYGW_VERSION, type Keys } from "./versitygw.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 import { authentikCorsRules, S3BucketCors, S3BucketPolicy } from "./s3/resources.ts";
@@ -45,9 +63,7 @@ const keys = {
     "An existing resource group. The program creates everything in it, but not the group itself: deleting the group would delete the files.",
     resourceGroupName,
   ),
-  subscriptionId: optional(
-    text("Id of the subscription. Only `adopt` needs it.", subscriptionId),
-  ),
+  subscriptionId: optional(text("Id of the subscription. Only `adopt` needs it.", subscriptionId)),
   storageAccountName: optional(
     text(
       "Name of the storage account, unique in all of Azure. The default is a name that Pulumi generates.",
@@ -78,16 +94,10 @@ const keys = {
     text("For `external`: URL of the gateway, without the container.", rules.endpoint),
   ),
   accessKey: optional(
-    secretText(
-      "For `external`: access key of authentik's user on the gateway.",
-      rules.credential,
-    ),
+    secretText("For `external`: access key of authentik's user on the gateway.", rules.credential),
   ),
   secretKey: optional(
-    secretText(
-      "For `external`: secret key of authentik's user on the gateway.",
-      rules.credential,
-    ),
+    secretText("For `external`: secret key of authentik's user on the gateway.", rules.credential),
   ),
   adminAccessKey: optional(
     secretText("For `external`: the gateway's root access key.", rules.credential),
@@ -119,12 +129,19 @@ const resources = {
 } satisfies Record<string, ResourceType>;
 
 /** The keys of an external gateway. */
-const EXTERNAL_KEYS = ["endpoint", "accessKey", "secretKey", "adminAccessKey", "adminSecretKey"] as const;
+const EXTERNAL_KEYS = [
+  "endpoint",
+  "accessKey",
+  "secretKey",
+  "adminAccessKey",
+  "adminSecretKey",
+] as const;
 
 type AzureValues = CommonConfig & Values<typeof keys>;
 
 /** The config of an Azure container and its gateway, complete. */
-export interface AzureConfig extends Omit<AzureValues, "tags" | "gateway" | (typeof EXTERNAL_KEYS)[number]> {
+export interface AzureConfig
+  extends Omit<AzureValues, "tags" | "gateway" | (typeof EXTERNAL_KEYS)[number]> {
   provider: "azure";
   /** The container, which is the bucket. */
   bucketName: string;
@@ -137,7 +154,13 @@ export type Gateway =
   | { kind: "containerApp" }
   | ({ kind: "external" } & Record<(typeof EXTERNAL_KEYS)[number], string>);
 
-export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new AzureStorage(name, config) });
+export default defineProvider({
+  keys,
+  resources,
+  check,
+  resolve,
+  provision: (name, config) => new AzureStorage(name, config),
+});
 
 function check(config: Valid<AzureValues>, report: ReportProblem): void {
   const { bucketName = DEFAULT_BUCKET_NAME, customDomain } = config;
@@ -254,7 +277,12 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
 
   constructor(name: string, args: AzureStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
-    super("authentik-storage:azure:AzureStorage", name, { keyGeneration, retirePreviousKey }, guardRotation(name, options));
+    super(
+      "authentik-storage:azure:AzureStorage",
+      name,
+      { keyGeneration, retirePreviousKey },
+      guardRotation(name, options),
+    );
     const account = this.#account(name, args);
     const container = this.#container(name, args, account);
     const gateway =
@@ -282,7 +310,10 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     const imported = adopted === undefined ? {} : { import: adopted };
     const account = new StorageAccount(
       // Pulumi generates the account's name from this one. It may have no hyphens and at most 24 characters.
-      `${name.toLowerCase().replace(/[^a-z0-9]/g, "").slice(0, 11)}media`,
+      `${name
+        .toLowerCase()
+        .replace(/[^a-z0-9]/g, "")
+        .slice(0, 11)}media`,
       {
         accountName: args.storageAccountName,
         resourceGroupName,
@@ -481,7 +512,9 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     const generations = slotUsers().map((_, slot) => String(generationOf(slot)));
     const keys = slotUsers().map((accessKey, slot) => ({
       accessKey,
-      secretKey: this.#password(`${name}-key-${slot}`, 40, { generation: String(generationOf(slot)) }),
+      secretKey: this.#password(`${name}-key-${slot}`, 40, {
+        generation: String(generationOf(slot)),
+      }),
     }));
     const users = secret(output(keys)).apply((known: Keys[]) => usersFile(known));
     const current = keys[slots[0].slot];

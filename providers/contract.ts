@@ -48,13 +48,15 @@ export interface ResourceType {
 }
 
 /** What a provider's file exports by default. */
-export interface Provider<Config, Type extends string = string> extends ConfigReader<Chosen<Config>> {
+export interface Provider<Config, Type extends string = string>
+  extends ConfigReader<Chosen<Config>> {
   /** Every type of resources that the provider registers, its component included, by type token. */
   resources: Readonly<Record<Type, ResourceType>>;
 }
 
 /** A provider: its part of the config, the types of its resources, and what it makes of the config. */
-interface Definition<Keys extends ObjectEntries, Config, Type extends string> extends ProviderConfig<Keys, Config> {
+interface Definition<Keys extends ObjectEntries, Config, Type extends string>
+  extends ProviderConfig<Keys, Config> {
   /** Every type of resources that `provision` registers, its component included, by type token. */
   resources: Readonly<Record<Type, ResourceType>>;
   /** Creates the component. The names of its resources begin with the component's name. */

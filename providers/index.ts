@@ -22,8 +22,11 @@ function isProviderName(text: string): text is ProviderName {
   return Object.hasOwn(providers, text);
 }
 
-type FileOf<Name extends ProviderName> = Awaited<ReturnType<(typeof providers)[Name]["load"]>>["default"];
-type ConfigOf<Name extends ProviderName> = FileOf<Name> extends Provider<infer Config> ? Config : never;
+type FileOf<Name extends ProviderName> = Awaited<
+  ReturnType<(typeof providers)[Name]["load"]>
+>["default"];
+type ConfigOf<Name extends ProviderName> =
+  FileOf<Name> extends Provider<infer Config> ? Config : never;
 
 /** The config of one stack: a union discriminated by `provider`. */
 export type StorageConfig = {
@@ -40,7 +43,9 @@ export function chooseProvider(raw: RawConfig): Promise<Chosen<StorageConfig>> {
 }
 
 /** The token of each type of resources that a provider registers. */
-export type RegisteredType = { [Name in ProviderName]: keyof FileOf<Name>["resources"] }[ProviderName];
+export type RegisteredType = {
+  [Name in ProviderName]: keyof FileOf<Name>["resources"];
+}[ProviderName];
 
 /**
  * What is known of a type of resources; undefined for a type that no provider registers. It loads only the files of the
@@ -52,7 +57,8 @@ export async function resourceType(type: string): Promise<ResourceType | undefin
   const token = typeName(type);
   const [packageName = "", module = ""] = token.split(":");
   for (const [name, { load, packages }] of Object.entries(providers)) {
-    const isOwn = packageName === "authentik-storage" ? module === name : packages.includes(packageName);
+    const isOwn =
+      packageName === "authentik-storage" ? module === name : packages.includes(packageName);
     const resources: Record<string, ResourceType> = isOwn ? (await load()).default.resources : {};
     if (Object.hasOwn(resources, token)) return resources[token];
   }

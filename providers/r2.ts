@@ -7,11 +7,28 @@ import { R2BucketCors } from "@pulumi/cloudflare/r2bucketCors.js";
 import { R2BucketLifecycle } from "@pulumi/cloudflare/r2bucketLifecycle.js";
 import { R2ManagedDomain } from "@pulumi/cloudflare/r2managedDomain.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
-import { ComponentResource, type ComponentResourceOptions, type CustomResource } from "@pulumi/pulumi/resource.js";
-import { DEFAULT_BUCKET_NAME, refuseForceDestroy, rotationKeys, type CommonConfig, type ReportProblem, type Valid, type Values } from "../config/common.ts";
+import {
+  ComponentResource,
+  type ComponentResourceOptions,
+  type CustomResource,
+} from "@pulumi/pulumi/resource.js";
+import {
+  DEFAULT_BUCKET_NAME,
+  refuseForceDestroy,
+  rotationKeys,
+  type CommonConfig,
+  type ReportProblem,
+  type Valid,
+  type Values,
+} from "../config/common.ts";
 import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials, type ResourceType } from "./contract.ts";
+import {
+  defineProvider,
+  type AuthentikStorage,
+  type Credentials,
+  type ResourceType,
+} from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 /** Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that of the package's `R2Bucket`. */
@@ -75,7 +92,13 @@ export interface R2Config extends R2Values {
   customDomain: string;
 }
 
-export default defineProvider({ keys, resources, check, resolve, provision: (name, config) => new R2Storage(name, config) });
+export default defineProvider({
+  keys,
+  resources,
+  check,
+  resolve,
+  provision: (name, config) => new R2Storage(name, config),
+});
 
 function check(config: Valid<R2Values>, report: ReportProblem): void {
   const { accountId, bucketName = DEFAULT_BUCKET_NAME, jurisdiction = "default" } = config;
@@ -101,7 +124,10 @@ function checkLocation(
 ): void {
   if (location === undefined || WITHIN[jurisdiction].includes(location)) return;
   const allowed = WITHIN[jurisdiction].map((name) => `"${name}"`).join(" or ");
-  report("location", `is not in the jurisdiction "${jurisdiction}"; write ${allowed}, or remove it`);
+  report(
+    "location",
+    `is not in the jurisdiction "${jurisdiction}"; write ${allowed}, or remove it`,
+  );
 }
 
 function checkCustomDomain(
@@ -148,7 +174,10 @@ export type R2StorageArgs = Pick<
 >;
 
 /** The rights of authentik's token, by Cloudflare's names ("R2 API tokens"). R2 has no finer rights. */
-const PERMISSION_GROUPS = ["Workers R2 Storage Bucket Item Read", "Workers R2 Storage Bucket Item Write"];
+const PERMISSION_GROUPS = [
+  "Workers R2 Storage Bucket Item Read",
+  "Workers R2 Storage Bucket Item Write",
+];
 const SEVEN_DAYS = 7 * 86_400;
 
 /** A private R2 bucket with its CORS policy, and an API token that can read and write its objects and nothing else. */
@@ -161,7 +190,12 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
-    super("authentik-storage:r2:R2Storage", name, { keyGeneration, retirePreviousKey }, guardRotation(name, options));
+    super(
+      "authentik-storage:r2:R2Storage",
+      name,
+      { keyGeneration, retirePreviousKey },
+      guardRotation(name, options),
+    );
     const bucket = this.#bucket(name, args);
     const settings = this.#settings(name, args, bucket);
     const token = this.#tokens(name, args, bucket);
@@ -171,7 +205,9 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     this.region = output("auto");
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
-    this.credentials = secret(all([token.id, token.value])).apply(([id, value]) => s3Keys(id, value));
+    this.credentials = secret(all([token.id, token.value])).apply(([id, value]) =>
+      s3Keys(id, value),
+    );
     this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint });
   }
 
@@ -189,7 +225,11 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   #settings(name: string, args: R2StorageArgs, bucket: R2Bucket): CustomResource[] {
     // They are deleted with the bucket. A bucket that may not be deleted keeps them.
     const ofBucket = { parent: this, dependsOn: bucket, deletedWith: bucket };
-    const place = { accountId: args.accountId, bucketName: bucket.name, jurisdiction: args.jurisdiction };
+    const place = {
+      accountId: args.accountId,
+      bucketName: bucket.name,
+      jurisdiction: args.jurisdiction,
+    };
     return [
       new R2BucketCors(
         `${name}-cors`,
@@ -197,7 +237,11 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
           ...place,
           rules: [
             {
-              allowed: { origins: args.origins, headers: args.corsAllowedHeaders, methods: ["GET"] },
+              allowed: {
+                origins: args.origins,
+                headers: args.corsAllowedHeaders,
+                methods: ["GET"],
+              },
               maxAgeSeconds: args.corsMaxAgeSeconds,
             },
           ],

@@ -16,7 +16,9 @@ const sound = {
 const secretKeys = ["accessKey", "secretKey", "sessionToken", "adminAccessKey", "adminSecretKey"];
 
 function raw(values: Record<string, string | undefined>): RawConfig {
-  const present = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  const present = Object.entries(values).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined,
+  );
   return { values: Object.fromEntries(present), secrets: new Set(secretKeys) };
 }
 
@@ -58,13 +60,21 @@ describe("config", () => {
   });
 
   it("takes a list as YAML's or separated by commas", async () => {
-    expect((await parse({ origins: "https://a.company, http://10.0.0.1:9000" })).origins).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
+    expect(
+      (await parse({ origins: "https://a.company, http://10.0.0.1:9000" })).origins,
+    ).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
   });
 
   it("names the custom domain after the endpoint, where the release puts the bucket", async () => {
-    expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal("authentik-media.s3.provider");
-    expect((await parse({ addressingStyle: "virtual", authentikVersion: "2025.10" })).customDomain).to.equal("s3.provider/authentik-media");
-    expect((await parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" })).customDomain).to.equal("10.0.0.1:9000/authentik-media");
+    expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal(
+      "authentik-media.s3.provider",
+    );
+    expect(
+      (await parse({ addressingStyle: "virtual", authentikVersion: "2025.10" })).customDomain,
+    ).to.equal("s3.provider/authentik-media");
+    expect(
+      (await parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" })).customDomain,
+    ).to.equal("10.0.0.1:9000/authentik-media");
   });
 
   it("takes the region from the endpoints of services that sign with it", async () => {
@@ -75,7 +85,8 @@ describe("config", () => {
       "https://storage.googleapis.com": "auto",
       "https://minio.company": undefined,
     };
-    for (const [endpoint, region] of Object.entries(regions)) expect(await parse({ endpoint })).to.have.property("region", region);
+    for (const [endpoint, region] of Object.entries(regions))
+      expect(await parse({ endpoint })).to.have.property("region", region);
   });
 
   // biome-ignore format: a table of cases
@@ -144,48 +155,89 @@ describe("config", () => {
 
   it("tells all problems at once, whatever the provider", async () => {
     for (const provider of [...PROVIDERS, "none", undefined]) {
-      expect((await problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" })).map((line) => line.split(":")[0]))
-        .to.include.members(["origins[0]", "bucketName", "secureUrls", "typo"]);
+      expect(
+        (
+          await problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" })
+        ).map((line) => line.split(":")[0]),
+      ).to.include.members(["origins[0]", "bucketName", "secureUrls", "typo"]);
     }
   });
 
   it("refuses secrets that are in clear, and shows none, whatever the provider", async () => {
     for (const provider of [...PROVIDERS, "none"]) {
-      const values = { ...sound, provider, secretKey: "hunter2\n", secretkey: "hunter2", adminSecretKey: "hunter2" };
-      const error: unknown = await chooseProvider({ values, secrets: new Set(["accessKey"]) }).catch((reason: unknown) => reason);
-      expect(error, provider).to.be.instanceOf(ConfigError).and.property("message")
-        .to.match(/secretKey = \[secret\] is not a secret/).and.to.match(/adminSecretKey = \[secret\] is not a secret/).and.not.to.contain("hunter2");
+      const values = {
+        ...sound,
+        provider,
+        secretKey: "hunter2\n",
+        secretkey: "hunter2",
+        adminSecretKey: "hunter2",
+      };
+      const error: unknown = await chooseProvider({
+        values,
+        secrets: new Set(["accessKey"]),
+      }).catch((reason: unknown) => reason);
+      expect(error, provider)
+        .to.be.instanceOf(ConfigError)
+        .and.property("message")
+        .to.match(/secretKey = \[secret\] is not a secret/)
+        .and.to.match(/adminSecretKey = \[secret\] is not a secret/)
+        .and.not.to.contain("hunter2");
     }
   });
 
   it("shows no password that a URL has in it", async () => {
     for (const [key, value] of Object.entries({
-      endpoint: "https://admin:hunter2@s3.provider", customDomain: "https://admin:hunter2@s3.provider/authentik-media", origins: '["https://admin:hunter2@a.company"]',
+      endpoint: "https://admin:hunter2@s3.provider",
+      customDomain: "https://admin:hunter2@s3.provider/authentik-media",
+      origins: '["https://admin:hunter2@a.company"]',
     })) {
       for (const given of [value, value.replace("https://", "")]) {
-        const error: unknown = await chooseProvider(raw({ ...sound, [key]: given })).catch((reason: unknown) => reason);
-        expect(error, given).to.be.instanceOf(ConfigError).and.property("message").to.contain("[secret]@").and.not.to.contain("hunter2");
+        const error: unknown = await chooseProvider(raw({ ...sound, [key]: given })).catch(
+          (reason: unknown) => reason,
+        );
+        expect(error, given)
+          .to.be.instanceOf(ConfigError)
+          .and.property("message")
+          .to.contain("[secret]@")
+          .and.not.to.contain("hunter2");
       }
     }
   });
 
   it("asks for a missing secret as a secret", () => {
     const found: string[] = [];
-    const report: ReportProblem = (key, wrong) => { found.push(`${key} ${wrong}`); };
-    parseProvider({ keys: { token: secretText("A token.") }, check: () => undefined, resolve: () => undefined }, { origins: "https://a.company" }, report);
-    expect(found).to.deep.equal(["token is missing; set it: pulumi config set --secret token (A token.)"]);
+    const report: ReportProblem = (key, wrong) => {
+      found.push(`${key} ${wrong}`);
+    };
+    parseProvider(
+      { keys: { token: secretText("A token.") }, check: () => undefined, resolve: () => undefined },
+      { origins: "https://a.company" },
+      report,
+    );
+    expect(found).to.deep.equal([
+      "token is missing; set it: pulumi config set --secret token (A token.)",
+    ]);
   });
 
   it("loads the chosen provider alone, and the others to say whose key it is that it does not know", async () => {
     const loaded = async (changes: Record<string, string | undefined>): Promise<string[]> => {
       const asked = new Set<string>();
-      const counted = Object.fromEntries(Object.entries(providers).map(([name, { load }]) => [name, { load: () => {
-        asked.add(name);
-        return load();
-      } }]));
-      await parseConfig<Chosen<StorageConfig>>(raw({ ...sound, ...changes }), counted).catch((error: unknown) => {
-        if (!(error instanceof ConfigError)) throw error;
-      });
+      const counted = Object.fromEntries(
+        Object.entries(providers).map(([name, { load }]) => [
+          name,
+          {
+            load: () => {
+              asked.add(name);
+              return load();
+            },
+          },
+        ]),
+      );
+      await parseConfig<Chosen<StorageConfig>>(raw({ ...sound, ...changes }), counted).catch(
+        (error: unknown) => {
+          if (!(error instanceof ConfigError)) throw error;
+        },
+      );
       return [...asked];
     };
     expect(await loaded({})).to.deep.equal(["s3"]);
@@ -194,8 +246,16 @@ describe("config", () => {
   });
 
   it("has keys of one meaning: no provider's own is a common one, and what is secret is so for each provider that has it", async () => {
-    const own = (await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider].load()).default.keys)))).flat();
-    const secrets = new Set(own.filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key));
+    const own = (
+      await Promise.all(
+        PROVIDERS.map(async (provider) =>
+          Object.entries((await providers[provider].load()).default.keys),
+        ),
+      )
+    ).flat();
+    const secrets = new Set(
+      own.filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key),
+    );
     expect([...secrets]).to.include.members(secretKeys);
     for (const [key, schema] of own) {
       expect(commonKeys).not.to.have.property(key);
@@ -204,24 +264,49 @@ describe("config", () => {
   });
 
   it("accepts exactly the origins that browsers send (property)", async () => {
-    const host = fc.oneof(fc.domain(), fc.ipV4(), fc.ipV6().map((address) => `[${address}]`));
+    const host = fc.oneof(
+      fc.domain(),
+      fc.ipV4(),
+      fc.ipV6().map((address) => `[${address}]`),
+    );
     await fc.assert(
-      fc.asyncProperty(fc.constantFrom("http", "https"), host, fc.option(fc.integer({ min: 1, max: 65535 })), async (scheme, name, port) => {
-        const origin = new URL(`${scheme}://${name}${port === null ? "" : `:${port}`}`).origin;
-        expect((await parse({ origins: origin })).origins).to.deep.equal([origin]);
-        for (const spoilt of [`${origin}/`, `${origin}/x`, origin.toUpperCase(), origin.replace("://", "://*."), `${origin}?`]) {
-          expect(await problems({ origins: spoilt }), spoilt).to.have.length(1);
-        }
-      }),
+      fc.asyncProperty(
+        fc.constantFrom("http", "https"),
+        host,
+        fc.option(fc.integer({ min: 1, max: 65535 })),
+        async (scheme, name, port) => {
+          const origin = new URL(`${scheme}://${name}${port === null ? "" : `:${port}`}`).origin;
+          expect((await parse({ origins: origin })).origins).to.deep.equal([origin]);
+          for (const spoilt of [
+            `${origin}/`,
+            `${origin}/x`,
+            origin.toUpperCase(),
+            origin.replace("://", "://*."),
+            `${origin}?`,
+          ]) {
+            expect(await problems({ origins: spoilt }), spoilt).to.have.length(1);
+          }
+        },
+      ),
     );
   });
 
   it("never fails but with a ConfigError, whatever the values (property)", async () => {
     const value = fc.oneof(fc.string(), fc.webUrl(), fc.json());
-    const keys = [...Object.keys(sound), ...secretKeys, "bucketName", "customDomain", "urlExpiry", "region", "useSsl", "nonsense"];
+    const keys = [
+      ...Object.keys(sound),
+      ...secretKeys,
+      "bucketName",
+      "customDomain",
+      "urlExpiry",
+      "region",
+      "useSsl",
+      "nonsense",
+    ];
     await fc.assert(
       fc.asyncProperty(fc.dictionary(fc.constantFrom(...keys), value), async (changes) => {
-        for (const problem of await problems(changes)) expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
+        for (const problem of await problems(changes))
+          expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
       }),
       { numRuns: 500 },
     );

@@ -50,8 +50,7 @@ function morePages(token: string): string {
 }
 
 const has = ({ url = "" }: IncomingMessage, text: string): boolean => url.includes(text);
-const isListing: RequestTest = (request) =>
-  request.method === "GET" && has(request, "list-type=2");
+const isListing: RequestTest = (request) => request.method === "GET" && has(request, "list-type=2");
 const isOfMedia: RequestTest = (request) => isListing(request) && has(request, "prefix=media");
 const isSecondPage: RequestTest = (request) =>
   isListing(request) && has(request, "continuation-token");

@@ -115,7 +115,10 @@ describe("migrate: how contents are checked", function () {
 
   it("a server that does not support checksums", async () => {
     const { bucket, inBucket, folder, state } = server.fresh();
-    writeTree(folder, { "media/public/x.png": "x", "media/public/large.bin": randomBytes(9 * MIB) });
+    writeTree(folder, {
+      "media/public/x.png": "x",
+      "media/public/large.bin": randomBytes(9 * MIB),
+    });
     const body = "<Error><Code>NotImplemented</Code></Error>";
     const answer = ({ headers }: { headers: IncomingHttpHeaders }) => {
       const hasChecksum = Object.keys(headers).some((name) => name.startsWith("x-amz-checksum"));

@@ -214,7 +214,10 @@ describe("migrate: connections and credentials", function () {
   describe("on a terminal", () => {
     it("asks, shows the progress, and takes anything but yes as no", async () => {
       const { bucket, inBucket, folder, state, top } = server.fresh();
-      writeTree(folder, numbered(3, () => randomBytes(4 * MIB)));
+      writeTree(
+        folder,
+        numbered(3, () => randomBytes(4 * MIB)),
+      );
       // A slow connection, so that there is progress to show.
       let delayMs = 0;
       const answer = () => {
@@ -227,7 +230,9 @@ describe("migrate: connections and credentials", function () {
           (await onTerminal(process.execPath, args, [["(y/N)", keys]])).text;
         for (const keys of ["n\r", "\r", "\x03", "\x04"]) {
           const shown = await typing(keys);
-          expect(shown).to.include("Continue? (y/N)").and.match(/Copied 0 files|Aborted/);
+          expect(shown)
+            .to.include("Continue? (y/N)")
+            .and.match(/Copied 0 files|Aborted/);
           expect(shown).not.to.match(/\n {4}at /);
           expect(readTree(inBucket)).to.deep.equal({});
         }
@@ -290,7 +295,9 @@ describe("migrate: connections and credentials", function () {
       for (const [args, message] of CASES) {
         const { code, out, err } = await command([...args, "--state", state]);
         expect({ code, out }, args.join(" ")).to.deep.equal({ code: 2, out: "" });
-        expect(err).to.match(/^error: .*\n(?:\(Did you mean --yes\?\)\n)?$/).and.include(message);
+        expect(err)
+          .to.match(/^error: .*\n(?:\(Did you mean --yes\?\)\n)?$/)
+          .and.include(message);
       }
     }).timeout(60_000);
   });

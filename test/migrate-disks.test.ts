@@ -70,7 +70,12 @@ describe("migrate: disks", function () {
       ["a link to nothing", linkTo("/nowhere/media")],
       ["a link into a closed folder", linkTo(join(closed, "media"))],
       ["a link to itself", linkTo("media")],
-      ["a file", () => { writeTree(folder, { media: "a file" }); }],
+      [
+        "a file",
+        () => {
+          writeTree(folder, { media: "a file" });
+        },
+      ],
     ];
     for (const [way, make] of WAYS) {
       make();

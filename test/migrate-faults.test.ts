@@ -27,7 +27,11 @@ describe("migrate: faults", function () {
   const server = useServer();
 
   const files = {
-    ...numbered(20, () => randomBytes(3000), (index) => `file ${index}.png`),
+    ...numbered(
+      20,
+      () => randomBytes(3000),
+      (index) => `file ${index}.png`,
+    ),
     "media/public/large.bin": randomBytes(17 * MIB),
   };
 

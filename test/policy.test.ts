@@ -47,51 +47,115 @@ type Change = (resources: Recorded[]) => Recorded[];
 
 /** Sets the input at a path, e.g. `rules.0.allowedOrigins`. What is on the way has to be there: a fixture must not invent a shape. */
 function set(type: string, path: string, value: unknown): Change {
-  return (resources) => resources.map((resource) => (resource.type === type ? { ...resource, inputs: { ...resource.inputs, ...changed(resource.inputs, path.split("."), value) } } : resource));
+  return (resources) =>
+    resources.map((resource) =>
+      resource.type === type
+        ? {
+            ...resource,
+            inputs: { ...resource.inputs, ...changed(resource.inputs, path.split("."), value) },
+          }
+        : resource,
+    );
 }
 
 function changed(inputs: object, [key = "", ...rest]: string[], value: unknown): object {
   const before: unknown = Reflect.get(inputs, key);
-  if (rest.length > 0 && (typeof before !== "object" || before === null)) throw new Error(`there is no "${key}" among ${Object.keys(inputs).join(", ")}`);
-  const after = typeof before === "object" && before !== null && rest.length > 0 ? changed(before, rest, value) : value;
-  return Array.isArray(inputs) ? inputs.map((item: unknown, index) => (String(index) === key ? after : item)) : { ...inputs, [key]: after };
+  if (rest.length > 0 && (typeof before !== "object" || before === null))
+    throw new Error(`there is no "${key}" among ${Object.keys(inputs).join(", ")}`);
+  const after =
+    typeof before === "object" && before !== null && rest.length > 0
+      ? changed(before, rest, value)
+      : value;
+  return Array.isArray(inputs)
+    ? inputs.map((item: unknown, index) => (String(index) === key ? after : item))
+    : { ...inputs, [key]: after };
 }
 
 /** Edits a document that is an input as JSON text. */
 function edit(type: string, input: string, change: (text: string) => string): Change {
-  return (resources) => resources.map((resource) => {
-    if (resource.type !== type) return resource;
-    const before = String(resource.inputs[input]);
-    const after = change(before);
-    if (after === before) throw new Error(`"${before}" stays the same`);
-    return { ...resource, inputs: { ...resource.inputs, [input]: after } };
-  });
+  return (resources) =>
+    resources.map((resource) => {
+      if (resource.type !== type) return resource;
+      const before = String(resource.inputs[input]);
+      const after = change(before);
+      if (after === before) throw new Error(`"${before}" stays the same`);
+      return { ...resource, inputs: { ...resource.inputs, [input]: after } };
+    });
 }
 
-const replace = (type: string, input: string, from: string, to: string) => edit(type, input, (text) => text.replaceAll(from, to));
-const without = (type: string): Change => (resources) => resources.filter((resource) => resource.type !== type);
-const unprotected = (type: string): Change => (resources) =>
-  resources.map((resource) => (resource.type === type ? { ...resource, options: {} } : resource));
+const replace = (type: string, input: string, from: string, to: string) =>
+  edit(type, input, (text) => text.replaceAll(from, to));
+const without =
+  (type: string): Change =>
+  (resources) =>
+    resources.filter((resource) => resource.type !== type);
+const unprotected =
+  (type: string): Change =>
+  (resources) =>
+    resources.map((resource) => (resource.type === type ? { ...resource, options: {} } : resource));
 /** The same under another name of its type. */
-const renamed = (type: string, name: string): Change => (resources) => resources.map((resource) => (resource.type === type ? { ...resource, type: name } : resource));
-const both = (first: Change, second: Change): Change => (resources) => second(first(resources));
+const renamed =
+  (type: string, name: string): Change =>
+  (resources) =>
+    resources.map((resource) => (resource.type === type ? { ...resource, type: name } : resource));
+const both =
+  (first: Change, second: Change): Change =>
+  (resources) =>
+    second(first(resources));
 /** A resource of a kind that the program does not make. */
-const added = (type: string, inputs: Record<string, unknown> = {}): Change => (resources) =>
-  [...resources, { type, name: "added", parent: "authentik", inputs, outputs: {}, secretInputs: [], options: {} }];
+const added =
+  (type: string, inputs: Record<string, unknown> = {}): Change =>
+  (resources) => [
+    ...resources,
+    {
+      type,
+      name: "added",
+      parent: "authentik",
+      inputs,
+      outputs: {},
+      secretInputs: [],
+      options: {},
+    },
+  ];
 /** Adds a statement to a policy document. */
-const statement = (type: string, more: object): Change => edit(type, "policy", (text) => text.replace(/\]\}$/, `,${JSON.stringify(more)}]}`));
+const statement = (type: string, more: object): Change =>
+  edit(type, "policy", (text) => text.replace(/\]\}$/, `,${JSON.stringify(more)}]}`));
 
-const open = { Effect: "Allow", Principal: "*", Action: "s3:GetObject", Resource: "arn:aws:s3:::authentik-media-1a2b3c4/*" };
-const role: Values = { credentials: "role", roleTrust: "irsa", serviceAccounts: "authentik/authentik", oidcProviderArn: "arn:aws:iam::123456789012:oidc-provider/oidc.eks.company/id/1" };
-const pods: Values = { credentials: "role", roleTrust: "podIdentity", serviceAccounts: "authentik/authentik", clusterName: "company" };
+const open = {
+  Effect: "Allow",
+  Principal: "*",
+  Action: "s3:GetObject",
+  Resource: "arn:aws:s3:::authentik-media-1a2b3c4/*",
+};
+const role: Values = {
+  credentials: "role",
+  roleTrust: "irsa",
+  serviceAccounts: "authentik/authentik",
+  oidcProviderArn: "arn:aws:iam::123456789012:oidc-provider/oidc.eks.company/id/1",
+};
+const pods: Values = {
+  credentials: "role",
+  roleTrust: "podIdentity",
+  serviceAccounts: "authentik/authentik",
+  clusterName: "company",
+};
 const ISSUER = "oidc.eks.company/id/1";
 const POD = "system:serviceaccount:authentik:authentik";
 /** Changes who may take the role. */
-const trust = (more: object): Change => edit(T.awsRole, "assumeRolePolicy", (text) =>
-  text.replace(/"Statement":\[(.*)\]/, (_, statement: string) => `"Statement":[${JSON.stringify({ ...v.parse(v.record(v.string(), v.unknown()), JSON.parse(statement)), ...more })}]`));
+const trust = (more: object): Change =>
+  edit(T.awsRole, "assumeRolePolicy", (text) =>
+    text.replace(
+      /"Statement":\[(.*)\]/,
+      (_, statement: string) =>
+        `"Statement":[${JSON.stringify({ ...v.parse(v.record(v.string(), v.unknown()), JSON.parse(statement)), ...more })}]`,
+    ),
+  );
 const kms: Values = { kmsKeyArn: "arn:aws:kms:eu-central-1:123456789012:key/0123-4567" };
 const withPolicy: Values = { policyPrincipal: "arn:aws:iam:::user/authentik" };
-const public_ = { Version: "2012-10-17", Statement: [{ ...open, Resource: "arn:aws:s3:::authentik-media/*" }] };
+const public_ = {
+  Version: "2012-10-17",
+  Statement: [{ ...open, Resource: "arn:aws:s3:::authentik-media/*" }],
+};
 
 type Fixture = [what: string, change: Change, expected: RegExp, values?: Values];
 
@@ -260,17 +324,27 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
 
 /** Edits a text further down among the inputs. */
 function replaceIn(type: string, path: string, from: string, to: string): Change {
-  return (resources) => resources.map((resource) => {
-    if (resource.type !== type) return resource;
-    const before = path.split(".").reduce<unknown>((value, key) => (typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined), resource.inputs);
-    const [after] = set(type, path, String(before).replaceAll(from, to))([resource]);
-    return after ?? resource;
-  });
+  return (resources) =>
+    resources.map((resource) => {
+      if (resource.type !== type) return resource;
+      const before = path
+        .split(".")
+        .reduce<unknown>(
+          (value, key) =>
+            typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined,
+          resource.inputs,
+        );
+      const [after] = set(type, path, String(before).replaceAll(from, to))([resource]);
+      return after ?? resource;
+    });
 }
 
 /** How a whole stack may be named otherwise. */
 const OTHER_NAMES: [provider: ProviderName, rename: (type: string) => string][] = [
-  ["aws", (type) => type.replace(/^(aws:s3\/bucket(?!Policy|Public|Ownership)\w*):(\w+)$/, "$1V2:$2V2")],
+  [
+    "aws",
+    (type) => type.replace(/^(aws:s3\/bucket(?!Policy|Public|Ownership)\w*):(\w+)$/, "$1V2:$2V2"),
+  ],
   ["azure", (type) => type.replace(/^azure-native:(\w+):/, "azure-native:$1/v20230101preview:")],
   ["azure", (type) => type.replace(/^azure-native:(\w+):/, "azure-native_$1_v20230101:$1:")],
 ];
@@ -280,7 +354,11 @@ describe("policy pack", function () {
   const recordings = new Map<string, Promise<Recorded[]>>();
   const registered = (provider: ProviderName, values: Values = {}): Promise<Recorded[]> => {
     const key = JSON.stringify([provider, values]);
-    const recording = recordings.get(key) ?? exampleValues(provider).then((example) => record({ ...example, ...values })).then(({ resources }) => resources);
+    const recording =
+      recordings.get(key) ??
+      exampleValues(provider)
+        .then((example) => record({ ...example, ...values }))
+        .then(({ resources }) => resources);
     recordings.set(key, recording);
     return recording;
   };
@@ -288,32 +366,74 @@ describe("policy pack", function () {
   it("has a violating fixture of each policy, for each provider that it concerns", () => {
     expect(policies.map(({ name }) => name)).to.have.members(Object.keys(fixtures));
     for (const { name } of policies) {
-      expect(Object.keys(fixtures[name] ?? {}), name).to.have.members(name === "pinned-gateway-image" ? ["azure"] : PROVIDERS);
+      expect(Object.keys(fixtures[name] ?? {}), name).to.have.members(
+        name === "pinned-gateway-image" ? ["azure"] : PROVIDERS,
+      );
     }
   });
 
   it("knows every type that the providers register", async () => {
     for (const provider of PROVIDERS) {
       for (const { type } of await registered(provider)) {
-        if (!type.startsWith("pulumi:")) expect(await resourceType(type), type).to.have.property("label");
+        if (!type.startsWith("pulumi:"))
+          expect(await resourceType(type), type).to.have.property("label");
       }
     }
   });
 
   const ways: [provider: ProviderName, what: string, values: Values][] = [
-    ...PROVIDERS.map((provider): [ProviderName, string, Values] => [provider, "its example stack", {}]),
+    ...PROVIDERS.map((provider): [ProviderName, string, Values] => [
+      provider,
+      "its example stack",
+      {},
+    ]),
     ["aws", "a role and a KMS key", { ...role, ...kms }],
     ["aws", "pod identity", pods],
-    ["aws", "an adopted bucket, two keys", { bucketName: "company-media", adopt: "true", keyGeneration: "2" }],
-    ["azure", "an image of another build", { gatewayImage: "registry.company:5000/versitygw:1.8.0-alpine" }],
-    ["azure", "an image with a digest", { gatewayImage: `docker.io/versity/versitygw@sha256:${"0".repeat(64)}` }],
-    ["azure", "an external gateway", { gateway: "external", endpoint: "https://gateway.company", accessKey: "a", secretKey: "s", adminAccessKey: "aa", adminSecretKey: "as" }],
+    [
+      "aws",
+      "an adopted bucket, two keys",
+      { bucketName: "company-media", adopt: "true", keyGeneration: "2" },
+    ],
+    [
+      "azure",
+      "an image of another build",
+      { gatewayImage: "registry.company:5000/versitygw:1.8.0-alpine" },
+    ],
+    [
+      "azure",
+      "an image with a digest",
+      { gatewayImage: `docker.io/versity/versitygw@sha256:${"0".repeat(64)}` },
+    ],
+    [
+      "azure",
+      "an external gateway",
+      {
+        gateway: "external",
+        endpoint: "https://gateway.company",
+        accessKey: "a",
+        secretKey: "s",
+        adminAccessKey: "aa",
+        adminSecretKey: "as",
+      },
+    ],
     ["s3", "a bucket policy", withPolicy],
-    ["s3", "the local server, without protection", { endpoint: "http://127.0.0.1:7070", secureUrls: "false", protect: "false", origins: "http://localhost:9000,https://localhost:9443" }],
+    [
+      "s3",
+      "the local server, without protection",
+      {
+        endpoint: "http://127.0.0.1:7070",
+        secureUrls: "false",
+        protect: "false",
+        origins: "http://localhost:9000,https://localhost:9443",
+      },
+    ],
   ];
   for (const [provider, what, values] of ways) {
     it(`passes ${provider}: ${what}`, async () => {
-      expect(await judge(await registered(provider, values))).to.deep.equal({ violations: [], unknown: [] });
+      expect(await judge(await registered(provider, values))).to.deep.equal({
+        violations: [],
+        unknown: [],
+      });
     });
   }
 
@@ -326,7 +446,9 @@ describe("policy pack", function () {
             expect(violations).not.to.have.length(0);
             for (const violation of violations) {
               expect(violation.policy).to.equal(policy);
-              expect(violation.message).to.match(expected).and.to.match(/\(urn:pulumi:test::authentik-storage::\S+\)$/);
+              expect(violation.message)
+                .to.match(expected)
+                .and.to.match(/\(urn:pulumi:test::authentik-storage::\S+\)$/);
             }
           });
         }
@@ -335,65 +457,151 @@ describe("policy pack", function () {
   }
 
   it("passes types that a change to the program may add", async () => {
-    for (const [provider, type] of [["aws", "aws:s3/bucketMetric:BucketMetric"], ["azure", "azure-native:authorization/v20240501:ManagementLockByScope"]] as const) {
-      expect(await judge(added(type)(await registered(provider))), type).to.deep.equal({ violations: [], unknown: [] });
+    for (const [provider, type] of [
+      ["aws", "aws:s3/bucketMetric:BucketMetric"],
+      ["azure", "azure-native:authorization/v20240501:ManagementLockByScope"],
+    ] as const) {
+      expect(await judge(added(type)(await registered(provider))), type).to.deep.equal({
+        violations: [],
+        unknown: [],
+      });
     }
   });
 
   it("refuses a statement for everyone but one, which it cannot judge", async () => {
-    const butOne = { ...open, Principal: undefined, NotPrincipal: { AWS: "arn:aws:iam::123456789012:root" } };
-    const { violations } = await judge(statement(T.awsBucketPolicy, butOne)(await registered("aws")));
-    expect(violations.map(({ policy }) => policy)).to.include.members(["no-public-bucket", "least-privilege"]);
-    for (const { message } of violations) expect(message).to.match(/policy is not in a form|does not deny plain http/);
+    const butOne = {
+      ...open,
+      Principal: undefined,
+      NotPrincipal: { AWS: "arn:aws:iam::123456789012:root" },
+    };
+    const { violations } = await judge(
+      statement(T.awsBucketPolicy, butOne)(await registered("aws")),
+    );
+    expect(violations.map(({ policy }) => policy)).to.include.members([
+      "no-public-bucket",
+      "least-privilege",
+    ]);
+    for (const { message } of violations)
+      expect(message).to.match(/policy is not in a form|does not deny plain http/);
   });
 
   it("refuses an access point that gives rights, to everyone or to others", async () => {
     for (const type of [T.awsAccessPoint, T.awsAccessPointPolicy]) {
-      const found = async (principal: unknown) => (await judge(added(type, { policy: JSON.stringify({ Statement: { ...open, Principal: principal } }) })(await registered("aws")))).violations.map(({ policy }) => policy);
+      const found = async (principal: unknown) =>
+        (
+          await judge(
+            added(type, {
+              policy: JSON.stringify({ Statement: { ...open, Principal: principal } }),
+            })(await registered("aws")),
+          )
+        ).violations.map(({ policy }) => policy);
       expect(await found("*"), type).to.deep.equal(["no-public-bucket"]);
-      expect(await found({ AWS: "arn:aws:iam::123456789012:root" }), type).to.deep.equal(["least-privilege"]);
+      expect(await found({ AWS: "arn:aws:iam::123456789012:root" }), type).to.deep.equal([
+        "least-privilege",
+      ]);
     }
   });
 
   it("passes a role whose trust is narrower than the program's", async () => {
-    const narrower = trust({ Condition: { StringEquals: { [`${ISSUER}:sub`]: [POD, "system:serviceaccount:authentik:authentik-worker"] }, StringLike: { [`${ISSUER}:aud`]: "sts.*" } } });
-    expect(await judge(narrower(await registered("aws", role)))).to.deep.equal({ violations: [], unknown: [] });
+    const narrower = trust({
+      Condition: {
+        StringEquals: {
+          [`${ISSUER}:sub`]: [POD, "system:serviceaccount:authentik:authentik-worker"],
+        },
+        StringLike: { [`${ISSUER}:aud`]: "sts.*" },
+      },
+    });
+    expect(await judge(narrower(await registered("aws", role)))).to.deep.equal({
+      violations: [],
+      unknown: [],
+    });
   });
 
   it("passes the types of the example stacks by their other names", async () => {
     for (const [provider, rename] of OTHER_NAMES) {
-      const resources = (await registered(provider)).map((resource) => ({ ...resource, type: rename(resource.type) }));
-      expect(await judge(resources), resources.map(({ type }) => type).join(" ")).to.deep.equal({ violations: [], unknown: [] });
+      const resources = (await registered(provider)).map((resource) => ({
+        ...resource,
+        type: rename(resource.type),
+      }));
+      expect(await judge(resources), resources.map(({ type }) => type).join(" ")).to.deep.equal({
+        violations: [],
+        unknown: [],
+      });
     }
   });
 
   it("finds that browsers are sent to http, unless it is this machine's", async () => {
-    const outputs = (customDomain: string) => judge([{ type: "pulumi:pulumi:Stack", name: "test", parent: "", inputs: { secureUrls: false, customDomain }, outputs: {}, secretInputs: [], options: {} }]);
-    const { customDomain = "" } = await record({ ...(await exampleValues("s3")), secureUrls: "false", customDomain: "media.company/authentik-media" });
-    expect((await outputs(customDomain)).violations.map(({ message }) => message).join()).to.contain("http://media.company/authentik-media unencrypted");
+    const outputs = (customDomain: string) =>
+      judge([
+        {
+          type: "pulumi:pulumi:Stack",
+          name: "test",
+          parent: "",
+          inputs: { secureUrls: false, customDomain },
+          outputs: {},
+          secretInputs: [],
+          options: {},
+        },
+      ]);
+    const { customDomain = "" } = await record({
+      ...(await exampleValues("s3")),
+      secureUrls: "false",
+      customDomain: "media.company/authentik-media",
+    });
+    expect(
+      (await outputs(customDomain)).violations.map(({ message }) => message).join(),
+    ).to.contain("http://media.company/authentik-media unencrypted");
     expect((await outputs("localhost:7070/authentik-media")).violations).to.deep.equal([]);
   });
 
   it("knows this machine by its names", async () => {
-    for (const [endpoint, count] of [["http://localhost:1", 0], ["http://127.1.2.3", 0], ["http://[::1]:1", 0], ["http://s3.localhost", 0], ["http://localhost.company", 2], ["http://192.168.1.2", 2]] as const) {
+    for (const [endpoint, count] of [
+      ["http://localhost:1", 0],
+      ["http://127.1.2.3", 0],
+      ["http://[::1]:1", 0],
+      ["http://s3.localhost", 0],
+      ["http://localhost.company", 2],
+      ["http://192.168.1.2", 2],
+    ] as const) {
       const changes = [set(T.s3Bucket, "endpoint", endpoint), unprotected(T.s3Bucket)];
-      const { violations } = await judge(changes.reduce((resources, change) => change(resources), await registered("s3")));
+      const { violations } = await judge(
+        changes.reduce((resources, change) => change(resources), await registered("s3")),
+      );
       expect(violations, endpoint).to.have.length(count);
     }
   });
 
   it("says of a value that is not known yet which policy cannot judge it, and judges the rest", async () => {
-    const resources = set(T.awsUserPolicy, "policy", UNKNOWN)(set(T.awsPublicAccess, "blockPublicAcls", false)(await registered("aws")));
+    const resources = set(
+      T.awsUserPolicy,
+      "policy",
+      UNKNOWN,
+    )(set(T.awsPublicAccess, "blockPublicAcls", false)(await registered("aws")));
     const { violations, unknown } = await judge(unprotected(T.awsBucket)(resources));
-    expect(violations.map(({ policy }) => policy)).to.deep.equal(["no-public-bucket", "protected-bucket"]);
-    expect([...new Set(unknown.map(({ policy, message }) => `${policy}: ${message}`))]).to.deep.equal(["least-privilege: string value at .policy can't be known during preview"]);
+    expect(violations.map(({ policy }) => policy)).to.deep.equal([
+      "no-public-bucket",
+      "protected-bucket",
+    ]);
+    expect([
+      ...new Set(unknown.map(({ policy, message }) => `${policy}: ${message}`)),
+    ]).to.deep.equal(["least-privilege: string value at .policy can't be known during preview"]);
   });
 
   it("finds a property in a form that it does not know, and shows no value of it", async () => {
-    const { violations } = await judge(set(T.s3Cors, "rules", "top secret")(await registered("s3")));
-    expect(violations.map(({ policy }) => policy)).to.deep.equal(["no-wildcard-origin", "tls-only"]);
-    for (const { message } of violations) expect(message).to.match(/^rules is not in a form that this policy can judge/).and.not.to.contain("top secret");
-    const document = await judge(set(T.awsUserPolicy, "policy", "not JSON")(await registered("aws")));
+    const { violations } = await judge(
+      set(T.s3Cors, "rules", "top secret")(await registered("s3")),
+    );
+    expect(violations.map(({ policy }) => policy)).to.deep.equal([
+      "no-wildcard-origin",
+      "tls-only",
+    ]);
+    for (const { message } of violations)
+      expect(message)
+        .to.match(/^rules is not in a form that this policy can judge/)
+        .and.not.to.contain("top secret");
+    const document = await judge(
+      set(T.awsUserPolicy, "policy", "not JSON")(await registered("aws")),
+    );
     expect(document.violations.map(({ policy }) => policy)).to.deep.equal(["least-privilege"]);
   });
 });
@@ -404,43 +612,72 @@ describe("policy pack", function () {
   let project: EngineProject;
   before(async () => {
     project = await EngineProject.create();
-    await project.configure({ provider: "s3", endpoint: "https://s3.provider", origins: ["https://authentik.company"] }, { accessKey: "access", secretKey: "secret" });
+    await project.configure(
+      { provider: "s3", endpoint: "https://s3.provider", origins: ["https://authentik.company"] },
+      { accessKey: "access", secretKey: "secret" },
+    );
   });
   after(() => project.remove());
 
   const pack = ["--policy-pack", join(REPOSITORY, "policy")];
-  const relaxed = [...pack, "--policy-pack-config", join(REPOSITORY, "policy/allow-bucket-deletion.json")];
+  const relaxed = [
+    ...pack,
+    "--policy-pack-config",
+    join(REPOSITORY, "policy/allow-bucket-deletion.json"),
+  ];
 
   it("stops the preview of a bucket without protection, and says what, where, why and what to do", async () => {
     await project.configure({ protect: false });
     const { ok, text } = await project.run("preview", ...pack);
     expect(ok).to.equal(false);
     expect(text).to.match(/\[mandatory\] +protected-bucket/);
-    expect(text).to.match(/protect is false, so .*; remove protect .*\(urn:pulumi:test::authentik-storage::\S+::authentik-bucket\)/);
+    expect(text).to.match(
+      /protect is false, so .*; remove protect .*\(urn:pulumi:test::authentik-storage::\S+::authentik-bucket\)/,
+    );
     expect(text).not.to.match(/tls-only|least-privilege/);
   });
 
   it("makes nothing in an update that has no preview", async () => {
     const { ok, text } = await project.run("up", "--yes", "--skip-preview", ...pack);
     expect(ok).to.equal(false);
-    expect(text).to.match(/protected-bucket/).and.not.to.match(/could not/);
+    expect(text)
+      .to.match(/protected-bucket/)
+      .and.not.to.match(/could not/);
   });
 
   it("lets it pass when that policy alone is relaxed, and still says so", async () => {
-    expect(await project.expectOk("preview", ...relaxed)).to.match(/\[advisory\] +protected-bucket/);
+    expect(await project.expectOk("preview", ...relaxed)).to.match(
+      /\[advisory\] +protected-bucket/,
+    );
     await project.configure({ endpoint: "http://s3.provider", secureUrls: false });
     const { ok, text } = await project.run("preview", ...relaxed);
     expect(ok).to.equal(false);
-    expect(text).to.match(/\[mandatory\] +tls-only/).and.to.match(/endpoint = "http:\/\/s3.provider"/).and.to.match(/secureUrls is false/);
+    expect(text)
+      .to.match(/\[mandatory\] +tls-only/)
+      .and.to.match(/endpoint = "http:\/\/s3.provider"/)
+      .and.to.match(/secureUrls is false/);
   });
 
   it("lets the stack on the local server pass, previewed and brought up", async () => {
     const server = await startTestServer();
     try {
-      const { config } = v.parse(v.object({ config: v.record(v.string(), v.unknown()) }), parse(await readFile(join(REPOSITORY, "Pulumi.dev.yaml"), "utf8")));
-      const values = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value] as const);
-      const keys = { accessKey: AUTHENTIK.accessKey, secretKey: AUTHENTIK.secretKey, adminAccessKey: ROOT.accessKey, adminSecretKey: ROOT.secretKey };
-      await project.configure({ ...Object.fromEntries(values), endpoint: server.endpoint }, { ...keys, policyPrincipal: AUTHENTIK.accessKey });
+      const { config } = v.parse(
+        v.object({ config: v.record(v.string(), v.unknown()) }),
+        parse(await readFile(join(REPOSITORY, "Pulumi.dev.yaml"), "utf8")),
+      );
+      const values = Object.entries(config).map(
+        ([key, value]) => [key.replace(/^.*:/, ""), value] as const,
+      );
+      const keys = {
+        accessKey: AUTHENTIK.accessKey,
+        secretKey: AUTHENTIK.secretKey,
+        adminAccessKey: ROOT.accessKey,
+        adminSecretKey: ROOT.secretKey,
+      };
+      await project.configure(
+        { ...Object.fromEntries(values), endpoint: server.endpoint },
+        { ...keys, policyPrincipal: AUTHENTIK.accessKey },
+      );
       expect(await project.expectOk("up", "--yes", ...pack)).to.match(/✅ authentik-storage@v\d/);
       expect(project.written).not.to.contain(ROOT.secretKey);
     } finally {

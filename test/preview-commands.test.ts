@@ -159,7 +159,10 @@ describe("the steps of the workflows", function () {
     before(async () => {
       server = await startTestServer();
       s3 = rootClient(server);
-      await checkout.init({ endpoint: server.endpoint, secureUrls: false, protect: false }, SECRETS);
+      await checkout.init(
+        { endpoint: server.endpoint, secureUrls: false, protect: false },
+        SECRETS,
+      );
       gitHub.issues.length = 0;
     });
     after(async () => {
@@ -218,7 +221,11 @@ describe("the steps of the workflows", function () {
     });
 
     it("show a changed origin in the one comment of the stack", async () => {
-      gitHub.addComment(pull, "<!-- authentik-storage preview: prod -->\nall checks passed", "mallory");
+      gitHub.addComment(
+        pull,
+        "<!-- authentik-storage preview: prod -->\nall checks passed",
+        "mallory",
+      );
       await checkout.configure({ origins: ["https://auth.company"] });
       const { status, log } = await checkout.step("pull-request", "preview", env);
       expect(status, log).to.equal(0);
@@ -286,7 +293,11 @@ describe("the steps of the workflows", function () {
     });
 
     it("do not verify with the machine's credentials when authentik has no keys", async () => {
-      await checkout.configure({ accessKey: undefined, secretKey: undefined, sessionProfile: "authentik" });
+      await checkout.configure({
+        accessKey: undefined,
+        secretKey: undefined,
+        sessionProfile: "authentik",
+      });
       const { status, log } = await checkout.step("deploy", "deploy", env);
       expect(status, log).to.equal(0);
       expect(log).to.contain("Its bucket was not verified: authentik uses a role or a profile");

@@ -13,7 +13,13 @@ import * as v from "valibot";
 import type { RunningServer } from "../tools/start/versitygw.ts";
 import { deploy, type Deployment } from "../tools/preview/deploy.ts";
 import { runEngine } from "../tools/preview/engine.ts";
-import { checkDrift, completePlan, preview, reportOnRun, type Drift } from "../tools/preview/preview.ts";
+import {
+  checkDrift,
+  completePlan,
+  preview,
+  reportOnRun,
+  type Drift,
+} from "../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../tools/preview/render.ts";
 import { type PlanReport } from "../tools/preview/report.ts";
 import { EngineProject, pulumi, REPOSITORY, STACK } from "./support/engine.ts";
@@ -60,7 +66,16 @@ class Scenes {
 
   static async create(server: RunningServer, config: Record<string, unknown>): Promise<Scenes> {
     const project = await EngineProject.create();
-    await project.configure({ provider: "s3", endpoint: server.endpoint, secureUrls: false, origins: ["https://authentik.company"], ...config }, SECRETS);
+    await project.configure(
+      {
+        provider: "s3",
+        endpoint: server.endpoint,
+        secureUrls: false,
+        origins: ["https://authentik.company"],
+        ...config,
+      },
+      SECRETS,
+    );
     return new Scenes(server, project, await readFile(join(project.dir, "Pulumi.yaml"), "utf8"));
   }
 
@@ -69,7 +84,11 @@ class Scenes {
   }
 
   /** The plan with other values, which are then set back. */
-  async changed(name: PlanName, values: Record<string, unknown>, back: Record<string, unknown>): Promise<void> {
+  async changed(
+    name: PlanName,
+    values: Record<string, unknown>,
+    back: Record<string, unknown>,
+  ): Promise<void> {
     await this.project.configure(values);
     await this.plan(name);
     await this.project.configure(back);
@@ -94,7 +113,10 @@ class Scenes {
     const content = { name: program, type: "module", main: "index.ts", imports };
     await writeFile(join(main, "package.json"), JSON.stringify(content));
     await writeFile(join(main, "index.ts"), PROGRAMS[program]);
-    await writeFile(join(this.project.dir, "Pulumi.yaml"), this.yaml.replace(/^main: .*$/m, `main: ${program}/`));
+    await writeFile(
+      join(this.project.dir, "Pulumi.yaml"),
+      this.yaml.replace(/^main: .*$/m, `main: ${program}/`),
+    );
     await this.plan(name);
     await writeFile(join(this.project.dir, "Pulumi.yaml"), this.yaml);
   }
@@ -109,7 +131,11 @@ class Scenes {
   private async record(name: PlanName, ...args: string[]): Promise<void> {
     if (!process.env.UPDATE_PLANS) return;
     process.env.PULUMI_ENABLE_STREAMING_JSON_PREVIEW = "true";
-    await recordPlan(name, await this.project.run("preview", "--json", "--color", "never", ...args), this.server.endpoint);
+    await recordPlan(
+      name,
+      await this.project.run("preview", "--json", "--color", "never", ...args),
+      this.server.endpoint,
+    );
   }
 }
 
@@ -132,7 +158,9 @@ class Scenes {
     server = await startTestServer();
     s3 = rootClient(server);
     [kept, open, moved] = await Promise.all([
-      Scenes.create(server, {}), Scenes.create(server, { bucketName: "open-media", protect: false }), Scenes.create(server, { bucketName: "old-media" }),
+      Scenes.create(server, {}),
+      Scenes.create(server, { bucketName: "open-media", protect: false }),
+      Scenes.create(server, { bucketName: "old-media" }),
     ]);
     await Promise.all([planProtected(), planOpen(), planLeftOver()]);
   });
@@ -147,19 +175,38 @@ class Scenes {
     await kept.plan("created");
     await project.expectOk("up", "--yes", "--skip-preview");
     const origins = ["https://authentik.company"];
-    await kept.changed("origin", { origins: ["https://new.company", "https://auth.company"] }, { origins });
+    await kept.changed(
+      "origin",
+      { origins: ["https://new.company", "https://auth.company"] },
+      { origins },
+    );
     await kept.changed("bad config", { origins: ["https://a.company/"] }, { origins });
-    await kept.changed("protected, renamed", { bucketName: "other-media" }, { bucketName: undefined });
-    await kept.changed("unprotected and renamed", { protect: false, bucketName: "other-media" }, { protect: undefined, bucketName: undefined });
+    await kept.changed(
+      "protected, renamed",
+      { bucketName: "other-media" },
+      { bucketName: undefined },
+    );
+    await kept.changed(
+      "unprotected and renamed",
+      { protect: false, bucketName: "other-media" },
+      { protect: undefined, bucketName: undefined },
+    );
     await kept.changed("protection off", { protect: false }, { protect: undefined });
     await kept.program("protected, removed", "empty");
     const pack = join(project.dir, "policy");
     await mkdir(pack);
     await symlink(join(REPOSITORY, "node_modules"), join(pack, "node_modules"));
     await writeFile(join(pack, "PulumiPolicy.yaml"), "runtime: nodejs\n");
-    await writeFile(join(pack, "package.json"), JSON.stringify({ name: "test", version: "0.0.1", main: "index.cjs" }));
+    await writeFile(
+      join(pack, "package.json"),
+      JSON.stringify({ name: "test", version: "0.0.1", main: "index.cjs" }),
+    );
     await writeFile(join(pack, "index.cjs"), PACK);
-    previewed = await preview(STACK, { ...kept.options, deletionAllowed: false, commit: "0123456789" });
+    previewed = await preview(STACK, {
+      ...kept.options,
+      deletionAllowed: false,
+      commit: "0123456789",
+    });
     await kept.plan("policy violated", "--policy-pack", pack);
     await project.configure({}, { secretKey: NEW_SECRET });
     await kept.plan("secret key");
@@ -170,23 +217,38 @@ class Scenes {
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ bucketName: "other-media" });
     for (const AWS_ACCESS_KEY_ID of ["authentik-storage", "S3Bucket", "resourcePreEvent"]) {
-      redacted.push(await preview(STACK, { ...open.options, envVars: { ...project.env, AWS_ACCESS_KEY_ID }, deletionAllowed: false }));
+      redacted.push(
+        await preview(STACK, {
+          ...open.options,
+          envVars: { ...project.env, AWS_ACCESS_KEY_ID },
+          deletionAllowed: false,
+        }),
+      );
     }
     await project.configure({ bucketName: "open-media" });
     drifts.push(await open.drift("unchanged"));
     await open.plan("unchanged");
     await open.changed("renamed", { bucketName: "other-media" }, { bucketName: "open-media" });
-    await open.changed("other endpoint", { endpoint: server.endpoint.replace("127.0.0.1", "localhost") }, { endpoint: server.endpoint });
+    await open.changed(
+      "other endpoint",
+      { endpoint: server.endpoint.replace("127.0.0.1", "localhost") },
+      { endpoint: server.endpoint },
+    );
     await open.program("removed", "empty");
     await open.program("component renamed", "other");
     const urn = `urn:pulumi:${STACK}::authentik-storage::authentik-storage:s3:S3Storage$pulumi-nodejs:dynamic/authentik-storage:S3Bucket::authentik-bucket`;
     await open.plan("target replaced", "--target-replace", urn);
     const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
-    await s3.send(new PutBucketCorsCommand({ Bucket: "open-media", CORSConfiguration: { CORSRules: [rule] } }));
+    await s3.send(
+      new PutBucketCorsCommand({ Bucket: "open-media", CORSConfiguration: { CORSRules: [rule] } }),
+    );
     drifts.push(await open.drift("CORS policy changed by hand"));
     await s3.send(new DeleteBucketCommand({ Bucket: "open-media" }));
     drifts.push(await open.drift("bucket deleted by hand"));
-    unreachable = await checkDrift(STACK, { ...open.options, envVars: { ...project.env, PULUMI_CONFIG_PASSPHRASE: "wrong" } });
+    unreachable = await checkDrift(STACK, {
+      ...open.options,
+      envVars: { ...project.env, PULUMI_CONFIG_PASSPHRASE: "wrong" },
+    });
   }
 
   /**
@@ -197,13 +259,22 @@ class Scenes {
     const { project } = moved;
     const options = { ...moved.options, deletionAllowed: true, progress: () => undefined };
     await project.expectOk("up", "--yes", "--skip-preview");
-    await s3.send(new PutObjectCommand({ Bucket: "old-media", Key: "media/public/a.png", Body: "a" }));
+    await s3.send(
+      new PutObjectCommand({ Bucket: "old-media", Key: "media/public/a.png", Body: "a" }),
+    );
     await project.configure({ protect: false, bucketName: "new-media" });
     deployments.push(await deploy(STACK, options));
     await moved.plan("left over");
-    await moved.changed("left over, and renamed", { bucketName: "third-media" }, { bucketName: "new-media" });
+    await moved.changed(
+      "left over, and renamed",
+      { bucketName: "third-media" },
+      { bucketName: "new-media" },
+    );
     await s3.send(new DeleteObjectCommand({ Bucket: "old-media", Key: "media/public/a.png" }));
-    deployments.push(await deploy(STACK, { ...options, deletionAllowed: false }), await deploy(STACK, options));
+    deployments.push(
+      await deploy(STACK, { ...options, deletionAllowed: false }),
+      await deploy(STACK, options),
+    );
   }
 
   for (const name of PLAN_NAMES) {
@@ -216,16 +287,22 @@ class Scenes {
 
   it("run the project's policy pack in a preview", () => {
     EXPECTED["policy violated"](previewed);
-    expect(renderMarkdown(previewed)).to.contain("a policy is violated").and.to.contain("https://authentik.company");
+    expect(renderMarkdown(previewed))
+      .to.contain("a policy is violated")
+      .and.to.contain("https://authentik.company");
   });
 
   it("are carried out when the protection ends in the same change, as the preview says", async () => {
     const [first, notAllowed, last] = deployments;
     expect(first?.plan).to.include({ ok: true, failure: undefined });
-    expect(first && renderMarkdown(first.plan)).to.contain('"old-media"').and.not.to.contain("is protected");
+    expect(first && renderMarkdown(first.plan))
+      .to.contain('"old-media"')
+      .and.not.to.contain("is protected");
     expect(first?.update).to.have.property("ok", false);
-    expect(first?.update && renderText(first.update, { color: false })).to.match(/^Update of test: failed\nPulumi could not finish the update. /)
-      .and.to.contain("Bucket authentik-bucket was to be replaced").and.not.to.match(/preview/i);
+    expect(first?.update && renderText(first.update, { color: false }))
+      .to.match(/^Update of test: failed\nPulumi could not finish the update. /)
+      .and.to.contain("Bucket authentik-bucket was to be replaced")
+      .and.not.to.match(/preview/i);
     expect(notAllowed).to.have.nested.property("plan.ok", false);
     expect(last).to.have.nested.property("update.ok", true);
     const names = (await s3.send(new ListBucketsCommand({}))).Buckets?.map(({ Name }) => Name);
@@ -249,27 +326,50 @@ class Scenes {
 
   it("report an error when the check cannot run, and never no drift", () => {
     expect(unreachable.kind).to.equal("error");
-    expect(unreachable.kind === "error" && renderText(unreachable.report, { color: false })).to.contain("incorrect passphrase");
+    expect(
+      unreachable.kind === "error" && renderText(unreachable.report, { color: false }),
+    ).to.contain("incorrect passphrase");
   });
 
   it("show no secret, whatever changes and whatever fails", () => {
-    const reports = [...[kept, open, moved].flatMap((scenes) => [...scenes.reports.values()]), previewed, ...deployments.flatMap(({ plan, update }) => update ?? plan)];
-    const shown = reports.flatMap((report) => [renderMarkdown(report), renderText(report, { color: false }), JSON.stringify(report)]).join("\n");
+    const reports = [
+      ...[kept, open, moved].flatMap((scenes) => [...scenes.reports.values()]),
+      previewed,
+      ...deployments.flatMap(({ plan, update }) => update ?? plan),
+    ];
+    const shown = reports
+      .flatMap((report) => [
+        renderMarkdown(report),
+        renderText(report, { color: false }),
+        JSON.stringify(report),
+      ])
+      .join("\n");
     expect(shown).to.contain("authentik-cors");
-    for (const secret of [...Object.values(SECRETS), NEW_SECRET]) expect(shown.includes(secret), secret).to.equal(false);
+    for (const secret of [...Object.values(SECRETS), NEW_SECRET])
+      expect(shown.includes(secret), secret).to.equal(false);
   });
 
   it("stop at the time limit", async () => {
     const start = performance.now();
-    const report = await preview(STACK, { ...kept.options, deletionAllowed: false, timeoutMs: 1000 });
+    const report = await preview(STACK, {
+      ...kept.options,
+      deletionAllowed: false,
+      timeoutMs: 1000,
+    });
     expect(report).to.have.property("failure").that.contains("did not end within 1 s");
     expect(performance.now() - start).to.be.lessThan(12_000);
   });
 
   it("stop with the command", async () => {
     const controller = new AbortController();
-    setTimeout(() => { controller.abort(); }, 300);
-    const report = await preview(STACK, { ...kept.options, deletionAllowed: false, signal: controller.signal });
+    setTimeout(() => {
+      controller.abort();
+    }, 300);
+    const report = await preview(STACK, {
+      ...kept.options,
+      deletionAllowed: false,
+      signal: controller.signal,
+    });
     expect(report).to.have.property("failure").that.contains("stopped");
   });
 });

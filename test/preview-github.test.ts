@@ -2,7 +2,13 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
-import { addToSummary, GitHub, GitHubError, gitHubSettings, readPullRequest } from "../tools/preview/github.ts";
+import {
+  addToSummary,
+  GitHub,
+  GitHubError,
+  gitHubSettings,
+  readPullRequest,
+} from "../tools/preview/github.ts";
 import { BOT, GitHubServer, TOKEN } from "./support/github-server.ts";
 
 const MARKER = "<!-- authentik-storage preview: prod -->";
@@ -17,7 +23,10 @@ const NOTICE = {
 };
 
 async function failureOf(work: Promise<unknown>): Promise<string> {
-  const error: unknown = await work.then(() => undefined, (thrown: unknown) => thrown);
+  const error: unknown = await work.then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
   if (!(error instanceof GitHubError)) throw new Error(`not a GitHubError: ${String(error)}`);
   expect(error.message).not.to.contain(TOKEN);
   return error.message;
@@ -60,7 +69,8 @@ describe("GitHub", () => {
     });
 
     it("is found after many others, on a later page", async () => {
-      for (let count = 0; count < 230; count += 1) server.addComment(pull, `comment ${count}`, "somebody");
+      for (let count = 0; count < 230; count += 1)
+        server.addComment(pull, `comment ${count}`, "somebody");
       server.addComment(pull, `${MARKER}\nold`);
       await gitHub.putComment(pull, MARKER, "new");
       expect(bodies().at(-1)).to.equal(`${MARKER}\nnew`);
@@ -71,7 +81,11 @@ describe("GitHub", () => {
       server.addComment(pull, `${MARKER}\nall checks passed, merge it`, "mallory");
       server.addComment(pull, `> ${MARKER}\nquoted`);
       await gitHub.putComment(pull, MARKER, "the truth");
-      expect(bodies()).to.deep.equal([`${MARKER}\nall checks passed, merge it`, `> ${MARKER}\nquoted`, `${MARKER}\nthe truth`]);
+      expect(bodies()).to.deep.equal([
+        `${MARKER}\nall checks passed, merge it`,
+        `> ${MARKER}\nquoted`,
+        `${MARKER}\nthe truth`,
+      ]);
     });
 
     it("belongs to the account of the token, when that is a person's", async () => {
@@ -90,15 +104,21 @@ describe("GitHub", () => {
 
     it("fails with the name of the missing permission", async () => {
       server.denied.add("pull-requests: write");
-      expect(await failureOf(gitHub.putComment(pull, MARKER, "x"))).to.match(/comment on #\d+: HTTP 403.*pull-requests: write/);
+      expect(await failureOf(gitHub.putComment(pull, MARKER, "x"))).to.match(
+        /comment on #\d+: HTTP 403.*pull-requests: write/,
+      );
     });
 
     it("fails when the pull request does not exist", async () => {
-      expect(await failureOf(gitHub.putComment(999, MARKER, "x"))).to.match(/comment on #999: HTTP 404/);
+      expect(await failureOf(gitHub.putComment(999, MARKER, "x"))).to.match(
+        /comment on #999: HTTP 404/,
+      );
     });
 
     it("fails when it is too long, without a retry", async () => {
-      expect(await failureOf(gitHub.putComment(pull, MARKER, "x".repeat(65_536)))).to.match(/HTTP 422/);
+      expect(await failureOf(gitHub.putComment(pull, MARKER, "x".repeat(65_536)))).to.match(
+        /HTTP 422/,
+      );
       expect(server.requests.filter((request) => request.startsWith("POST"))).to.have.length(1);
     });
   });
@@ -111,7 +131,9 @@ describe("GitHub", () => {
 
     it("gives up after four attempts", async () => {
       server.faults.push(...Array.from({ length: 10 }, () => ({ status: 503 })));
-      expect(await failureOf(gitHub.labelsOf(pull))).to.match(/read the labels of #\d+: HTTP 503.*run the job again/);
+      expect(await failureOf(gitHub.labelsOf(pull))).to.match(
+        /read the labels of #\d+: HTTP 503.*run the job again/,
+      );
       expect(server.requests).to.have.length(4);
     });
 
@@ -124,7 +146,10 @@ describe("GitHub", () => {
 
     it("does not wait for an hour", async () => {
       const reset = String(Math.round(Date.now() / 1000) + 3600);
-      server.faults.push({ status: 403, headers: { "x-ratelimit-remaining": "0", "x-ratelimit-reset": reset } });
+      server.faults.push({
+        status: 403,
+        headers: { "x-ratelimit-remaining": "0", "x-ratelimit-reset": reset },
+      });
       expect(await failureOf(gitHub.labelsOf(pull))).to.contain("rate limit");
     });
 
@@ -136,8 +161,13 @@ describe("GitHub", () => {
     });
 
     it("does not retry an invalid request", async () => {
-      const other = new GitHub({ ...gitHubSettings(server.env), token: "wrong-token" }, { firstWaitMs: 5 });
-      expect(await failureOf(other.labelsOf(pull))).to.contain("HTTP 401").and.to.contain("GITHUB_TOKEN");
+      const other = new GitHub(
+        { ...gitHubSettings(server.env), token: "wrong-token" },
+        { firstWaitMs: 5 },
+      );
+      expect(await failureOf(other.labelsOf(pull)))
+        .to.contain("HTTP 401")
+        .and.to.contain("GITHUB_TOKEN");
       expect(server.requests).to.have.length(1);
     });
   });
@@ -147,7 +177,9 @@ describe("GitHub", () => {
       server.branches.set("main", COMMIT).set("release/2026.5", "b".repeat(40));
       expect(await gitHub.headOf("main")).to.equal(COMMIT);
       expect(await gitHub.headOf("release/2026.5")).to.equal("b".repeat(40));
-      expect(await failureOf(gitHub.headOf("gone"))).to.match(/look up the branch "gone": HTTP 404/);
+      expect(await failureOf(gitHub.headOf("gone"))).to.match(
+        /look up the branch "gone": HTTP 404/,
+      );
     });
   });
 
@@ -155,8 +187,19 @@ describe("GitHub", () => {
     it("belong to the pull request that was merged as the commit", async () => {
       const [merged_at, other] = ["2026-01-01T00:00:00Z", "b".repeat(40)];
       server.addPull({ number: 80, commits: [COMMIT], labels: [LABEL] });
-      server.addPull({ number: 81, commits: [COMMIT], merged_at, merge_commit_sha: other, labels: [LABEL] });
-      server.addPull({ number: 82, merged_at, merge_commit_sha: COMMIT, labels: [{ name: "docs" }] });
+      server.addPull({
+        number: 81,
+        commits: [COMMIT],
+        merged_at,
+        merge_commit_sha: other,
+        labels: [LABEL],
+      });
+      server.addPull({
+        number: 82,
+        merged_at,
+        merge_commit_sha: COMMIT,
+        labels: [{ name: "docs" }],
+      });
       expect(await gitHub.mergedAs(COMMIT)).to.deep.equal({ number: 82, labels: ["docs"] });
     });
 
@@ -177,7 +220,9 @@ describe("GitHub", () => {
       expect(server.issues[0]?.labels).to.deep.equal([{ name: "drift" }]);
       await gitHub.putNotice({ ...NOTICE, body: "more" });
       await gitHub.putNotice({ ...NOTICE, body: "gone", isOpen: false });
-      expect(issues()).to.deep.equal([{ title: NOTICE.title, body: `${NOTICE.marker}\ngone`, state: "closed" }]);
+      expect(issues()).to.deep.equal([
+        { title: NOTICE.title, body: `${NOTICE.marker}\ngone`, state: "closed" },
+      ]);
       await gitHub.putNotice(NOTICE);
       expect(issues()).to.deep.equal([{ ...written, state: "open" }]);
     });
@@ -188,7 +233,9 @@ describe("GitHub", () => {
       if (issue) issue.labels = [{ name: "infrastructure" }];
       await gitHub.putNotice({ ...NOTICE, body: "more" });
       await gitHub.putNotice({ ...NOTICE, body: "gone", isOpen: false });
-      expect(server.issues.map(({ state, labels }) => ({ state, labels }))).to.deep.equal([{ state: "closed", labels: [{ name: "infrastructure" }] }]);
+      expect(server.issues.map(({ state, labels }) => ({ state, labels }))).to.deep.equal([
+        { state: "closed", labels: [{ name: "infrastructure" }] },
+      ]);
     });
 
     it("is not created when there is no drift", async () => {
@@ -204,7 +251,10 @@ describe("GitHub", () => {
 
     it("is not an issue of somebody else or of another stack, nor a pull request", async () => {
       server.addIssue({ ...written, labels: [{ name: "drift" }], user: { login: "mallory" } });
-      server.addIssue({ body: NOTICE.marker.replace("prod", "staging"), labels: [{ name: "drift" }] });
+      server.addIssue({
+        body: NOTICE.marker.replace("prod", "staging"),
+        labels: [{ name: "drift" }],
+      });
       server.addIssue({ ...written, labels: [{ name: "drift" }], pull_request: { url: "x" } });
       await gitHub.putNotice(NOTICE);
       expect(server.issues).to.have.length(4);
@@ -229,21 +279,43 @@ describe("the environment of a workflow", () => {
   };
 
   it("names the pull request, its author, its commit and its repository", async () => {
-    const pull_request = { number: 7, user: { login: "stranger" }, head: { sha: COMMIT, repo: { full_name: "fork/x" } } };
-    expect(await eventOf({ pull_request })).to.deep.equal({ number: 7, author: "stranger", commit: COMMIT, from: "fork/x" });
-    expect(await eventOf({ pull_request: { ...pull_request, head: { sha: COMMIT, repo: null } } })).to.have.property("from", undefined);
+    const pull_request = {
+      number: 7,
+      user: { login: "stranger" },
+      head: { sha: COMMIT, repo: { full_name: "fork/x" } },
+    };
+    expect(await eventOf({ pull_request })).to.deep.equal({
+      number: 7,
+      author: "stranger",
+      commit: COMMIT,
+      from: "fork/x",
+    });
+    expect(
+      await eventOf({ pull_request: { ...pull_request, head: { sha: COMMIT, repo: null } } }),
+    ).to.have.property("from", undefined);
   });
 
   it("is refused when the event is not a pull request, or not JSON", async () => {
-    expect(await failureOf(eventOf({ schedule: "17 3 * * *" }))).to.contain("is not a pull request");
+    expect(await failureOf(eventOf({ schedule: "17 3 * * *" }))).to.contain(
+      "is not a pull request",
+    );
     expect(await failureOf(eventOf("{"))).to.contain("cannot be read");
     expect(await failureOf(readPullRequest({}))).to.contain("GITHUB_EVENT_PATH is not set");
   });
 
   it("is refused when a variable is missing or invalid", () => {
-    expect(() => gitHubSettings({ GITHUB_REPOSITORY: "a/b" })).to.throw(GitHubError, /GITHUB_TOKEN is not set/);
-    expect(() => gitHubSettings({ GITHUB_REPOSITORY: "a", GITHUB_TOKEN: "x" })).to.throw(GitHubError, /owner\/name/);
-    expect(gitHubSettings({ GITHUB_REPOSITORY: "a/b", GITHUB_TOKEN: "x" })).to.have.property("apiUrl", "https://api.github.com");
+    expect(() => gitHubSettings({ GITHUB_REPOSITORY: "a/b" })).to.throw(
+      GitHubError,
+      /GITHUB_TOKEN is not set/,
+    );
+    expect(() => gitHubSettings({ GITHUB_REPOSITORY: "a", GITHUB_TOKEN: "x" })).to.throw(
+      GitHubError,
+      /owner\/name/,
+    );
+    expect(gitHubSettings({ GITHUB_REPOSITORY: "a/b", GITHUB_TOKEN: "x" })).to.have.property(
+      "apiUrl",
+      "https://api.github.com",
+    );
   });
 
   it("gets a summary where it has a file for it", async () => {

@@ -48,57 +48,121 @@ describe("a command line tool that misbehaves", function () {
   });
 
   it("is judged by its events, also when they contain a secret of the environment", async () => {
-    const [urn, type] = ["urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media", "aws:s3/bucket:Bucket"];
-    const metadata = { op: "delete", urn, type, old: { inputs: { bucket: "authentik-media", note: "about-authentik", port: 1234567890, "authentik-key": "x" } } };
+    const [urn, type] = [
+      "urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media",
+      "aws:s3/bucket:Bucket",
+    ];
+    const metadata = {
+      op: "delete",
+      urn,
+      type,
+      old: {
+        inputs: {
+          bucket: "authentik-media",
+          note: "about-authentik",
+          port: 1234567890,
+          "authentik-key": "x",
+        },
+      },
+    };
     await tool(`echo '${JSON.stringify({ resourcePreEvent: { metadata } })}'; echo '${SUCCEEDED}'`);
-    for (const secret of ["resourcePreEvent", "metadata", "aws:s3/bucket:Bucket", "s3/bucket", "authentik-storage", "authentik", "succeeded", "1234567890", '{"resource']) {
-      const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_KEY: secret } });
+    for (const secret of [
+      "resourcePreEvent",
+      "metadata",
+      "aws:s3/bucket:Bucket",
+      "s3/bucket",
+      "authentik-storage",
+      "authentik",
+      "succeeded",
+      "1234567890",
+      '{"resource',
+    ]) {
+      const report = await preview("prod", {
+        ...options(),
+        deletionAllowed: false,
+        envVars: { TEST_KEY: secret },
+      });
       expect(report, secret).to.have.property("ok", false);
       expect(report.atRisk, secret).to.have.length(1);
-      for (const shown of [JSON.stringify(report.atRisk), renderMarkdown(report), renderText(report, { color: false })]) expect(shown, secret).not.to.contain(secret);
+      for (const shown of [
+        JSON.stringify(report.atRisk),
+        renderMarkdown(report),
+        renderText(report, { color: false }),
+      ])
+        expect(shown, secret).not.to.contain(secret);
     }
   });
 
   it("prints an unknown event, which is reported without secrets", async () => {
     await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$TEST_TOKEN"'"}'`);
-    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_TOKEN: "token-123456" } });
-    expect(report.failure).to.contain("not an event of its engine").and.to.contain("[secret]").and.not.to.contain("token-123456");
+    const report = await preview("prod", {
+      ...options(),
+      deletionAllowed: false,
+      envVars: { TEST_TOKEN: "token-123456" },
+    });
+    expect(report.failure)
+      .to.contain("not an event of its engine")
+      .and.to.contain("[secret]")
+      .and.not.to.contain("token-123456");
   });
 
   it("gets no terminal, no input, and no secret in its arguments", async () => {
     await tool(`printf '%s\\n' "$@" > args; cat > input; echo '${SUCCEEDED}'`);
     expect((await runEngine("preview", "prod", ["--refresh"], options())).code).to.equal(0);
-    expect(await readFile(join(dir, "args"), "utf8")).to.equal("preview\n--json\n--color\nnever\n--stack\nprod\n--refresh\n--non-interactive\n");
+    expect(await readFile(join(dir, "args"), "utf8")).to.equal(
+      "preview\n--json\n--color\nnever\n--stack\nprod\n--refresh\n--non-interactive\n",
+    );
     expect(await readFile(join(dir, "input"), "utf8")).to.equal("");
   });
 
   it("is refused when a step has another form", async () => {
     await tool(`echo '{"resourcePreEvent":{"metadata":{"kind":"delete"}}}'; echo '${SUCCEEDED}'`);
-    const error: unknown = await runEngine("preview", "prod", [], options()).catch((thrown: unknown) => thrown);
+    const error: unknown = await runEngine("preview", "prod", [], options()).catch(
+      (thrown: unknown) => thrown,
+    );
     expect(error).to.be.instanceOf(PlanError);
-    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property("ok", false);
+    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property(
+      "ok",
+      false,
+    );
   });
 
   it("finishes an update although an event cannot be read", async () => {
     await tool(`echo '{"resourcePreEvent":{}}'; sleep 0.5; touch done`);
-    const error: unknown = await runEngine("up", "prod", [], options()).catch((thrown: unknown) => thrown);
+    const error: unknown = await runEngine("up", "prod", [], options()).catch(
+      (thrown: unknown) => thrown,
+    );
     expect(error).to.be.instanceOf(PlanError);
     expect(await readFile(join(dir, "done"), "utf8")).to.equal("");
   });
 
   it("gets one SIGINT to stop in order, and the command waits for it", async () => {
-    await tool(`trap 'echo x >> interrupts; sleep 0.5; touch ended; exit 1' INT; while true; do sleep 0.1; done`);
+    await tool(
+      `trap 'echo x >> interrupts; sleep 0.5; touch ended; exit 1' INT; while true; do sleep 0.1; done`,
+    );
     const controller = new AbortController();
-    setTimeout(() => { controller.abort(); controller.abort(); }, 300);
-    const error: unknown = await runEngine("up", "prod", [], { ...options(), signal: controller.signal }).catch((thrown: unknown) => thrown);
-    expect(error).to.be.instanceOf(PulumiError).and.have.property("message").that.contains("stopped");
+    setTimeout(() => {
+      controller.abort();
+      controller.abort();
+    }, 300);
+    const error: unknown = await runEngine("up", "prod", [], {
+      ...options(),
+      signal: controller.signal,
+    }).catch((thrown: unknown) => thrown);
+    expect(error)
+      .to.be.instanceOf(PulumiError)
+      .and.have.property("message")
+      .that.contains("stopped");
     expect(await readFile(join(dir, "interrupts"), "utf8")).to.equal("x\n");
     expect(await readFile(join(dir, "ended"), "utf8")).to.equal("");
   });
 
   it("succeeds without a plan, which fails the preview", async () => {
     await tool("exit 0");
-    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property("ok", false);
+    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property(
+      "ok",
+      false,
+    );
   });
 
   it("gets the policy pack, and its config for deletion only when that is allowed", async () => {
@@ -106,7 +170,15 @@ describe("a command line tool that misbehaves", function () {
     const pack = join(dir, "policy");
     await mkdir(pack);
     await writeFile(join(pack, "allow-bucket-deletion.json"), "{}");
-    expect(await policyArgs(dir, { deletionAllowed: false })).to.deep.equal(["--policy-pack", pack]);
-    expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal(["--policy-pack", pack, "--policy-pack-config", join(pack, "allow-bucket-deletion.json")]);
+    expect(await policyArgs(dir, { deletionAllowed: false })).to.deep.equal([
+      "--policy-pack",
+      pack,
+    ]);
+    expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal([
+      "--policy-pack",
+      pack,
+      "--policy-pack-config",
+      join(pack, "allow-bucket-deletion.json"),
+    ]);
   });
 });

@@ -11,14 +11,27 @@ function validKeys(rotation: Rotation): Map<number, number> {
 
 describe("rotation of keys", () => {
   it("generation n takes slot n mod 2, and the one before stays in the other", () => {
-    expect(keySlots({ keyGeneration: 1, retirePreviousKey: false })).to.deep.equal([{ slot: 1, generation: 1 }]);
-    expect(keySlots({ keyGeneration: 2, retirePreviousKey: false })).to.deep.equal([{ slot: 0, generation: 2 }, { slot: 1, generation: 1 }]);
-    expect(keySlots({ keyGeneration: 3, retirePreviousKey: false })).to.deep.equal([{ slot: 1, generation: 3 }, { slot: 0, generation: 2 }]);
-    expect(keySlots({ keyGeneration: 3, retirePreviousKey: true })).to.deep.equal([{ slot: 1, generation: 3 }]);
+    expect(keySlots({ keyGeneration: 1, retirePreviousKey: false })).to.deep.equal([
+      { slot: 1, generation: 1 },
+    ]);
+    expect(keySlots({ keyGeneration: 2, retirePreviousKey: false })).to.deep.equal([
+      { slot: 0, generation: 2 },
+      { slot: 1, generation: 1 },
+    ]);
+    expect(keySlots({ keyGeneration: 3, retirePreviousKey: false })).to.deep.equal([
+      { slot: 1, generation: 3 },
+      { slot: 0, generation: 2 },
+    ]);
+    expect(keySlots({ keyGeneration: 3, retirePreviousKey: true })).to.deep.equal([
+      { slot: 1, generation: 3 },
+    ]);
   });
 
   it("never takes away the key that authentik has, whatever steps are tried (property)", () => {
-    const step = fc.record({ keyGeneration: fc.integer({ min: 1, max: 9 }), retirePreviousKey: fc.boolean() });
+    const step = fc.record({
+      keyGeneration: fc.integer({ min: 1, max: 9 }),
+      retirePreviousKey: fc.boolean(),
+    });
     fc.assert(
       fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
         let before: Rotation = { keyGeneration: 1, retirePreviousKey: false };
@@ -36,9 +49,15 @@ describe("rotation of keys", () => {
 
   it("refuses a step of two, a step back, and to retire the key while it is rotated", () => {
     const now = { keyGeneration: 3, retirePreviousKey: false };
-    expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(/raise it by one: pulumi config set keyGeneration 4/);
-    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(/would replace the key in use, of generation 3/);
-    expect(rotationFault(now, { keyGeneration: 4, retirePreviousKey: true })).to.match(/retirePreviousKey = "true" would delete the key/);
+    expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(
+      /raise it by one: pulumi config set keyGeneration 4/,
+    );
+    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(
+      /would replace the key in use, of generation 3/,
+    );
+    expect(rotationFault(now, { keyGeneration: 4, retirePreviousKey: true })).to.match(
+      /retirePreviousKey = "true" would delete the key/,
+    );
     expect(rotationFault(now, { keyGeneration: 3, retirePreviousKey: true })).to.equal(undefined);
   });
 });
@@ -49,7 +68,9 @@ describe("rotation of keys", () => {
   let project: EngineProject;
 
   before(async () => {
-    project = await EngineProject.create({ main: join(REPOSITORY, "test/fixtures/rotation/index.ts") });
+    project = await EngineProject.create({
+      main: join(REPOSITORY, "test/fixtures/rotation/index.ts"),
+    });
   });
   after(() => project.remove());
 
@@ -67,6 +88,8 @@ describe("rotation of keys", () => {
     await project.configure({ retirePreviousKey: true });
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ keyGeneration: 3 });
-    expect((await project.run("preview")).text).to.contain('retirePreviousKey = "true" would delete the key that authentik has');
+    expect((await project.run("preview")).text).to.contain(
+      'retirePreviousKey = "true" would delete the key that authentik has',
+    );
   });
 });

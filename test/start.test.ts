@@ -39,7 +39,9 @@ describe("npm start", function () {
     await symlink(docker, join(PATH_WITH_DOCKER, "docker"));
   });
   after(() => rm(PATH_WITH_DOCKER, { recursive: true, force: true }));
-  beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), "authentik-storage-start-")); });
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), "authentik-storage-start-"));
+  });
   afterEach(() => rm(dir, { recursive: true, force: true }));
 
   const launch = (env: NodeJS.ProcessEnv) => {

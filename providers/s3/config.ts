@@ -141,7 +141,10 @@ function checkCredentials(config: Valid<S3Values>, report: ReportProblem): void 
     }
   }
   if (hasKeys && hasProfile) {
-    report("sessionProfile", "is set together with keys, which authentik would ignore; remove one of them");
+    report(
+      "sessionProfile",
+      "is set together with keys, which authentik would ignore; remove one of them",
+    );
   }
   if (config.sessionToken !== undefined && !hasKeys) {
     report("sessionToken", "is set without accessKey and secretKey; set them too, or remove it");

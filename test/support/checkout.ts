@@ -8,7 +8,14 @@ import { text as readText } from "node:stream/consumers";
 import * as v from "valibot";
 import { parse } from "yaml";
 import { run } from "../../tools/lib/programs.ts";
-import { isOwnStackFile, projectName, pulumi, REPOSITORY, setSecrets, setValues } from "./engine.ts";
+import {
+  isOwnStackFile,
+  projectName,
+  pulumi,
+  REPOSITORY,
+  setSecrets,
+  setValues,
+} from "./engine.ts";
 
 /** Files that a checkout does not have, or that other tests write. */
 const LEFT_OUT = new Set(["node_modules", ".git", ".local", "test", "bench", "docs"]);
@@ -59,7 +66,10 @@ export class Checkout {
     const checkout = new Checkout(await mkdtemp(join(tmpdir(), "authentik-storage-checkout-")));
     const filter = (path: string) => isOfCheckout(path.slice(REPOSITORY.length));
     await cp(REPOSITORY, checkout.dir, { recursive: true, filter });
-    await symlink(await realpath(join(REPOSITORY, "node_modules")), join(checkout.dir, "node_modules"));
+    await symlink(
+      await realpath(join(REPOSITORY, "node_modules")),
+      join(checkout.dir, "node_modules"),
+    );
     await mkdir(join(checkout.place, "state"));
     return checkout;
   }

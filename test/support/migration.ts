@@ -224,7 +224,14 @@ export function settingsOf(
   settings: Partial<StorageSettings> = {},
 ): StorageSettings {
   const keys = { accessKey: "k", secretKey: "s" };
-  return { bucketName: "b", endpoint, region: "us-east-1", ...keys, secureUrls: false, ...settings };
+  return {
+    bucketName: "b",
+    endpoint,
+    region: "us-east-1",
+    ...keys,
+    secureUrls: false,
+    ...settings,
+  };
 }
 
 /** Works with a proxy in front of the bucket's server. */

@@ -82,19 +82,28 @@ export const EXPECTED = {
   "left over, and renamed": (report) => {
     expect(report.ok).to.equal(false);
     const left = report.atRisk.map(({ bucket, risk }) => [bucket, risk]);
-    expect(left).to.have.deep.members([["old-media", "left over"], ["new-media", "replaced"]]);
+    expect(left).to.have.deep.members([
+      ["old-media", "left over"],
+      ["new-media", "replaced"],
+    ]);
     const buckets = resources(report).filter(({ name }) => name === BUCKET.name);
     expect(buckets.map(({ action }) => action)).to.have.members(["replaced", "deleted"]);
   },
-  "target replaced": (report) => { expectRefused(report, { risk: "replaced", isProtected: false }); },
+  "target replaced": (report) => {
+    expectRefused(report, { risk: "replaced", isProtected: false });
+  },
   renamed: (report) => {
     expectRefused(report, { risk: "replaced", isProtected: false });
     const bucket = resources(report).find(({ name }) => name === BUCKET.name);
     const changes = [{ property: "bucket", removed: ["open-media"], added: ["other-media"] }];
     expect(bucket).to.deep.equal({ ...BUCKET, action: "replaced", changes });
   },
-  "other endpoint": (report) => { expectRefused(report, { risk: "replaced", isProtected: false }); },
-  removed: (report) => { expectRefused(report, { risk: "deleted", isProtected: false }); },
+  "other endpoint": (report) => {
+    expectRefused(report, { risk: "replaced", isProtected: false });
+  },
+  removed: (report) => {
+    expectRefused(report, { risk: "deleted", isProtected: false });
+  },
   "component renamed": (report) => {
     expectRefused(report, { risk: "deleted", isProtected: false });
     expect(actions(report)).to.include({
@@ -129,7 +138,9 @@ export function isPlanName(name: string): name is PlanName {
 export const PLAN_NAMES = Object.keys(EXPECTED).filter(isPlanName);
 
 function actions(report: PlanReport): Record<string, string> {
-  return Object.fromEntries(resources(report).map(({ label, name, action }) => [`${label} ${name}`, action]));
+  return Object.fromEntries(
+    resources(report).map(({ label, name, action }) => [`${label} ${name}`, action]),
+  );
 }
 
 /** Without the stack's outputs. */

@@ -27,10 +27,14 @@ export async function onTerminal(
   replies: readonly Reply[],
   { cwd, env = process.env, limitMs = 60_000 }: Terminal = {},
 ): Promise<{ status: number; text: string }> {
-  const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined));
+  const present = Object.fromEntries(
+    Object.entries(env).filter(([, value]) => value !== undefined),
+  );
   const folder = cwd === undefined ? {} : { cwd };
   const terminal = spawn(file, [...args], { cols: 200, env: present, ...folder });
-  const limit = setTimeout(() => { terminal.kill("SIGKILL"); }, limitMs);
+  const limit = setTimeout(() => {
+    terminal.kill("SIGKILL");
+  }, limitMs);
   const left = [...replies];
   let [text, seen] = ["", 0];
   terminal.onData((shown) => {
@@ -41,7 +45,9 @@ export async function onTerminal(
     if (question === undefined || keys === undefined || !text.includes(question, seen)) return;
     seen = text.length;
     left.shift();
-    setTimeout(() => { terminal.write(keys); }, THINKING_MS);
+    setTimeout(() => {
+      terminal.write(keys);
+    }, THINKING_MS);
   });
   const status = await new Promise<number>((resolve) => {
     terminal.onExit(({ exitCode }) => {

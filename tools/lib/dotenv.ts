@@ -47,7 +47,7 @@ export function parseDotenv(
   const known = new Map<string, string>();
   const blank = /(?:\s|#[^\n]*)*/y;
   const key = /(?:export[^\S\n]+)?([\p{L}\p{N}_.[\]-]+)[^\S\n]*(?:([=:])[^\S\n]*|\n|$)/uy;
-  for (let position = text.startsWith("\uFEFF") ? 1 : 0; ;) {
+  for (let position = text.startsWith("\uFEFF") ? 1 : 0; ; ) {
     position = matchAt(blank, text, position)?.end ?? position;
     if (position === text.length) return entries;
     const found = matchAt(key, text, position);

@@ -79,13 +79,19 @@ export async function runPulumi(
   child.stdout.setEncoding("utf8");
   child.stderr.setEncoding("utf8");
   const stderr = new OutputEnd();
-  child.stderr.on("data", (text: string) => { stderr.add(text); });
+  child.stderr.on("data", (text: string) => {
+    stderr.add(text);
+  });
   // A tool that ends before it has read everything says why on standard error.
   child.stdin.on("error", () => undefined).end(input);
   const limit = limitTo(child, options);
   try {
     const ended = new Promise<number>((resolve, reject) => {
-      child.once("close", (code) => { resolve(code ?? 1); }).once("error", reject);
+      child
+        .once("close", (code) => {
+          resolve(code ?? 1);
+        })
+        .once("error", reject);
     });
     const [code, stdout] = await Promise.all([ended, readOutput(child.stdout, onLine)]);
     limit.throwIfStopped();
@@ -151,21 +157,31 @@ function limitTo(
   child: ChildProcess,
   options: PulumiOptions,
 ): { throwIfStopped: () => void; end: () => void } {
-  const { timeoutMs, timeoutOption, signal, graceMs = DEFAULT_GRACE_MS, isUpdate = false } = options;
+  const {
+    timeoutMs,
+    timeoutOption,
+    signal,
+    graceMs = DEFAULT_GRACE_MS,
+    isUpdate = false,
+  } = options;
   let reason: string | undefined;
   let forced: NodeJS.Timeout | undefined;
   const stop = (why: string) => {
     if (reason !== undefined) return;
     reason = why;
     killGroup(child, "SIGINT");
-    forced = setTimeout(() => { killGroup(child, "SIGKILL"); }, graceMs);
+    forced = setTimeout(() => {
+      killGroup(child, "SIGKILL");
+    }, graceMs);
   };
   const seconds = Math.round(timeoutMs / 1000);
   const hint = timeoutOption === undefined ? "" : `, or raise the limit with ${timeoutOption}`;
   const timer = setTimeout(() => {
     stop(`pulumi did not end within ${seconds} s; run it again${hint}`);
   }, timeoutMs);
-  const onAbort = () => { stop(STOPPED); };
+  const onAbort = () => {
+    stop(STOPPED);
+  };
   const onExit = () => {
     if (!isUpdate) killGroup(child, "SIGKILL");
     else if (reason === undefined) killGroup(child, "SIGINT");

@@ -56,7 +56,10 @@ const command = new Command("deploy")
   .argument("<stack>", "the stack")
   .option("--commit <sha>", "the commit that is deployed")
   .option("--allow-bucket-deletion", "allow buckets to be deleted or replaced")
-  .option("--allow-older-commit", "with --commit: deploy the commit even if the branch has a newer one")
+  .option(
+    "--allow-older-commit",
+    "with --commit: deploy the commit even if the branch has a newer one",
+  )
   .option("--refresh", "read the server first, and repair what has drifted")
   .option("--timeout <seconds>", "time limit of each run of pulumi", secondsFrom(10, 7200), 3600)
   .addHelpText("after", HELP)

@@ -97,18 +97,22 @@ const Metadata = v.object({
 });
 const ResourceEvent = v.object({ metadata: Metadata });
 const Event = v.object({
-  diagnosticEvent: v.optional(v.object({
-    urn: v.optional(v.string(), ""),
-    message: v.string(),
-    severity: v.string(),
-    ephemeral: v.optional(v.boolean(), false),
-  })),
-  policyEvent: v.optional(v.object({
-    resourceUrn: v.optional(v.string(), ""),
-    message: v.string(),
-    policyName: v.string(),
-    enforcementLevel: v.string(),
-  })),
+  diagnosticEvent: v.optional(
+    v.object({
+      urn: v.optional(v.string(), ""),
+      message: v.string(),
+      severity: v.string(),
+      ephemeral: v.optional(v.boolean(), false),
+    }),
+  ),
+  policyEvent: v.optional(
+    v.object({
+      resourceUrn: v.optional(v.string(), ""),
+      message: v.string(),
+      policyName: v.string(),
+      enforcementLevel: v.string(),
+    }),
+  ),
   resourcePreEvent: v.optional(ResourceEvent),
   resOutputsEvent: v.optional(ResourceEvent),
   errorEvent: v.optional(v.object({ error: v.string() })),
@@ -160,7 +164,10 @@ export function planOf(events: readonly EngineEvent[]): Plan {
     unchanged: same.length,
     gone: after.filter((step) => refreshed.has(step.urn) && isGone(step)).map(({ urn }) => urn),
     unprotected: steps.filter(losesProtection),
-    outputs: stack && { before: plain(stack.old?.outputs ?? {}), after: plain(stack.new?.outputs ?? {}) },
+    outputs: stack && {
+      before: plain(stack.old?.outputs ?? {}),
+      after: plain(stack.new?.outputs ?? {}),
+    },
     diagnostics: events.flatMap(diagnosticOf),
     violations: events.flatMap(({ policyEvent }) => policyEvent ?? []).map(violationOf),
   };
@@ -217,7 +224,9 @@ const SECRET_SIGNATURE = "1b47061264138c4ac30d75fd1eb44270";
 export const SECRET = "[secret]";
 
 function plain(properties: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(properties).map(([key, value]) => [key, plainValue(value)]));
+  return Object.fromEntries(
+    Object.entries(properties).map(([key, value]) => [key, plainValue(value)]),
+  );
 }
 
 function plainValue(value: unknown): unknown {

@@ -2,7 +2,13 @@
 import { PulumiError } from "../lib/pulumi.ts";
 import { outputOf, policyArgs, runEngine, type EngineOptions, type EngineRun } from "./engine.ts";
 import { PlanError, planOf, type Plan } from "./plan.ts";
-import { failedReport, FIXED_PROPERTIES, reportOn, type Operation, type PlanReport } from "./report.ts";
+import {
+  failedReport,
+  FIXED_PROPERTIES,
+  reportOn,
+  type Operation,
+  type PlanReport,
+} from "./report.ts";
 import { lookUpTypes } from "./resource-types.ts";
 import { redactDeep } from "./secrets.ts";
 

@@ -48,7 +48,9 @@ function heading(report: PlanReport): string {
 function summary({ groups, failure, violations }: PlanReport): string {
   if (failure !== undefined) return "failed";
   const resources = groups.flatMap(({ resources }) => resources).filter(({ name }) => name !== "");
-  const actions = resources.map(({ action }) => action.replace(/^operation .*/, "handled otherwise"));
+  const actions = resources.map(({ action }) =>
+    action.replace(/^operation .*/, "handled otherwise"),
+  );
   const counts = [...new Set(actions)].map((action) => {
     return `${actions.filter((other) => other === action).length} to be ${action}`;
   });
@@ -76,7 +78,10 @@ function alerts({ atRisk, deletionAllowed, unprotected }: PlanReport): string[] 
   const risks = atRisk.map((resource) => `**${md(riskText(resource))}**`);
   return [
     ...alert("CAUTION", risks.length === 0 ? [] : [...risks, permission]),
-    ...alert("WARNING", unprotected.map((name) => md(unprotectedText(name)))),
+    ...alert(
+      "WARNING",
+      unprotected.map((name) => md(unprotectedText(name))),
+    ),
   ];
 }
 
@@ -92,7 +97,8 @@ const RETAINED =
   "would be removed from the state: it stays on the server with its files, " +
   "and Pulumi no longer manages it.";
 const DELETED = "would be deleted, with every file in it.";
-const UNKNOWN = "would go through an operation that this check does not know, and that may delete it.";
+const UNKNOWN =
+  "would go through an operation that this check does not know, and that may delete it.";
 const NEW_BUCKET = "would be replaced: authentik gets a new, empty bucket,";
 
 /** What would happen to a bucket: when it is deleted from the server, and when it stays there. */
@@ -257,7 +263,8 @@ function printable(text: string): string {
 /** The report for a terminal or a job's log. */
 export function renderText(report: PlanReport, { color }: { color: boolean }): string {
   const { bold, red, green, yellow, dim } = createColors(color);
-  const { stack, operation, atRisk, deletionAllowed, unprotected, violations, diagnostics } = report;
+  const { stack, operation, atRisk, deletionAllowed, unprotected, violations, diagnostics } =
+    report;
   const plain = (text: string) => text;
   const permission = deletionAllowed
     ? "It is allowed."
@@ -278,13 +285,15 @@ export function renderText(report: PlanReport, { color }: { color: boolean }): s
       paint: severity === "error" ? red : plain,
       text: `${severity}: ${message}`,
     })),
-    ...report.groups.flatMap(({ resources }) => resources).flatMap((resource) => [
-      { paint: bold, text: title(resource, operation, plain) },
-      ...changeLines(resource).map((line) => ({
-        paint: paintOf[line.slice(0, 1)] ?? dim,
-        text: `  ${line}`,
-      })),
-    ]),
+    ...report.groups
+      .flatMap(({ resources }) => resources)
+      .flatMap((resource) => [
+        { paint: bold, text: title(resource, operation, plain) },
+        ...changeLines(resource).map((line) => ({
+          paint: paintOf[line.slice(0, 1)] ?? dim,
+          text: `  ${line}`,
+        })),
+      ]),
   ];
   return lines
     .filter(({ text }) => text !== "")
@@ -302,5 +311,7 @@ interface Line {
  * `ActionCommand.cs`).
  */
 function logSafe(text: string): string {
-  return printable(text).replaceAll(/^(\s*):(?=:)/gm, "$1: ").replaceAll("##[", "## [");
+  return printable(text)
+    .replaceAll(/^(\s*):(?=:)/gm, "$1: ")
+    .replaceAll("##[", "## [");
 }

@@ -21,7 +21,8 @@ export function redactor(env: NodeJS.ProcessEnv): Redact {
       : [],
   );
   const longestFirst = [...new Set(secrets)].sort((left, right) => right.length - left.length);
-  return (text) => longestFirst.reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text);
+  return (text) =>
+    longestFirst.reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text);
 }
 
 export interface RedactOptions {
@@ -87,5 +88,7 @@ function redactStep({ metadata }: StepEvent, redact: Redact): StepEvent {
       inputs: redactDeep(state.inputs, redact, { names: true }),
       outputs: redactDeep(state.outputs, redact, { names: true }),
     };
-  return { metadata: { ...metadata, old: redactState(metadata.old), new: redactState(metadata.new) } };
+  return {
+    metadata: { ...metadata, old: redactState(metadata.old), new: redactState(metadata.new) },
+  };
 }

@@ -6,7 +6,6 @@ import { findStacks, StackError } from "./stacks.ts";
 import { runCommand } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 
-
 const HELP = `
 Example:
   npm run -s stacks
@@ -23,7 +22,8 @@ const command = new Command("stacks")
   .action(async ({ githubOutput }: { githubOutput?: true }) => {
     const matrix = JSON.stringify(await findStacks(REPOSITORY));
     console.log(matrix);
-    if (githubOutput) await appendFile(required(process.env, "GITHUB_OUTPUT"), `stacks=${matrix}\n`);
+    if (githubOutput)
+      await appendFile(required(process.env, "GITHUB_OUTPUT"), `stacks=${matrix}\n`);
   });
 
 await runCommand(command, [GitHubError, StackError]);

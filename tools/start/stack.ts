@@ -58,7 +58,9 @@ const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unkn
 async function stackValues(folder: LocalFolder, endpoint: string): Promise<StackValues> {
   const { config } = await readStackFile(join(REPOSITORY, `Pulumi.${STACK}.yaml`));
   // Any namespace counts: the project may have another name, and only this command reads `local:`.
-  const plain = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value] as const);
+  const plain = Object.entries(config).map(
+    ([key, value]) => [key.replace(/^.*:/, ""), value] as const,
+  );
   return {
     plain: { ...Object.fromEntries(plain), endpoint },
     secrets: {
@@ -120,7 +122,9 @@ export async function upWithEngine(
   const options = { ...local, program, signal, timeoutMs: PULUMI_TIMEOUT_MS, graceMs: GRACE_MS };
   const run = async (args: readonly string[], input = "") => {
     const output = new OutputEnd();
-    const onLine = (line: string) => { output.add(`${line}\n`); };
+    const onLine = (line: string) => {
+      output.add(`${line}\n`);
+    };
     const { code, stderr } = await runPulumi(args, { ...options, input, onLine });
     if (code === 0) return;
     const message = messageOf({ code, stderr: `${output.text}\n${stderr}` });

@@ -36,10 +36,13 @@ describe("commands", function () {
   });
 
   for (const { name, args } of commands) {
-    it(`${name} has help with an example`, async () => {
+    it(`${name} has help with an example, within 100 columns`, async () => {
       const { code, output } = await run([...args, "--help"], true);
       expect(code).to.equal(0);
       expect(output).to.match(/Example|This command is for workflows/);
+      // An example may be longer: it has to be one line, so that people can copy it.
+      const prose = output.split("\n").filter((line) => !line.startsWith("  npm "));
+      expect(prose.filter((line) => line.length > 100)).to.deep.equal([]);
     });
 
     it(`${name} succeeds when nobody reads its help`, async () => {

@@ -151,7 +151,9 @@ class Scenes {
   const drifts: Drift[] = [];
   let unreachable: Drift;
   let previewed: PlanReport;
-  /** Reports on a renamed bucket, while keys of the environment are parts of the engine's output. */
+  /**
+   * Reports on a renamed bucket, while keys of the environment are parts of the engine's output.
+   */
   const redacted: PlanReport[] = [];
 
   before(async () => {
@@ -236,7 +238,8 @@ class Scenes {
     );
     await open.program("removed", "empty");
     await open.program("component renamed", "other");
-    const urn = `urn:pulumi:${STACK}::authentik-storage::authentik-storage:s3:S3Storage$pulumi-nodejs:dynamic/authentik-storage:S3Bucket::authentik-bucket`;
+    const types = "authentik-storage:s3:S3Storage$pulumi-nodejs:dynamic/authentik-storage:S3Bucket";
+    const urn = `urn:pulumi:${STACK}::authentik-storage::${types}::authentik-bucket`;
     await open.plan("target replaced", "--target-replace", urn);
     const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
     await s3.send(

@@ -136,8 +136,8 @@ describe("a project under another name", () => {
       }
       await mkdir(join(dir, "state"));
       await mkdir(join(dir, "bin"));
-      // This saves a minute of downloads: npm tells where it would install, and a link to the existing
-      // packages is created there.
+      // This saves a minute of downloads: npm tells where it would install, and a link to the
+      // existing packages is created there.
       await writeFile(
         join(dir, "bin/npm"),
         `#!/bin/sh\nln -s "${join(REPOSITORY, "node_modules")}" "$(${(await onPath("npm")) ?? "npm"} prefix)/node_modules"\n`,

@@ -1,5 +1,5 @@
 /**
- * Plans of the real engine: its output for each of these changes of a stack of the provider `s3`, on
+ * Plans of the real engine: its output for each of these changes of a stack of the provider `s3` on
  * a local server. `UPDATE_PLANS=1 npx mocha test/preview-engine.test.ts` records them, if `pulumi`
  * is on PATH.
  */

@@ -4,7 +4,7 @@ import { expect } from "chai";
 import type { Recording } from "./support/recorder.ts";
 import { configProblems, record } from "./support/recorder.ts";
 
-const sound = {
+const valid = {
   provider: "aws",
   region: "eu-central-1",
   origins: "https://authentik.company",
@@ -19,7 +19,7 @@ const IRSA = {
 };
 
 const problems = (changes: Record<string, string | undefined>) =>
-  configProblems({ ...sound, ...changes });
+  configProblems({ ...valid, ...changes });
 
 /** One request and whether the policies of the recording let it through. */
 async function evaluate(
@@ -115,7 +115,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
     ];
 
     it(`${region}: authentik's calls and no others`, async () => {
-      const recording = await record({ ...sound, region });
+      const recording = await record({ ...valid, region });
       for (const [call, action, resource] of allowed)
         expect(await evaluate(recording, { action, resource }), call).to.equal("Allowed");
       for (const [action, resource] of denied)
@@ -125,7 +125,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
     });
 
     it(`${region}: nothing over plain HTTP`, async () => {
-      const recording = await record({ ...sound, region });
+      const recording = await record({ ...valid, region });
       for (const [call, action, resource] of allowed) {
         expect(await evaluate(recording, { action, resource, secure: false }), call).to.equal(
           "ExplicitlyDenied",
@@ -135,7 +135,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
 
     it(`${region}: a KMS key through S3 alone`, async () => {
       const kmsKeyArn = `arn:${name}:kms:${region}:${ACCOUNT}:key/11111111-2222-3333-4444-555555555555`;
-      const recording = await record({ ...sound, region, kmsKeyArn });
+      const recording = await record({ ...valid, region, kmsKeyArn });
       for (const action of ["kms:Decrypt", "kms:GenerateDataKey"]) {
         expect(await evaluate(recording, { action, resource: kmsKeyArn })).to.equal("Allowed");
         expect(await evaluate(recording, { action, resource: kmsKeyArn, secure: false })).to.equal(
@@ -184,7 +184,7 @@ describe("AWS: regions", () => {
   ];
   for (const region of regions) {
     it(`${region}: the regional endpoint that the AWS SDK has`, async () => {
-      const recording = await record({ ...sound, region });
+      const recording = await record({ ...valid, region });
       expect(recording.endpoint).to.equal(`https://s3.${region}.${partition(region).dnsSuffix}`);
       expect(recording.region).to.equal(region);
       expect(recording.one("pulumi:providers:aws").inputs.region).to.equal(region);
@@ -215,14 +215,14 @@ describe("AWS: the bucket", () => {
     });
     expect(unnamed.one("aws:s3/bucket:Bucket").inputs).not.to.have.property("bucket");
     expect(unnamed.bucketName).to.equal("authentik-media-1a2b3c4");
-    expect((await record(sound)).bucketName).to.equal("company-media");
+    expect((await record(valid)).bucketName).to.equal("company-media");
   });
 
   it("is adopted by its name", async () => {
     expect(
-      (await record({ ...sound, adopt: "true" })).one("aws:s3/bucket:Bucket").options.import,
+      (await record({ ...valid, adopt: "true" })).one("aws:s3/bucket:Bucket").options.import,
     ).to.equal("company-media");
-    expect((await record(sound)).one("aws:s3/bucket:Bucket").options).not.to.have.property(
+    expect((await record(valid)).one("aws:s3/bucket:Bucket").options).not.to.have.property(
       "import",
     );
     expect((await problems({ adopt: "true", bucketName: undefined }))[0]).to.match(
@@ -232,7 +232,7 @@ describe("AWS: the bucket", () => {
 
   it("is protected and never emptied, unless the config says so", async () => {
     const bucket = async (changes: object) =>
-      (await record({ ...sound, ...changes })).one("aws:s3/bucket:Bucket");
+      (await record({ ...valid, ...changes })).one("aws:s3/bucket:Bucket");
     expect((await bucket({})).options.protect).to.equal(true);
     expect((await bucket({})).inputs.forceDestroy).to.equal(false);
     expect((await bucket({ protect: "false" })).options).not.to.have.property("protect");
@@ -241,7 +241,7 @@ describe("AWS: the bucket", () => {
 
   it("takes the other ownership and a KMS key", async () => {
     const kmsKeyArn = `arn:aws:kms:eu-central-1:${ACCOUNT}:key/abc`;
-    const recording = await record({ ...sound, ownership: "BucketOwnerEnforced", kmsKeyArn });
+    const recording = await record({ ...valid, ownership: "BucketOwnerEnforced", kmsKeyArn });
     expect(
       recording.one("aws:s3/bucketOwnershipControls:BucketOwnershipControls").inputs.rule,
     ).to.deep.equal({ objectOwnership: "BucketOwnerEnforced" });
@@ -273,7 +273,7 @@ describe("AWS: the bucket", () => {
 
   it("is of the one account, tagged, its old versions kept as long as told", async () => {
     const recording = await record({
-      ...sound,
+      ...valid,
       accountId: ACCOUNT,
       tags: "team=identity,cost centre=42",
       noncurrentVersionDays: "7",
@@ -304,7 +304,7 @@ describe("AWS: credentials", () => {
   ];
 
   it("role in EKS by IRSA: the two service accounts and no other pod", async () => {
-    const recording = await record({ ...sound, ...IRSA });
+    const recording = await record({ ...valid, ...IRSA });
     for (const type of noUser) expect(recording.all(type)).to.deep.equal([]);
     expect(recording.credentials).to.deep.equal({});
     expect(
@@ -340,7 +340,7 @@ describe("AWS: credentials", () => {
 
   it("role in EKS by Pod Identity: an association for each service account", async () => {
     const recording = await record({
-      ...sound,
+      ...valid,
       credentials: "role",
       roleTrust: "podIdentity",
       clusterName: "prod",
@@ -375,11 +375,11 @@ describe("AWS: credentials", () => {
   });
 
   it("profile: no keys, and the policy only where it is told", async () => {
-    const plain = await record({ ...sound, credentials: "profile", sessionProfile: "authentik" });
+    const plain = await record({ ...valid, credentials: "profile", sessionProfile: "authentik" });
     expect(plain.credentials).to.deep.equal({ sessionProfile: "authentik" });
     expect(plain.resources.filter(({ type }) => type.startsWith("aws:iam"))).to.deep.equal([]);
     const attached = await record({
-      ...sound,
+      ...valid,
       credentials: "profile",
       sessionProfile: "authentik",
       attachTo: "user/ops",
@@ -389,14 +389,14 @@ describe("AWS: credentials", () => {
 
   it("external: the policy for the role or user that is there", async () => {
     const role = await record({
-      ...sound,
+      ...valid,
       credentials: "external",
       attachTo: `arn:aws:iam::${ACCOUNT}:role/service/ecs-task`,
     });
     expect(role.one("aws:iam/rolePolicy:RolePolicy").inputs.role).to.equal("ecs-task");
     expect(role.all("aws:iam/role:Role")).to.deep.equal([]);
     expect(role.credentials).to.deep.equal({ sessionProfile: undefined });
-    const user = await record({ ...sound, credentials: "external", attachTo: "user/authentik" });
+    const user = await record({ ...valid, credentials: "external", attachTo: "user/authentik" });
     expect(user.one("aws:iam/userPolicy:UserPolicy").inputs.user).to.equal("authentik");
   });
 
@@ -423,9 +423,9 @@ describe("AWS: custom domain", () => {
 
   it("accepts the bucket's own regional host from 2026.5 on", async () => {
     expect(
-      (await record({ ...sound, authentikVersion: "2026.5", customDomain: own })).customDomain,
+      (await record({ ...valid, authentikVersion: "2026.5", customDomain: own })).customDomain,
     ).to.equal(own);
-    expect((await record(sound)).customDomain).to.equal(undefined);
+    expect((await record(valid)).customDomain).to.equal(undefined);
   });
 
   // biome-ignore format: a table of cases

@@ -42,7 +42,7 @@ import {
 import { run, temporaryFolder, writeTree } from "./support/migration.ts";
 import { configProblems, record, SUBSCRIPTION, type Recording } from "./support/recorder.ts";
 
-const sound = {
+const valid = {
   provider: "azure",
   location: "westeurope",
   resourceGroupName: "authentik",
@@ -57,7 +57,7 @@ const EXTERNAL = {
   adminSecretKey: "rootsecret",
 };
 const problems = async (changes: Record<string, string>) =>
-  (await configProblems({ ...sound, ...changes })).join("\n");
+  (await configProblems({ ...valid, ...changes })).join("\n");
 const APP = "azure-native:app:ContainerApp";
 
 /** The parts of the recorded Container App that start the gateway. */
@@ -145,7 +145,7 @@ function usersOf(recording: Recording): Keys[] {
 
 describe("Azure: storage", () => {
   it("an account over HTTPS alone, without public blobs and without keys", async () => {
-    expect((await record(sound)).one("azure-native:storage:StorageAccount").inputs).to.deep.include(
+    expect((await record(valid)).one("azure-native:storage:StorageAccount").inputs).to.deep.include(
       {
         kind: "StorageV2",
         sku: { name: "Standard_ZRS" },
@@ -160,14 +160,14 @@ describe("Azure: storage", () => {
   });
 
   it("a private container whose metadata is the gateway's", async () => {
-    const { inputs, options } = (await record(sound)).one("azure-native:storage:BlobContainer");
+    const { inputs, options } = (await record(valid)).one("azure-native:storage:BlobContainer");
     expect(inputs).to.deep.include({ containerName: "authentik-media", publicAccess: "None" });
     expect(inputs).not.to.have.property("metadata");
     expect(options.ignoreChanges).to.deep.equal(["metadata"]);
   });
 
   it("keeps deleted blobs and containers, drops uploads that were given up", async () => {
-    const recording = await record({ ...sound, softDeleteDays: "14" });
+    const recording = await record({ ...valid, softDeleteDays: "14" });
     const retention = { enabled: true, days: 14 };
     expect(recording.one("azure-native:storage:BlobServiceProperties").inputs).to.deep.include({
       deleteRetentionPolicy: retention,
@@ -181,7 +181,7 @@ describe("Azure: storage", () => {
 
   it("is adopted by the ids of account and container", async () => {
     const recording = await record({
-      ...sound,
+      ...valid,
       adopt: "true",
       subscriptionId: SUBSCRIPTION,
       storageAccountName: "companymedia",
@@ -196,7 +196,7 @@ describe("Azure: storage", () => {
 
 describe("Azure: gateway", () => {
   it("runs the pinned versitygw with an identity that may use this account alone", async () => {
-    const recording = await record(sound);
+    const recording = await record(valid);
     const app = appOf(recording);
     const [container] = app.template.containers;
     expect(container.image).to.equal(`docker.io/versity/versitygw:${VERSITYGW_VERSION}`);
@@ -212,7 +212,7 @@ describe("Azure: gateway", () => {
   });
 
   it("answers over HTTPS alone, is probed, always runs and scales by requests", async () => {
-    const recording = await record({ ...sound, gatewayMaxReplicas: "5" });
+    const recording = await record({ ...valid, gatewayMaxReplicas: "5" });
     const {
       configuration: { ingress, activeRevisionsMode },
       template: {
@@ -239,7 +239,7 @@ describe("Azure: gateway", () => {
   });
 
   it("has its secrets as secrets, and authentik is not root", async () => {
-    const recording = await record(sound);
+    const recording = await record(valid);
     const env = environmentOf(appOf(recording));
     expect(recording.one(APP).secretInputs.join()).to.match(/^configuration/);
     expect(recording.credentials.accessKey).not.to.equal(env.ROOT_ACCESS_KEY);
@@ -257,7 +257,7 @@ describe("Azure: gateway", () => {
   });
 
   it("rotates by its users: both slots are there, and only the older one changes", async () => {
-    const at = async (changes: Record<string, string>) => record({ ...sound, ...changes });
+    const at = async (changes: Record<string, string>) => record({ ...valid, ...changes });
     const [first, second, third, retired] = [
       await at({}),
       await at({ keyGeneration: "2" }),
@@ -272,13 +272,13 @@ describe("Azure: gateway", () => {
         recording.one("pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy").inputs,
       ).to.deep.equal(first.one("pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy").inputs);
     }
-    // Whoever has the key of the generation before still gets in.
+    // The key of the previous generation still works.
     expect(usersOf(second)).to.deep.include(first.credentials);
     expect(usersOf(third)).to.deep.include(second.credentials);
     expect(usersOf(third)).not.to.deep.include(first.credentials);
     expect(usersOf(retired)).to.deep.include(third.credentials);
     expect(usersOf(retired)).not.to.deep.include(second.credentials);
-    // Another variable, hence another revision, which reads the users anew.
+    // A changed variable gives a new revision, which reads the users again.
     const generations = [first, second, third, retired].map(
       (recording) => environmentOf(appOf(recording)).KEY_GENERATIONS,
     );
@@ -286,7 +286,7 @@ describe("Azure: gateway", () => {
   });
 
   it("of one's own: nothing is made for it, and its user gets the policy", async () => {
-    const recording = await record({ ...sound, ...EXTERNAL });
+    const recording = await record({ ...valid, ...EXTERNAL });
     for (const type of [
       APP,
       "azure-native:app:ManagedEnvironment",
@@ -383,7 +383,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     azurite = await startAzurite();
     blobs = azurite.blobs;
     await createContainer(blobs, Bucket);
-    recording = await record(sound);
+    recording = await record(valid);
     gateway = await startRecorded(recording, dir, blobs);
     const env = environmentOf(appOf(recording));
     root = client(gateway.endpoint, {
@@ -615,7 +615,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
 
   describe("after a rotation", () => {
     it("the key before passes too, under the policy that is there", async () => {
-      const rotated = await record({ ...sound, keyGeneration: "2" });
+      const rotated = await record({ ...valid, keyGeneration: "2" });
       await gateway.stop();
       gateway = await startRecorded(rotated, dir, blobs);
       for (const { credentials } of [recording, rotated]) {

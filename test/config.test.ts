@@ -6,7 +6,7 @@ import { documentationOf, secretText } from "../config/values.ts";
 import type { Chosen } from "../providers/contract.ts";
 import { chooseProvider, PROVIDERS, providers, type StorageConfig } from "../providers/index.ts";
 
-const sound = {
+const valid = {
   provider: "s3",
   endpoint: "https://s3.provider",
   origins: '["https://authentik.company"]',
@@ -23,7 +23,7 @@ function raw(values: Record<string, string | undefined>): RawConfig {
 }
 
 async function parse(changes: Record<string, string | undefined> = {}): Promise<StorageConfig> {
-  return (await chooseProvider(raw({ ...sound, ...changes }))).config;
+  return (await chooseProvider(raw({ ...valid, ...changes }))).config;
 }
 
 /** Each problem as "key: what is wrong". */
@@ -166,7 +166,7 @@ describe("config", () => {
   it("refuses secrets that are in clear, and shows none, whatever the provider", async () => {
     for (const provider of [...PROVIDERS, "none"]) {
       const values = {
-        ...sound,
+        ...valid,
         provider,
         secretKey: "hunter2\n",
         secretkey: "hunter2",
@@ -192,7 +192,7 @@ describe("config", () => {
       origins: '["https://admin:hunter2@a.company"]',
     })) {
       for (const given of [value, value.replace("https://", "")]) {
-        const error: unknown = await chooseProvider(raw({ ...sound, [key]: given })).catch(
+        const error: unknown = await chooseProvider(raw({ ...valid, [key]: given })).catch(
           (reason: unknown) => reason,
         );
         expect(error, given)
@@ -233,7 +233,7 @@ describe("config", () => {
           },
         ]),
       );
-      await parseConfig<Chosen<StorageConfig>>(raw({ ...sound, ...changes }), counted).catch(
+      await parseConfig<Chosen<StorageConfig>>(raw({ ...valid, ...changes }), counted).catch(
         (error: unknown) => {
           if (!(error instanceof ConfigError)) throw error;
         },
@@ -294,7 +294,7 @@ describe("config", () => {
   it("never fails but with a ConfigError, whatever the values (property)", async () => {
     const value = fc.oneof(fc.string(), fc.webUrl(), fc.json());
     const keys = [
-      ...Object.keys(sound),
+      ...Object.keys(valid),
       ...secretKeys,
       "bucketName",
       "customDomain",

@@ -19,7 +19,7 @@ interface Traits {
   cors: { type: string; origins: (inputs: unknown) => string[] };
   /** Type of a key of authentik's, where the provider makes keys. */
   key?: string;
-  /** Whether `forceDestroy` can be had. */
+  /** Whether `forceDestroy` is possible. */
   forceDestroy: boolean;
   /** What adopting takes beside the bucket's name. */
   adoption: Record<string, string>;
@@ -196,7 +196,7 @@ for (const provider of PROVIDERS) {
 describe("example stacks", function () {
   this.timeout(60_000);
 
-  it("register what was reviewed (UPDATE_SNAPSHOT=1 writes it anew)", async () => {
+  it("register what was reviewed (UPDATE_SNAPSHOT=1 writes it again)", async () => {
     const tables: string[] = [];
     for (const provider of PROVIDERS) {
       const { resources } = await record(await exampleValues(provider));

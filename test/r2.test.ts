@@ -3,9 +3,9 @@ import { groupId, JURISDICTIONS, LOCATIONS, s3Keys } from "../providers/r2.ts";
 import { configProblems, PERMISSION_GROUPS, record } from "./support/recorder.ts";
 
 const ACCOUNT = "0123456789abcdef0123456789abcdef";
-const sound = { provider: "r2", accountId: ACCOUNT, origins: "https://authentik.company" };
+const valid = { provider: "r2", accountId: ACCOUNT, origins: "https://authentik.company" };
 const problems = async (changes: Record<string, string>) =>
-  (await configProblems({ ...sound, ...changes })).join("\n");
+  (await configProblems({ ...valid, ...changes })).join("\n");
 
 describe("R2: keys", () => {
   // The one-block message of FIPS 180-2, appendix B.1: Cloudflare's rule is plain SHA-256 of the token's value, in hex.
@@ -17,7 +17,7 @@ describe("R2: keys", () => {
   });
 
   it("a token with the two item rights on this bucket, looked up by name, and no others", async () => {
-    const recording = await record({ ...sound, jurisdiction: "eu", bucketName: "media" });
+    const recording = await record({ ...valid, jurisdiction: "eu", bucketName: "media" });
     expect(recording.calls).to.deep.equal([
       {
         token:
@@ -45,7 +45,7 @@ describe("R2: jurisdictions", () => {
     const host = `${ACCOUNT}${jurisdiction === "default" ? "" : `.${jurisdiction}`}.r2.cloudflarestorage.com`;
 
     it(`${jurisdiction}: its endpoint and domain, on every resource`, async () => {
-      const recording = await record({ ...sound, jurisdiction });
+      const recording = await record({ ...valid, jurisdiction });
       expect(recording.endpoint).to.equal(`https://${host}`);
       expect(recording.customDomain).to.equal(`${host}/authentik-media`);
       expect(recording.region).to.equal("auto");
@@ -78,7 +78,7 @@ describe("R2: jurisdictions", () => {
     });
 
     it(`${jurisdiction}: adopts by account, bucket and jurisdiction`, async () => {
-      const recording = await record({ ...sound, jurisdiction, adopt: "true" });
+      const recording = await record({ ...valid, jurisdiction, adopt: "true" });
       expect(recording.one("cloudflare:index/r2Bucket:R2Bucket").options.import).to.equal(
         `${ACCOUNT}/authentik-media/${jurisdiction}`,
       );
@@ -88,7 +88,7 @@ describe("R2: jurisdictions", () => {
   for (const location of LOCATIONS) {
     it(`hints at ${location}`, async () => {
       expect(
-        (await record({ ...sound, location })).one("cloudflare:index/r2Bucket:R2Bucket").inputs
+        (await record({ ...valid, location })).one("cloudflare:index/r2Bucket:R2Bucket").inputs
           .location,
       ).to.equal(location);
     });

@@ -207,7 +207,7 @@ describe("AWS: regions", () => {
 });
 
 describe("AWS: the bucket", () => {
-  it("lets Pulumi name it, unless the config does", async () => {
+  it("gets a name from Pulumi unless the config has one", async () => {
     const unnamed = await record({
       provider: "aws",
       region: "eu-central-1",
@@ -230,7 +230,7 @@ describe("AWS: the bucket", () => {
     );
   });
 
-  it("is protected and never emptied, unless the config says so", async () => {
+  it("is protected and never emptied by default", async () => {
     const bucket = async (changes: object) =>
       (await record({ ...valid, ...changes })).one("aws:s3/bucket:Bucket");
     expect((await bucket({})).options.protect).to.equal(true);
@@ -239,7 +239,7 @@ describe("AWS: the bucket", () => {
     expect((await bucket({ forceDestroy: "true" })).inputs.forceDestroy).to.equal(true);
   });
 
-  it("takes the other ownership and a KMS key", async () => {
+  it("accepts the other ownership and a KMS key", async () => {
     const kmsKeyArn = `arn:aws:kms:eu-central-1:${ACCOUNT}:key/abc`;
     const recording = await record({ ...valid, ownership: "BucketOwnerEnforced", kmsKeyArn });
     expect(
@@ -271,7 +271,7 @@ describe("AWS: the bucket", () => {
     ).to.match(/not an alias/);
   });
 
-  it("is of the one account, tagged, its old versions kept as long as told", async () => {
+  it("uses the one account, the tags and the retention of old versions from the config", async () => {
     const recording = await record({
       ...valid,
       accountId: ACCOUNT,
@@ -374,7 +374,7 @@ describe("AWS: credentials", () => {
       .and.include('"aws:RequestTag/eks-cluster-name":"prod"');
   });
 
-  it("profile: no keys, and the policy only where it is told", async () => {
+  it("profile: no keys, and the policy only for attachTo", async () => {
     const plain = await record({ ...valid, credentials: "profile", sessionProfile: "authentik" });
     expect(plain.credentials).to.deep.equal({ sessionProfile: "authentik" });
     expect(plain.resources.filter(({ type }) => type.startsWith("aws:iam"))).to.deep.equal([]);
@@ -387,7 +387,7 @@ describe("AWS: credentials", () => {
     expect(attached.one("aws:iam/userPolicy:UserPolicy").inputs.user).to.equal("ops");
   });
 
-  it("external: the policy for the role or user that is there", async () => {
+  it("external: the policy for the existing role or user", async () => {
     const role = await record({
       ...valid,
       credentials: "external",

@@ -144,7 +144,7 @@ function usersOf(recording: Recording): Keys[] {
 }
 
 describe("Azure: storage", () => {
-  it("an account over HTTPS alone, without public blobs and without keys", async () => {
+  it("an account that accepts only HTTPS, without public blobs and without keys", async () => {
     expect((await record(valid)).one("azure-native:storage:StorageAccount").inputs).to.deep.include(
       {
         kind: "StorageV2",
@@ -159,14 +159,14 @@ describe("Azure: storage", () => {
     );
   });
 
-  it("a private container whose metadata is the gateway's", async () => {
+  it("a private container whose metadata belongs to the gateway", async () => {
     const { inputs, options } = (await record(valid)).one("azure-native:storage:BlobContainer");
     expect(inputs).to.deep.include({ containerName: "authentik-media", publicAccess: "None" });
     expect(inputs).not.to.have.property("metadata");
     expect(options.ignoreChanges).to.deep.equal(["metadata"]);
   });
 
-  it("keeps deleted blobs and containers, drops uploads that were given up", async () => {
+  it("keeps deleted blobs and containers, and deletes abandoned uploads", async () => {
     const recording = await record({ ...valid, softDeleteDays: "14" });
     const retention = { enabled: true, days: 14 };
     expect(recording.one("azure-native:storage:BlobServiceProperties").inputs).to.deep.include({
@@ -195,7 +195,7 @@ describe("Azure: storage", () => {
 });
 
 describe("Azure: gateway", () => {
-  it("runs the pinned versitygw with an identity that may use this account alone", async () => {
+  it("runs the pinned versitygw with an identity that may use only this account", async () => {
     const recording = await record(valid);
     const app = appOf(recording);
     const [container] = app.template.containers;
@@ -211,7 +211,7 @@ describe("Azure: gateway", () => {
     expect(recording.one(APP).options.dependsOn).to.include("authentik-gateway-role");
   });
 
-  it("answers over HTTPS alone, is probed, always runs and scales by requests", async () => {
+  it("answers only over HTTPS, has probes, always runs and scales by requests", async () => {
     const recording = await record({ ...valid, gatewayMaxReplicas: "5" });
     const {
       configuration: { ingress, activeRevisionsMode },
@@ -238,7 +238,7 @@ describe("Azure: gateway", () => {
     expect(recording.endpoint).to.match(/^https:\/\/authentik-gateway\./);
   });
 
-  it("has its secrets as secrets, and authentik is not root", async () => {
+  it("stores its secrets as secrets, and authentik is not root", async () => {
     const recording = await record(valid);
     const env = environmentOf(appOf(recording));
     expect(recording.one(APP).secretInputs.join()).to.match(/^configuration/);
@@ -256,7 +256,7 @@ describe("Azure: gateway", () => {
     }
   });
 
-  it("rotates by its users: both slots are there, and only the older one changes", async () => {
+  it("rotates its users: both slots exist, and only the older one changes", async () => {
     const at = async (changes: Record<string, string>) => record({ ...valid, ...changes });
     const [first, second, third, retired] = [
       await at({}),
@@ -285,7 +285,7 @@ describe("Azure: gateway", () => {
     expect(new Set(generations).size).to.equal(4);
   });
 
-  it("of one's own: nothing is made for it, and its user gets the policy", async () => {
+  it("external: nothing is created for it, and its user gets the policy", async () => {
     const recording = await record({ ...valid, ...EXTERNAL });
     for (const type of [
       APP,
@@ -418,7 +418,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
   const corsInputs = (): CorsInputs => v.parse(Cors, onGateway("S3BucketCors"));
   const policyInputs = (): PolicyInputs => v.parse(Policy, onGateway("S3BucketPolicy"));
 
-  it("a refresh reads CORS and policy back as they were put", async () => {
+  it("a refresh reads CORS and policy as they were written", async () => {
     const actualCors = (await cors.read(Bucket, corsInputs())).props;
     const actualPolicy = (await policy.read(Bucket, policyInputs())).props;
     expect(actualCors && (await cors.diff(Bucket, actualCors, corsInputs())).changes).to.equal(
@@ -429,7 +429,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     ).to.equal(false);
   });
 
-  it("authentik's calls pass", async () => {
+  it("allows authentik's calls", async () => {
     const Key = "media/public/icon.svg";
     await authentik.send(
       new PutObjectCommand({
@@ -458,7 +458,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     ).to.deep.equal([]);
   });
 
-  it("authentik's uploads in parts pass, and one that it gives up", async () => {
+  it("allows authentik's multipart uploads, and an aborted one", async () => {
     const Key = "media/public/large.bin";
     const { UploadId } = await authentik.send(
       new CreateMultipartUploadCommand({ Bucket, Key, ACL: "private" }),
@@ -491,7 +491,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     );
   });
 
-  it("files come by migrate, but for a name whose backslash would make it another's", async () => {
+  it("migrate copies files, except a name with a backslash that the server takes for a slash", async () => {
     const folder = temporaryFolder();
     writeTree(folder, {
       "data/media/public/é +%.png": "e",
@@ -526,7 +526,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     expect(keys).to.equal(undefined);
   });
 
-  it("browsers pass from the origin, and from no other", async () => {
+  it("allows browsers from the origin, and from no other", async () => {
     const preflight = async (origin: string) =>
       (
         await fetch(`${gateway.endpoint}/${Bucket}/media/public/x`, {
@@ -591,12 +591,12 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
         expect(await statusOf(work(authentik))).to.equal(403);
       });
     }
-    it("see that there are others", async () => {
+    it("see that other buckets exist", async () => {
       expect((await authentik.send(new ListBucketsCommand({}))).Buckets ?? []).to.deep.equal([]);
     });
   });
 
-  it("nobody gets in without a key, with a wrong one, or with the key of the slot that has none", async () => {
+  it("refuses requests without a key, with a wrong key, or with the user of an empty slot", async () => {
     const user = { accessKey: String(recording.credentials.accessKey), secretKey: "wrong" };
     for (const s3 of [
       client(gateway.endpoint, user),
@@ -614,7 +614,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
   });
 
   describe("after a rotation", () => {
-    it("the key before passes too, under the policy that is there", async () => {
+    it("allows the previous key too, under the same policy", async () => {
       const rotated = await record({ ...valid, keyGeneration: "2" });
       await gateway.stop();
       gateway = await startRecorded(rotated, dir, blobs);

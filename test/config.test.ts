@@ -59,13 +59,13 @@ describe("config", () => {
     });
   });
 
-  it("takes a list as YAML's or separated by commas", async () => {
+  it("reads a list as YAML or separated by commas", async () => {
     expect(
       (await parse({ origins: "https://a.company, http://10.0.0.1:9000" })).origins,
     ).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
   });
 
-  it("names the custom domain after the endpoint, where the release puts the bucket", async () => {
+  it("derives the custom domain from the endpoint and the release", async () => {
     expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal(
       "authentik-media.s3.provider",
     );
@@ -77,7 +77,7 @@ describe("config", () => {
     ).to.equal("10.0.0.1:9000/authentik-media");
   });
 
-  it("takes the region from the endpoints of services that sign with it", async () => {
+  it("reads the region from the endpoints of known services", async () => {
     const regions = {
       "https://s3.us-west-004.backblazeb2.com": "us-west-004",
       "https://s3.eu-central-1.wasabisys.com": "eu-central-1",
@@ -153,7 +153,7 @@ describe("config", () => {
     });
   }
 
-  it("tells all problems at once, whatever the provider", async () => {
+  it("reports all problems at once, for every provider", async () => {
     for (const provider of [...PROVIDERS, "none", undefined]) {
       expect(
         (
@@ -163,7 +163,7 @@ describe("config", () => {
     }
   });
 
-  it("refuses secrets that are in clear, and shows none, whatever the provider", async () => {
+  it("refuses secrets in plain text and shows none, for every provider", async () => {
     for (const provider of [...PROVIDERS, "none"]) {
       const values = {
         ...valid,
@@ -185,7 +185,7 @@ describe("config", () => {
     }
   });
 
-  it("shows no password that a URL has in it", async () => {
+  it("shows no password of a URL", async () => {
     for (const [key, value] of Object.entries({
       endpoint: "https://admin:hunter2@s3.provider",
       customDomain: "https://admin:hunter2@s3.provider/authentik-media",
@@ -219,7 +219,7 @@ describe("config", () => {
     ]);
   });
 
-  it("loads the chosen provider alone, and the others to say whose key it is that it does not know", async () => {
+  it("loads only the chosen provider, and the others to find the owner of an unknown key", async () => {
     const loaded = async (changes: Record<string, string | undefined>): Promise<string[]> => {
       const asked = new Set<string>();
       const counted = Object.fromEntries(
@@ -245,7 +245,7 @@ describe("config", () => {
     expect(await loaded({ jurisdiction: "eu" })).to.have.members(PROVIDERS);
   });
 
-  it("has keys of one meaning: no provider's own is a common one, and what is secret is so for each provider that has it", async () => {
+  it("gives each key one meaning: no provider repeats a common key, and a secret key is secret for every provider", async () => {
     const own = (
       await Promise.all(
         PROVIDERS.map(async (provider) =>
@@ -291,7 +291,7 @@ describe("config", () => {
     );
   });
 
-  it("never fails but with a ConfigError, whatever the values (property)", async () => {
+  it("fails only with a ConfigError, for any values (property)", async () => {
     const value = fc.oneof(fc.string(), fc.webUrl(), fc.json());
     const keys = [
       ...Object.keys(valid),

@@ -96,7 +96,7 @@ for (const provider of PROVIDERS) {
     });
     const held = (from: Recording) => holders.map((type) => from.one(type));
 
-    it("gives what authentik needs", () => {
+    it("provides what authentik needs", () => {
       expect(recording.bucketName).to.match(/^[a-z0-9-]{3,63}$/);
       expect(recording.endpoint).to.match(/^https:\/\/[^/]+$/);
       if (recording.customDomain !== undefined) {
@@ -108,7 +108,7 @@ for (const provider of PROVIDERS) {
       expect(recording.credentials.secretKey).to.be.a("string").and.not.equal("");
     });
 
-    it("keeps the credentials secret, in what it registers too", () => {
+    it("keeps the credentials secret, also in its registered outputs", () => {
       expect(recording.credentialsAreSecret).to.equal(true);
       for (const { name, inputs, secretInputs } of recording.resources) {
         const clear = JSON.stringify(
@@ -120,7 +120,7 @@ for (const provider of PROVIDERS) {
       }
     });
 
-    it("puts everything below one component", () => {
+    it("creates everything below one component", () => {
       const [component, ...rest] = recording.resources;
       expect(component?.type).to.match(
         new RegExp(`^authentik-storage:${provider}:[A-Z0-9][A-Za-z0-9]+Storage$`),
@@ -128,19 +128,19 @@ for (const provider of PROVIDERS) {
       expect(rest.map(({ parent }) => parent)).to.deep.equal(rest.map(() => component?.name));
     });
 
-    it("lets exactly the origins load files", () => {
+    it("allows exactly the origins to load files", () => {
       expect(cors.origins(recording.one(cors.type).inputs)).to.deep.equal([
         "https://authentik.company",
       ]);
     });
 
-    it("protects the files, unless told otherwise", async () => {
+    it("protects the files by default", async () => {
       for (const { type, options } of held(recording)) expect(options.protect, type).to.equal(true);
       for (const { type, options } of held(await record({ ...values, protect: "false" })))
         expect(options.protect, type).to.equal(undefined);
     });
 
-    it("never has a full bucket deleted without forceDestroy", async () => {
+    it("never deletes a bucket with files without forceDestroy", async () => {
       const deletes = (from: Recording) =>
         held(from).some(
           ({ inputs, options }) =>
@@ -156,7 +156,7 @@ for (const provider of PROVIDERS) {
         );
     });
 
-    it("adopts only when told", async () => {
+    it("adopts only with adopt", async () => {
       const adopts = (from: Recording) =>
         held(from).map(
           ({ inputs, options }) => options.import !== undefined || inputs.adopt === true,
@@ -167,7 +167,7 @@ for (const provider of PROVIDERS) {
       );
     });
 
-    it("does not take its settings away from a bucket that stays", () => {
+    it("does not delete the settings of a bucket that stays", () => {
       const bucket = held(recording).at(-1)?.name;
       expect(recording.one(cors.type).options).to.include({ deletedWith: bucket });
       expect(recording.one(cors.type).options.dependsOn).to.include(bucket);

@@ -363,7 +363,7 @@ describe("policy pack", function () {
     return recording;
   };
 
-  it("has a violating fixture of each policy, for each provider that it concerns", () => {
+  it("has a violating case of each policy, for each provider that it concerns", () => {
     expect(policies.map(({ name }) => name)).to.have.members(Object.keys(fixtures));
     for (const { name } of policies) {
       expect(Object.keys(fixtures[name] ?? {}), name).to.have.members(
@@ -456,7 +456,7 @@ describe("policy pack", function () {
     });
   }
 
-  it("passes types that a change to the program may add", async () => {
+  it("allows types that a change to the program may add", async () => {
     for (const [provider, type] of [
       ["aws", "aws:s3/bucketMetric:BucketMetric"],
       ["azure", "azure-native:authorization/v20240501:ManagementLockByScope"],
@@ -468,7 +468,7 @@ describe("policy pack", function () {
     }
   });
 
-  it("refuses a statement for everyone but one, which it cannot judge", async () => {
+  it("refuses a statement with NotPrincipal, which it cannot judge", async () => {
     const butOne = {
       ...open,
       Principal: undefined,
@@ -502,7 +502,7 @@ describe("policy pack", function () {
     }
   });
 
-  it("passes a role whose trust is narrower than the program's", async () => {
+  it("allows a role whose trust is narrower than the program's", async () => {
     const narrower = trust({
       Condition: {
         StringEquals: {
@@ -517,7 +517,7 @@ describe("policy pack", function () {
     });
   });
 
-  it("passes the types of the example stacks by their other names", async () => {
+  it("allows the types of the example stacks under their other names", async () => {
     for (const [provider, rename] of OTHER_NAMES) {
       const resources = (await registered(provider)).map((resource) => ({
         ...resource,
@@ -530,7 +530,7 @@ describe("policy pack", function () {
     }
   });
 
-  it("finds that browsers are sent to http, unless it is this machine's", async () => {
+  it("finds URLs for browsers with http, except on this machine", async () => {
     const outputs = (customDomain: string) =>
       judge([
         {
@@ -571,7 +571,7 @@ describe("policy pack", function () {
     }
   });
 
-  it("says of a value that is not known yet which policy cannot judge it, and judges the rest", async () => {
+  it("reports the policy that cannot judge an unknown value, and judges the rest", async () => {
     const resources = set(
       T.awsUserPolicy,
       "policy",
@@ -587,7 +587,7 @@ describe("policy pack", function () {
     ]).to.deep.equal(["least-privilege: string value at .policy can't be known during preview"]);
   });
 
-  it("finds a property in a form that it does not know, and shows no value of it", async () => {
+  it("finds a property in an unknown form, and does not show its value", async () => {
     const { violations } = await judge(
       set(T.s3Cors, "rules", "top secret")(await registered("s3")),
     );
@@ -637,7 +637,7 @@ describe("policy pack", function () {
     expect(text).not.to.match(/tls-only|least-privilege/);
   });
 
-  it("makes nothing in an update that has no preview", async () => {
+  it("creates nothing in an update without a preview", async () => {
     const { ok, text } = await project.run("up", "--yes", "--skip-preview", ...pack);
     expect(ok).to.equal(false);
     expect(text)
@@ -645,7 +645,7 @@ describe("policy pack", function () {
       .and.not.to.match(/could not/);
   });
 
-  it("lets it pass when that policy alone is relaxed, and still says so", async () => {
+  it("allows it when only that policy is relaxed, and still reports it", async () => {
     expect(await project.expectOk("preview", ...relaxed)).to.match(
       /\[advisory\] +protected-bucket/,
     );
@@ -658,7 +658,7 @@ describe("policy pack", function () {
       .and.to.match(/secureUrls is false/);
   });
 
-  it("lets the stack on the local server pass, previewed and brought up", async () => {
+  it("allows the stack on the local server, in preview and update", async () => {
     const server = await startTestServer();
     try {
       const { config } = v.parse(

@@ -111,7 +111,7 @@ describe("R2: config", () => {
       expect(await problems(changes)).to.match(message);
     });
 
-  it("tells which permission group the account lacks", () => {
+  it("reports the permission group that the account does not have", () => {
     expect(
       groupId(
         [

@@ -10,7 +10,7 @@ function validKeys(rotation: Rotation): Map<number, number> {
 }
 
 describe("rotation of keys", () => {
-  it("generation n takes slot n mod 2, and the one before stays in the other", () => {
+  it("generation n uses slot n mod 2, and the previous key stays in the other slot", () => {
     expect(keySlots({ keyGeneration: 1, retirePreviousKey: false })).to.deep.equal([
       { slot: 1, generation: 1 },
     ]);
@@ -27,7 +27,7 @@ describe("rotation of keys", () => {
     ]);
   });
 
-  it("never takes away the key that authentik has, whatever steps are tried (property)", () => {
+  it("never deletes the key in use, for any steps (property)", () => {
     const step = fc.record({
       keyGeneration: fc.integer({ min: 1, max: 9 }),
       retirePreviousKey: fc.boolean(),
@@ -47,7 +47,7 @@ describe("rotation of keys", () => {
     );
   });
 
-  it("refuses a step of two, a step back, and to retire the key while it is rotated", () => {
+  it("refuses a step of two, a step back, and a rotation that retires the key in use", () => {
     const now = { keyGeneration: 3, retirePreviousKey: false };
     expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(
       /raise it by one: pulumi config set keyGeneration 4/,
@@ -74,7 +74,7 @@ describe("rotation of keys", () => {
   });
   after(() => project.remove());
 
-  it("stops an update that would take the key away, in the preview already, and lets the others pass", async () => {
+  it("stops an update that would delete the key in use, already in the preview, and allows the others", async () => {
     await project.configure({ keyGeneration: 1, retirePreviousKey: false });
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ keyGeneration: 3 });

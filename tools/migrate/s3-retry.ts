@@ -1,9 +1,6 @@
-/**
- * How often a failed call is repeated, and after which pause. The library p-retry, which this
- * project uses elsewhere, repeats a function; a download resumes in the middle of its stream
- * instead, and counts its attempts itself. Both follow this policy.
- */
+/** How often a failed call is repeated, and after which pause. */
 import { setTimeout as sleep } from "node:timers/promises";
+import pRetry from "p-retry";
 import { S3Error } from "./s3-answers.ts";
 
 export interface RetryPolicy {
@@ -33,20 +30,26 @@ const MAX_PAUSE_MS = 10_000;
  * @throws the last failure; one of the connection as S3Error
  */
 export async function withRetry<T>(policy: RetryPolicy, call: () => Promise<T>): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
+  const attempt = async () => {
     try {
       return await call();
     } catch (error) {
-      const failure = asS3Error(error);
-      if (attempt >= policy.attempts || !isRetryable(failure)) throw failure;
-      await pause(policy, attempt);
+      throw asS3Error(error);
     }
-  }
+  };
+  return pRetry(attempt, {
+    retries: policy.attempts - 1,
+    // p-retry multiplies it by a random number from 1 to 2, and doubles it for each attempt.
+    minTimeout: policy.pauseMs / 2,
+    maxTimeout: MAX_PAUSE_MS,
+    randomize: true,
+    shouldRetry: ({ error }) => isRetryable(error),
+  });
 }
 
 /**
- * Waits before the next attempt: twice as long each time, up to a limit. Half of it is random, so
- * that many calls do not come back at once.
+ * Waits as `withRetry` does. A download uses it: it resumes in the middle of its stream instead of
+ * repeating the call.
  */
 export async function pause({ pauseMs }: RetryPolicy, attempt: number): Promise<void> {
   const longest = Math.min(MAX_PAUSE_MS, pauseMs * 2 ** (attempt - 1));

@@ -1,5 +1,5 @@
 /** Rules for single values. Each returns what is wrong and what to write instead, or undefined. */
-import { durationSeconds } from "../authentik/duration.ts";
+import { durationSeconds, isDuration } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
 
@@ -132,7 +132,7 @@ const LONGEST_EXPIRY = 604_800;
 
 /** How long URLs are valid, in authentik's duration format (`lib/utils/time.py`): `minutes=15`, several joined by `;`. */
 export function urlExpiry(value: string): string | undefined {
-  const seconds = durationSeconds(value);
+  const seconds = isDuration(value) ? durationSeconds(value) : undefined;
   if (seconds === undefined) {
     return 'is not a duration in authentik\'s format; write e.g. "minutes=15" or "hours=1;minutes=30"';
   }

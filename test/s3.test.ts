@@ -109,7 +109,11 @@ describe("S3 resources on a real server", () => {
       expect(message).to.match(/HTTP 403.*AccessDenied.*another owner/);
     });
 
-    for (const body of ["<!doctype html><html><body>Welcome</body></html>", '{"status":"ok"}', ""]) {
+    for (const body of [
+      "<!doctype html><html><body>Welcome</body></html>",
+      '{"status":"ok"}',
+      "",
+    ]) {
       it(`is not read from an answer that is not S3's (${body || "nothing"})`, async () => {
         const page = { status: 200, body };
         const proxy = await startProxy(server.endpoint, { answer: () => page });
@@ -122,7 +126,9 @@ describe("S3 resources on a real server", () => {
             failure(operations.cors.read("x", { ...inputs, rules })),
           ]);
           for (const { message } of failures) {
-            expect(message).to.match(/not an S3 server|HTTP 200/).and.not.include("exists already");
+            expect(message)
+              .to.match(/not an S3 server|HTTP 200/)
+              .and.not.include("exists already");
           }
         } finally {
           await proxy.stop();

@@ -414,7 +414,9 @@ describe("verify", function () {
       expect(allPassed(warned)).to.equal(true);
       // versitygw accepts the attempts, and has got back what was there.
       const settings = await settingsOf(name);
-      expect(settings.policy).to.deep.equal(authentikPolicy(`arn:aws:s3:::${name}`, [USER.accessKey]));
+      expect(settings.policy).to.deep.equal(
+        authentikPolicy(`arn:aws:s3:::${name}`, [USER.accessKey]),
+      );
       expect(settings.cors).to.deep.equal([CORS]);
       expectAllPassed(await verify(target(name)));
     });
@@ -542,6 +544,19 @@ describe("verify", function () {
         expect(resultOf(older, "URL of 2026.4").symptom).to.equal("host-refused");
         expectAllPassed(await verify(target(name, settings)));
       });
+    });
+
+    it("settings with which authentik fails", async () => {
+      for (const [release, settings] of [
+        ["2024.8.0", { customDomain: "media.company" }],
+        ["2025.12.2", { urlExpiry: "15 minutes" }],
+      ] as const) {
+        const options = { release: parseRelease(release) };
+        const results = await verify(target(await bucket(), settings, options));
+        const [failed, ...others] = results.filter(({ status }) => status === "failed");
+        expect(failed).to.include({ symptom: "no-url" });
+        expect(others).to.deep.equal([]);
+      }
     });
 
     it("AWS's global host, which redirects browsers", () => {

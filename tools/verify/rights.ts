@@ -8,11 +8,7 @@ import { CheckFailure, describe, refusal, type VerifyRun } from "./run.ts";
  * policy.
  */
 export async function checkExcessRights(run: VerifyRun): Promise<void> {
-  await Promise.all([
-    checkOtherBuckets(run),
-    checkChange(run, "cors"),
-    checkChange(run, "policy"),
-  ]);
+  await Promise.all([checkOtherBuckets(run), checkChange(run, "cors"), checkChange(run, "policy")]);
 }
 
 /**
@@ -73,10 +69,12 @@ async function checkChange(run: VerifyRun, setting: keyof typeof SETTINGS): Prom
     const text = read.body.toString();
     if (!end.test(text)) return withoutSetting(read, setting);
     const body = text.replace(end, added);
-    const answer = await run.storage.setting(setting, url, { body }).catch(async (error: unknown) => {
-      await putBack(run, setting, url, text);
-      throw error;
-    });
+    const answer = await run.storage
+      .setting(setting, url, { body })
+      .catch(async (error: unknown) => {
+        await putBack(run, setting, url, text);
+        throw error;
+      });
     const failure = failureOfAnswer(answer);
     const { status } = answer;
     if (status < 300 || status >= 500) await putBack(run, setting, url, text);

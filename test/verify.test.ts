@@ -536,14 +536,62 @@ describe("verify", function () {
       expect(resultOf(results, "URL of 2025.12").symptom).to.equal("bucket-twice");
     });
 
-    it("a custom domain that is not signed, to 2026.4", async () => {
-      await behindProxy({}, async (host) => {
+    const TO_2026_4 = /^To 2026.4 authentik signs this URL for the endpoint's host/;
+    const FROM_2026_5 = /^From 2026.5 authentik signs this URL for /;
+
+    it("a proxy that sends the wrong host for the release", async () => {
+      for (const [sendsOwnHost, works, fails, advice, seen] of [
+        [true, "2026.4", "2026.5", FROM_2026_5, /The server sees 127.0.0.1:\d+, which was right/],
+        [false, "2026.5", "2026.4", TO_2026_4, /The server sees 127.0.0.1:\d+, the host that bro/],
+      ] as const) {
+        await behindProxy({ sendsOwnHost }, async (host) => {
+          const name = await bucket();
+          const settings = { customDomain: `${host}/${name}` };
+          const run = (release: string) =>
+            verify(target(name, settings, { release: parseRelease(release) }));
+          expectAllPassed(await run(works));
+          const failed = resultOf(await run(fails), `URL of ${fails}`);
+          expect(failed).to.include({ status: "failed", symptom: "host-refused" });
+          expect(failed.advice).to.match(advice).and.match(seen).and.include(host);
+        });
+      }
+    });
+
+    it("a proxy that sends a third host", async () => {
+      const other = await startProxy(server.endpoint, {});
+      try {
+        const third = `http://${other.host}`;
+        const proxy = await startProxy(third, { sendsOwnHost: true });
         const name = await bucket();
-        const settings = { customDomain: `${host}/${name}` };
-        const older = await verify(target(name, settings, { release: parseRelease("2026.4") }));
-        expect(resultOf(older, "URL of 2026.4").symptom).to.equal("host-refused");
-        expectAllPassed(await verify(target(name, settings)));
-      });
+        const settings = { customDomain: `${proxy.host}/${name}` };
+        for (const release of ["2026.4", "2026.5"]) {
+          const results = await verify(target(name, settings, { release: parseRelease(release) }));
+          const { symptom, advice } = resultOf(results, `URL of ${release}`);
+          expect(symptom).to.equal("host-refused");
+          expect(advice).to.include("The server sees another host, or a changed path.");
+        }
+        await proxy.stop();
+      } finally {
+        await other.stop();
+      }
+    });
+
+    it("a wrong path on the endpoint's own host, where there is no proxy", async () => {
+      const { host } = new URL(server.endpoint);
+      const name = await bucket();
+      for (const [path, release] of [
+        ["", "2026.4"],
+        ["", "2026.5"],
+        ["/other", "2026.4"],
+        ["/other", "2026.5"],
+        [`//${name}`, "2026.5"],
+      ] as const) {
+        const settings = { customDomain: `${host}${path}` };
+        const results = await verify(target(name, settings, { release: parseRelease(release) }));
+        const { symptom, advice } = resultOf(results, `URL of ${release}`);
+        expect(symptom, `${path} on ${release}`).to.equal("wrong-custom-domain");
+        expect(advice).to.include(`Write "${host}/${name}"`);
+      }
     });
 
     it("settings with which authentik fails", async () => {
@@ -602,9 +650,15 @@ describe("verify", function () {
 
     it("a custom domain whose host has no DNS record, or at which nothing listens", async () => {
       const name = await bucket();
-      expect(await symptomAt(name, `no-such-host.invalid/${name}`)).to.equal("dns");
-      const port = await freePort();
-      expect(await symptomAt(name, `127.0.0.1:${port}/${name}`)).to.equal("refused");
+      for (const [host, symptom] of [
+        ["no-such-host.invalid", "dns"],
+        [`127.0.0.1:${await freePort()}`, "refused"],
+      ] as const) {
+        const verified = target(name, { customDomain: `${host}/${name}` }, { release: undefined });
+        const results = await expectSymptoms(verified, { "custom domain": symptom });
+        const { advice } = resultOf(results, "custom domain");
+        expect(advice).to.include(`CUSTOM_DOMAIN is "${host}/${name}"`);
+      }
       expect(await contents(name)).to.deep.equal([]);
     });
   });

@@ -21,14 +21,19 @@ export interface ProxyOptions {
   answer?: (request: IncomingMessage) => ProxyAnswer | undefined;
   /** Changes the headers of the server's answer. */
   changeHeaders?: (headers: IncomingHttpHeaders) => void;
+  /** Sends the target's own host to it, as a proxy does unless it is told otherwise. */
+  sendsOwnHost?: boolean;
   /** Speaks TLS to clients. */
   tls?: { key: string; cert: string } | undefined;
 }
 
-/** Starts a proxy on a free port of 127.0.0.1. The server sees the host that clients name. */
+/**
+ * Starts a proxy on a free port of 127.0.0.1. The server sees the host that clients name, unless
+ * the proxy sends the target's own host.
+ */
 export async function startProxy(target: string, options: ProxyOptions): Promise<Listening> {
-  const { answer, changeHeaders, tls } = options;
-  const { hostname, port } = new URL(target);
+  const { answer, changeHeaders, sendsOwnHost, tls } = options;
+  const { hostname, port, host } = new URL(target);
   const handle = (request: IncomingMessage, response: ServerResponse) => {
     const own = answer?.(request);
     if (own) {
@@ -36,7 +41,8 @@ export async function startProxy(target: string, options: ProxyOptions): Promise
       request.once("end", () => response.writeHead(own.status, own.headers).end(own.body));
       return;
     }
-    const { method, url: path, headers } = request;
+    const { method, url: path } = request;
+    const headers = sendsOwnHost === true ? { ...request.headers, host } : request.headers;
     const upstream = httpRequest({ hostname, port, method, path, headers }, (reply) => {
       const changed = { ...reply.headers };
       changeHeaders?.(changed);

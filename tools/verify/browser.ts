@@ -2,6 +2,7 @@
 import { parseRelease, releaseRules, type ReleaseRules } from "../../authentik/release.ts";
 import { UrlError } from "../../authentik/url-parts.ts";
 import { bucketUrl, fileUrl, type SigningKeys } from "../../authentik/url.ts";
+import { domainFailure, isDomainReachable } from "./custom-domain.ts";
 import { diagnoseUrl, type Symptom } from "./diagnosis.ts";
 import { SMALL_FILE, objectKeys } from "./files.ts";
 import { failureOfAnswer, request, type Answer } from "./request.ts";
@@ -25,6 +26,12 @@ interface Variant {
   rules: ReleaseRules;
 }
 
+/** The URL of a release, with the keys that signed it. */
+interface SignedVariant extends Variant {
+  url: string;
+  keys: SigningKeys;
+}
+
 /** Makes every check of browsers. The small file must be in the bucket. */
 export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
   const { origins } = run.target;
@@ -33,8 +40,9 @@ export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
   const newest = variants.at(-1);
   if (!newest) return;
   const { url, rules } = newest;
+  if (!(await isDomainReachable(run, unsigned(url)))) return;
   await Promise.all([
-    ...variants.map((variant) => checkUrl(run, variant.name, variant.url)),
+    ...variants.map((variant) => checkUrl(run, variant)),
     ...origins.map((origin) => checkOrigin(run, origin, url)),
     ...(origins.length === 0 ? [] : [checkForeignOrigin(run, url)]),
     checkUnsigned(run, url),
@@ -53,14 +61,11 @@ function variantsOf(run: VerifyRun): Variant[] {
 }
 
 /** The releases with their URLs. A release that has none, because it fails, is a failed check. */
-async function signedVariants(
-  run: VerifyRun,
-  keys: SigningKeys,
-): Promise<(Variant & { url: string })[]> {
-  const signed: (Variant & { url: string })[] = [];
+async function signedVariants(run: VerifyRun, keys: SigningKeys): Promise<SignedVariant[]> {
+  const signed: SignedVariant[] = [];
   for (const variant of variantsOf(run)) {
     try {
-      signed.push({ ...variant, url: signedUrl(run, variant.rules, keys) });
+      signed.push({ ...variant, url: signedUrl(run, variant.rules, keys), keys });
     } catch (error) {
       if (!(error instanceof UrlError)) throw error;
       const failure = new CheckFailure("no-url", error.message);
@@ -96,11 +101,12 @@ function unsigned(url: string): string {
 }
 
 /** A browser's GET of the URL that the release gives it. */
-async function checkUrl(run: VerifyRun, release: string, url: string): Promise<void> {
+async function checkUrl(run: VerifyRun, variant: SignedVariant): Promise<void> {
+  const { name, url } = variant;
   const tried = `GET ${unsigned(url)}?<signature>`;
-  await run.check({ name: `URL of ${release}`, tried }, async () => {
+  await run.check({ name: `URL of ${name}`, tried }, async () => {
     const answer = await request(url, {}, run.signal);
-    if (answer.status !== 200) throw await urlFailure(run, url, answer);
+    if (answer.status !== 200) throw await urlFailure(run, variant, answer);
     const contentType = answer.headers.get("content-type");
     const got = `200; ${contentType ?? "no content type"}, ${answer.body.length} bytes`;
     const isSame = answer.body.equals(SMALL_FILE.body) && contentType === SMALL_FILE.contentType;
@@ -109,15 +115,24 @@ async function checkUrl(run: VerifyRun, release: string, url: string): Promise<v
   });
 }
 
-async function urlFailure(run: VerifyRun, url: string, answer: Answer): Promise<CheckFailure> {
+async function urlFailure(
+  run: VerifyRun,
+  { rules, keys, url: text }: SignedVariant,
+  answer: Answer,
+): Promise<CheckFailure> {
   const failure = failureOfAnswer(answer);
+  const url = new URL(text);
   const keyCanRead = await run.storage.head(objectKeys(run).small).then(
     () => true,
     () => false,
   );
-  const symptom = diagnoseUrl(failure, new URL(url), run.target.settings, keyCanRead);
-  const advice = symptom === "missing-permission" ? grant("s3:GetObject") : undefined;
-  return new CheckFailure(symptom, describe(failure), { advice });
+  const symptom = diagnoseUrl(failure, url, run.target.settings, keyCanRead);
+  const got = describe(failure);
+  if (symptom === "missing-permission") {
+    return new CheckFailure(symptom, got, { advice: grant("s3:GetObject") });
+  }
+  const ofDomain = await domainFailure(run, { url, rules, keys, symptom });
+  return new CheckFailure(ofDomain?.symptom ?? symptom, got, { advice: ofDomain?.advice });
 }
 
 /** The preflight and the GET of a page of authentik. */

@@ -56,9 +56,9 @@ export const SYMPTOMS = {
     "The bucket is in the URL twice. Upgrade authentik to 2025.12.2 or later. " +
     "If ENDPOINT contains the bucket, remove it there.",
   "host-refused":
-    "The URL is signed for the endpoint's host, and the server sees the custom domain. Set " +
-    "CUSTOM_DOMAIN to the endpoint's host with the bucket, let the proxy in front pass on the " +
-    "endpoint's host, or upgrade authentik to 2026.5, which signs for the custom domain.",
+    "The URL is signed for one host, and the server sees another. To 2026.4 the server must see " +
+    "the endpoint's host, and from 2026.5 the custom domain's. " +
+    "Change the Host header that the proxy in front of the server sends.",
   "wrong-custom-domain":
     "The custom domain does not lead to the root of the bucket. " +
     "Correct CUSTOM_DOMAIN: host/bucket or bucket.host.",

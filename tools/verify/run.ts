@@ -223,7 +223,8 @@ export class VerifyRun {
     return { status: "failed", symptom, got: describe(failure), advice };
   }
 
-  private symptomOf(failure: Failure): Symptom {
+  /** The diagnosis of a failure in this run. */
+  symptomOf(failure: Failure): Symptom {
     const symptom = diagnose(failure);
     const isTimeout = symptom === "interrupted" && this.interruption?.aborted !== true;
     return isTimeout ? "timeout" : symptom;

@@ -13,6 +13,7 @@ import {
   isCredential,
   type StorageSettings,
 } from "./env.ts";
+import { unreadVariables } from "./unread.ts";
 import { PREFIXES, atLeast, releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
 /** What authentik of a release reads from its variables. */
@@ -63,7 +64,7 @@ export function readEnv(env: Env, release?: Release, readFile: ReadFile = readNo
     useSsl: reader.flag(S3_NAMES.useSsl),
     accessKey: reader.text(S3_NAMES.accessKey),
     secretKey: reader.text(S3_NAMES.secretKey),
-    sessionToken: reader.firstText(releaseRules(release).tokenNames),
+    sessionToken: reader.firstText(reader.tokenNames(release)),
     sessionProfile: reader.text(S3_NAMES.sessionProfile),
     customDomain: reader.text(S3_NAMES.customDomain),
     secureUrls: reader.flag(S3_NAMES.secureUrls) ?? true,
@@ -76,9 +77,27 @@ export function readEnv(env: Env, release?: Release, readFile: ReadFile = readNo
   if (bucketName === undefined) reader.reportMissingBucket();
   reader.checkCredentials(settings);
   reader.checkSsl(settings, releaseRules(release));
+  reader.checkHosts(settings);
   const { problems, warnings, hasGeneralNames } = reader;
-  if (problems.length > 0 || bucketName === undefined) throw new EnvReadError(problems);
-  return { settings: { bucketName, ...settings }, hasGeneralNames, warnings };
+  const unread = unreadVariables(Object.keys(env), { release, hasGeneralNames });
+  if (problems.length > 0 || bucketName === undefined) {
+    throw new EnvReadError([...problems, ...unread]);
+  }
+  const settingsOfMedia = { bucketName, ...settings };
+  return { settings: settingsOfMedia, hasGeneralNames, warnings: [...warnings, ...unread] };
+}
+
+/**
+ * The origin under which browsers reach authentik, if `AUTHENTIK_WEB__BASE_URL` sets it (from
+ * 2026.8).
+ *
+ * @returns undefined for a text that is not a URL
+ */
+export function originOf(env: Env): string | undefined {
+  const name = Object.keys(env).find((key) => /^AUTHENTIK_web__base_url$/i.test(key)) ?? "";
+  const url = decodeValue(env[name] ?? "");
+  if (typeof url !== "string" || !/^https?:/i.test(url) || !URL.canParse(url)) return undefined;
+  return new URL(url).origin;
 }
 
 function readNoFile(path: string): never {
@@ -211,6 +230,29 @@ class EnvReader {
     }
   }
 
+  /**
+   * The settings that may have the token. Names that no release before 2025.12 reads show a release
+   * that reads only `SESSION_TOKEN`.
+   */
+  tokenNames(release: Release | undefined): readonly string[] {
+    const { tokenNames } = releaseRules(release);
+    return release === undefined && this.hasGeneralNames ? ["SESSION_TOKEN"] : tokenNames;
+  }
+
+  /** What no request is needed for: boto3 wants a scheme, and authentik adds one. */
+  checkHosts({ endpoint, customDomain }: Partial<StorageSettings>): void {
+    if (endpoint !== undefined && !/^https?:\/\//i.test(endpoint)) {
+      this.problems.push(`ENDPOINT "${endpoint}" has no scheme; write "https://${endpoint}"`);
+    }
+    const [, scheme, domain] = /^(\w*:?\/\/)(.*)$/.exec(customDomain ?? "") ?? [];
+    if (scheme !== undefined && domain !== undefined) {
+      this.problems.push(
+        `CUSTOM_DOMAIN "${customDomain}" has a scheme, to which authentik adds another; ` +
+          `write "${domain}", and SECURE_URLS=false for http`,
+      );
+    }
+  }
+
   checkSsl({ endpoint, useSsl }: Partial<StorageSettings>, rules: ReleaseRules): void {
     const isOverridden = useSsl === false && rules.useSslOverridesEndpoint;
     if (isOverridden && endpoint !== undefined && /^https:/i.test(endpoint)) {
@@ -232,7 +274,9 @@ class EnvReader {
 
   /** The variable of a setting: the one for media, else the general one. */
   private find(setting: string): Variable | undefined {
-    const general = this.readsGeneral ? this.get(`${PREFIXES.general}__${setting}`) : undefined;
+    // No release with general names reads the older name of the token.
+    const readsGeneral = this.readsGeneral && setting !== "S3__SECURITY_TOKEN";
+    const general = readsGeneral ? this.get(`${PREFIXES.general}__${setting}`) : undefined;
     return this.get(`${PREFIXES.media}__${setting}`) ?? general;
   }
 

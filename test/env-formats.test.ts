@@ -396,7 +396,9 @@ AUTHENTIK_STORAGE__BACKEND=s3
     const dir = mkdtempSync(join(tmpdir(), "env-merge-"));
     const file = join(dir, ".env");
     writeFileSync(file, old, { mode: 0o644 });
-    const replaced = JSON.stringify(await mergeIntoFile(file, env));
+    const merge = await mergeIntoFile(file, env);
+    const replaced = JSON.stringify(merge.replaced);
+    expect(merge.names).to.include.members(["PG_PASS", ...Object.keys(env)]);
     expect(statSync(file).mode & 0o777).to.equal(0o600);
     expect(replaced).to.include("us-e****").and.not.include("old\\nsecret");
     await writeSecretFile(join(dir, "new"), "x");

@@ -13,6 +13,7 @@ import {
 } from "../authentik/env.ts";
 import { EnvReadError, readEnv } from "../authentik/read-env.ts";
 import { parseRelease, type Release } from "../authentik/release.ts";
+import { unreadVariables } from "../authentik/unread.ts";
 import { SourceError, readEnvFile, readSource, readStack } from "../tools/lib/source.ts";
 import { onPath } from "../tools/lib/programs.ts";
 
@@ -126,6 +127,70 @@ describe("authentik's variables", () => {
     expect(readEnv(quoted).settings.accessKey).to.equal("123");
   });
 
+  /** The names that are not read, and the names to write instead. */
+  function unreadOf(names: readonly string[], release?: string): Record<string, string> {
+    const env = { ...(release === "2025.10" ? MEDIA : S3) };
+    const added = names.map((name) => [`AUTHENTIK_STORAGE${name}`, "s3"] as const);
+    const parsed = release === undefined ? undefined : parseRelease(release);
+    const { warnings } = readEnv({ ...env, ...Object.fromEntries(added) }, parsed);
+    return Object.fromEntries(
+      warnings.flatMap((warning) => {
+        const [, name, advice] =
+          /^AUTHENTIK_STORAGE(\w+) is not read by .+; (?:write AUTHENTIK_STORAGE)?(.+)$/.exec(
+            warning,
+          ) ?? [];
+        return name === undefined || advice === undefined ? [] : [[name, advice]];
+      }),
+    );
+  }
+
+  // biome-ignore format: a table of cases
+  const unread: [release: string | undefined, expected: Record<string, string>][] = [
+    [undefined, { __S3__SECURITY_TOKEN: "__S3__SESSION_TOKEN", __MEDIA__S3__SECURITY_TOKEN: "__MEDIA__S3__SESSION_TOKEN" }],
+    ["2025.12", { __S3__SECURITY_TOKEN: "__S3__SESSION_TOKEN", __S3__SIGNATURE_VERSION: "remove it" }],
+    ["2026.5", { _S3_REGION: "__S3__REGION", _MEDIA_S3_BUCKET_NAME: "__MEDIA__S3__BUCKET_NAME" }],
+    ["2026.5", { __S3__QUERYSTRING_AUTH: "remove it", __S3__OBJECT_ACL: "remove it" }],
+    ["2025.10", { __S3__REGION: "__MEDIA__S3__REGION", _BACKEND: "__MEDIA__BACKEND", __MEDIA__S3__SESSION_TOKEN: "__MEDIA__S3__SECURITY_TOKEN" }],
+    ["2025.10", { __MEDIA__S3__URL_EXPIRY: "remove it" }],
+  ];
+  for (const [release, expected] of unread) {
+    it(`that ${release ?? "no"} release reads are named: ${Object.keys(expected).join()}`, () => {
+      expect(unreadOf(Object.keys(expected), release)).to.deep.equal(expected);
+    });
+  }
+
+  it("that are read are not named, nor those that the program writes", () => {
+    const read = ["__FILE__PATH", "__REPORTS__BACKEND", "__MEDIA__S3__SESSION_TOKEN"];
+    expect(unreadOf(read, "2026.5")).to.deep.equal({});
+    const isSilent = (written: StorageSettings, release: Release | undefined) => {
+      const env = envOf(written, release) ?? {};
+      const readers = { release, hasGeneralNames: false };
+      expect(unreadVariables(Object.keys(env), readers)).to.deep.equal([]);
+    };
+    fc.assert(fc.property(settings, release, isSilent), { numRuns: 200 });
+  });
+
+  it("give no token under a name that no release from 2025.12 reads", () => {
+    const keys = withS3({ ACCESS_KEY: "k", SECRET_KEY: "s", SECURITY_TOKEN: "t" });
+    for (const release of [undefined, "2025.12"]) {
+      const parsed = release === undefined ? undefined : parseRelease(release);
+      expect(readEnv(keys, parsed).settings.sessionToken).to.equal(undefined);
+    }
+    const older = { ...MEDIA, AUTHENTIK_STORAGE__MEDIA__S3__SECURITY_TOKEN: "t" };
+    expect(readEnv(older).settings.sessionToken).to.equal("t");
+  });
+
+  it("with hosts that cannot work are reported without a request, once", () => {
+    expect(problemsOf(withS3({ ENDPOINT: "s3.provider" }))).to.equal(
+      'ENDPOINT "s3.provider" has no scheme; write "https://s3.provider"',
+    );
+    for (const scheme of ["https://", "http://", "//"]) {
+      expect(problemsOf(withS3({ CUSTOM_DOMAIN: `${scheme}media.company/media` }))).to.include(
+        'write "media.company/media"',
+      );
+    }
+  });
+
   it("may have lower case behind the prefix", () => {
     const env = { AUTHENTIK_storage__backend: "s3", AUTHENTIK_STORAGE__s3__Bucket_Name: "b-b" };
     expect(readEnv(env).settings.bucketName).to.equal("b-b");
@@ -175,7 +240,11 @@ describe("authentik's variables", () => {
   it("have an empty token, which boto3 signs, and no other empty credential", () => {
     const env = withS3({ ACCESS_KEY: "", SECRET_KEY: "", SESSION_TOKEN: "" });
     expect(readEnv(env).settings).to.include({ accessKey: undefined, sessionToken: "" });
-    const both = { ...env, AUTHENTIK_STORAGE__S3__SECURITY_TOKEN: "token" };
+    const both = {
+      ...MEDIA,
+      AUTHENTIK_STORAGE__MEDIA__S3__SESSION_TOKEN: "",
+      AUTHENTIK_STORAGE__MEDIA__S3__SECURITY_TOKEN: "token",
+    };
     expect(readEnv(both).settings.sessionToken).to.equal("token");
   });
 
@@ -231,6 +300,20 @@ describe("a source of variables", function () {
     expect(source?.warnings.join()).to.include(
       'AUTHENTIK_STORAGE__S3__REGION: Compose replaces "$missing"',
     );
+  });
+
+  it("has the origin of AUTHENTIK_WEB__BASE_URL", async () => {
+    const storage = Object.entries(S3).map(([name, value]) => `${name}=${value}`);
+    for (const [line, origins] of [
+      ["AUTHENTIK_WEB__BASE_URL=https://sso.company/", ["https://a.b", "https://sso.company"]],
+      ["AUTHENTIK_WEB__BASE_URL=https://a.b", ["https://a.b"]],
+      ["AUTHENTIK_WEB__BASE_URL=sso.company", ["https://a.b"]],
+    ] as const) {
+      const file = write("base.env", [...storage, line]);
+      expect((await readEnvFile(file, { origins: ["https://a.b"] })).origins).to.deep.equal(
+        origins,
+      );
+    }
   });
 
   it("says what is wrong with an env file", async () => {

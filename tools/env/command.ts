@@ -5,6 +5,7 @@
 import { access } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { isStorageVariable } from "../../authentik/env.ts";
+import { unreadVariables } from "../../authentik/unread.ts";
 import { UsageError, runCommand } from "../lib/command.ts";
 import { readEnvFile, readStack, type Source } from "../lib/source.ts";
 import {
@@ -79,9 +80,10 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   if (merge && (format !== "dotenv" || output === undefined)) {
     throw new UsageError("--merge needs --output and the format dotenv");
   }
-  const { env, roleArn } = await read(stack, options);
+  const source = await read(stack, options);
+  const { env, roleArn } = source;
   if (output !== undefined && merge) {
-    await mergeInto(output, env);
+    await mergeInto(output, source);
     return;
   }
   const text = formatEnv(env, format, { ...options, roleArn: options.roleArn ?? roleArn });
@@ -89,24 +91,24 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   else await writeTo(output, text, overwrite === true);
 }
 
-type Variables = Pick<Source, "env" | "roleArn">;
-
-async function read(stack: string | undefined, { envFile }: Options): Promise<Variables> {
+async function read(stack: string | undefined, { envFile }: Options): Promise<Source> {
   if ((stack === undefined) === (envFile === undefined)) {
     throw new UsageError("name either a stack, or an env file with --env-file; see --help");
   }
   if (envFile === undefined) return readStack(stack ?? "");
-  const { env } = await readEnvFile(envFile);
-  return {
-    env: Object.fromEntries(Object.entries(env).filter(([name]) => isStorageVariable(name))),
-  };
+  const source = await readEnvFile(envFile);
+  for (const warning of source.warnings) console.error(`warning: ${warning}`);
+  const storage = Object.entries(source.env).filter(([name]) => isStorageVariable(name));
+  return { ...source, env: Object.fromEntries(storage) };
 }
 
-async function mergeInto(path: string, env: Source["env"]): Promise<void> {
+async function mergeInto(path: string, source: Source): Promise<void> {
   const { mergeIntoFile } = await import("./write.ts");
-  for (const { name, old, removed } of await mergeIntoFile(path, env)) {
+  const { replaced, names } = await mergeIntoFile(path, source.env);
+  for (const { name, old, removed } of replaced) {
     console.error(`${removed ? "removed" : "replaced"} ${name} (was ${old})`);
   }
+  for (const warning of unreadVariables(names, source)) console.error(`warning: ${warning}`);
 }
 
 async function writeTo(path: string, text: string, overwrite: boolean): Promise<void> {

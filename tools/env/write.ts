@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import writeFileAtomic from "write-file-atomic";
 import { isCredential } from "../../authentik/env.ts";
-import { mergeDotenv, type Merged } from "../lib/dotenv.ts";
+import { mergeDotenv, parseDotenv, type Merged } from "../lib/dotenv.ts";
 import { dotenvValues } from "./formats.ts";
 
 /** Only the owner of the file can read it. */
@@ -17,21 +17,25 @@ export async function writeSecretFile(path: string, text: string): Promise<void>
  * Puts variables into a `.env` file, which is created if it does not exist. All its other lines
  * stay.
  *
- * @returns the variables that had another value, with the old value masked
+ * @returns the variables that had another value, with the old value masked, and the names of all
+ *   variables in the file
  * @throws FormatError for a value that the file cannot hold, DotenvError if the file is not a
  *   `.env` file
  */
 export async function mergeIntoFile(
   path: string,
   env: Readonly<Record<string, string>>,
-): Promise<Merged["replaced"]> {
+): Promise<{ replaced: Merged["replaced"]; names: string[] }> {
   const old = await readFile(path, "utf8").catch((error: unknown) => {
     if (error instanceof Error && "code" in error && error.code === "ENOENT") return "";
     throw error;
   });
   const { text, replaced } = mergeDotenv(old, dotenvValues(env), env);
   await writeSecretFile(path, text);
-  return replaced.map((change) => ({ ...change, old: mask(change.name, change.old) }));
+  return {
+    replaced: replaced.map((change) => ({ ...change, old: mask(change.name, change.old) })),
+    names: parseDotenv(text).map(({ name }) => name),
+  };
 }
 
 /** The beginning of a value, to recognise it. Nothing of a credential or a short value is shown. */

@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import * as v from "valibot";
 import { isStorageVariable, type StorageSettings } from "../../authentik/env.ts";
-import { readEnv } from "../../authentik/read-env.ts";
+import { originOf, readEnv } from "../../authentik/read-env.ts";
 import { parseRelease, type Release } from "../../authentik/release.ts";
 import { DotenvError, parseDotenv, type Entry } from "./dotenv.ts";
 import { pulumiJson, PulumiError, type StackLocation } from "./pulumi.ts";
@@ -143,7 +143,7 @@ export async function readEnvFile(
   return {
     name: `env file "${path}"`,
     env,
-    origins: [...origins],
+    origins: [...new Set([...origins, originOf(env) ?? []].flat())],
     release,
     ...read,
     warnings: [...warnings, ...entries.flatMap(unsetReferences)],

@@ -66,9 +66,9 @@ describe("config", () => {
   });
 
   it("derives the custom domain from the endpoint and the release", async () => {
-    expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal(
-      "authentik-media.s3.provider",
-    );
+    expect(
+      (await parse({ addressingStyle: "virtual", authentikVersion: "2025.12" })).customDomain,
+    ).to.equal("authentik-media.s3.provider");
     expect(
       (await parse({ addressingStyle: "virtual", authentikVersion: "2025.10" })).customDomain,
     ).to.equal("s3.provider/authentik-media");
@@ -138,6 +138,7 @@ describe("config", () => {
     ["a number that is none", { corsMaxAgeSeconds: "1h" }, /^corsMaxAgeSeconds: is not a whole number from 0 to 86400/],
     ["a header that is none", { corsAllowedHeaders: "Author ization" }, /^corsAllowedHeaders\[0\]: is not a header name/],
     ["a choice that is none", { addressingStyle: "host" }, /^addressingStyle: is not one of the choices; write "auto", "path", "virtual"/],
+    ["a style that the oldest release cannot be told", { addressingStyle: "virtual" }, /^addressingStyle: is "virtual".*set authentikVersion/],
     ["a release that YAML cut", { authentikVersion: "2025.1" }, /write "2025.10", in quotes/],
     ["a release without S3", { authentikVersion: "2023.10" }, /since 2024.2/],
     ["no release", { authentikVersion: "latest" }, /is not an authentik release/],

@@ -265,6 +265,9 @@ describe("verify", function () {
         for (const release of ["2025.12", "2026.5"].map(parseRelease)) {
           expectAllPassed(await verify(target(name, settings, { release })));
         }
+        // Older releases do not read the style. So a stack has to name a release for it.
+        const older = await verify(target(name, settings, { release: parseRelease("2025.10") }));
+        expect(resultOf(older, "URL of 2025.10").got).to.include("403 SignatureDoesNotMatch");
       } finally {
         restore();
         client.destroy();

@@ -72,8 +72,16 @@ export interface S3Config extends S3Values {
   customDomain: string;
 }
 
+/** Releases to 2025.10 sign path-style URLs, which the server refuses at the bucket's own host. */
+const NEEDS_RELEASE =
+  'is "virtual", which authentik reads only from 2025.12, and without authentikVersion the values ' +
+  "are for every release; set authentikVersion to yours, or write addressingStyle: path";
+
 export function check(config: Valid<S3Values>, report: ReportProblem): void {
   checkCredentials(config, report);
+  if (config.addressingStyle === "virtual" && config.authentikVersion === undefined) {
+    report("addressingStyle", NEEDS_RELEASE);
+  }
   const { endpoint, customDomain, bucketName = DEFAULT_BUCKET_NAME } = config;
   if (customDomain !== undefined) checkDomainHasBucket(customDomain, bucketName, report);
   if (endpoint === undefined) return;

@@ -2,7 +2,8 @@
 import * as log from "@pulumi/pulumi/log/index.js";
 import { all, secret, type Output } from "@pulumi/pulumi/output.js";
 import { buildEnv, type StorageSettings } from "./authentik/env.ts";
-import { parseRelease } from "./authentik/release.ts";
+import { parseRelease, type Release } from "./authentik/release.ts";
+import { cacheAdvice } from "./authentik/url-cache.ts";
 import type { AuthentikStorage } from "./providers/contract.ts";
 import type { StorageConfig } from "./providers/index.ts";
 
@@ -48,12 +49,13 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
       urlExpiry: config.urlExpiry,
       checksums: config.checksums,
     };
-    const release =
-      config.authentikVersion === undefined ? undefined : parseRelease(config.authentikVersion);
-    const { env, warnings } = buildEnv(settings, release);
+    const { env, warnings } = buildEnv(settings, releaseOf(config));
     for (const warning of warnings) void log.warn(warning);
     return env;
   });
+  const cached = cacheAdvice(config, releaseOf(config));
+  const isRetiring = "retirePreviousKey" in config && config.retirePreviousKey;
+  if (isRetiring && cached !== undefined) void log.info(`retirePreviousKey: ${cached}`);
   return {
     provider: config.provider,
     bucket: storage.bucketName,
@@ -66,4 +68,8 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
     ...(config.authentikVersion === undefined ? {} : { authentikVersion: config.authentikVersion }),
     env,
   };
+}
+
+function releaseOf({ authentikVersion }: StorageConfig): Release | undefined {
+  return authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
 }

@@ -8,6 +8,7 @@ import {
   encodeValue,
   type StorageSettings,
 } from "../authentik/env.ts";
+import { cacheAdvice, urlCacheSeconds } from "../authentik/url-cache.ts";
 import { atLeast, parseRelease, type Release } from "../authentik/release.ts";
 
 const settings: StorageSettings = {
@@ -199,6 +200,24 @@ describe("authentik's environment", () => {
       expect(() => encodeValue("NAME", value))
         .to.throw(EnvValueError, /^NAME cannot be passed to authentik/)
         .and.satisfy((error: Error) => !error.message.includes(value));
+    });
+  }
+});
+
+describe("authentik's cache of URLs", () => {
+  // biome-ignore format: a table of cases
+  const cases: [version: string | undefined, urlExpiry: string | undefined, seconds: number][] = [
+    ["2025.10", undefined, 0], ["2025.12", undefined, 603], ["2026.5", "hours=2", 4824], [undefined, "minutes=30", 1206],
+    // authentik caches nothing for less than a minute.
+    ["2026.5", "seconds=89", 0], ["2026.5", "seconds=90", 60],
+  ];
+  for (const [version, urlExpiry, seconds] of cases) {
+    it(`of ${version ?? "any release"} hands out URLs of ${urlExpiry ?? "the default"} for ${seconds} s`, () => {
+      const parsed = version === undefined ? undefined : release(version);
+      expect(urlCacheSeconds({ urlExpiry }, parsed)).to.equal(seconds);
+      const advice = cacheAdvice({ urlExpiry }, parsed);
+      if (seconds === 0) expect(advice).to.equal(undefined);
+      else expect(advice).to.include(`${Math.ceil(seconds / 60)} min`);
     });
   }
 });

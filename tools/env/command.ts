@@ -6,6 +6,7 @@ import { access } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { isStorageVariable } from "../../authentik/env.ts";
 import { unreadVariables } from "../../authentik/unread.ts";
+import { cacheAdvice } from "../../authentik/url-cache.ts";
 import { UsageError, runCommand } from "../lib/command.ts";
 import { readEnvFile, readStack, type Source } from "../lib/source.ts";
 import {
@@ -109,6 +110,13 @@ async function mergeInto(path: string, source: Source): Promise<void> {
     console.error(`${removed ? "removed" : "replaced"} ${name} (was ${old})`);
   }
   for (const warning of unreadVariables(names, source)) console.error(`warning: ${warning}`);
+  const advice = cacheAdvice(source.settings, source.release);
+  if (advice !== undefined && replaced.some(({ name }) => changesUrls(name))) console.error(advice);
+}
+
+/** Whether authentik's URLs are others after a change of this variable. */
+function changesUrls(name: string): boolean {
+  return /__S3__(?!URL_EXPIRY$)/i.test(name);
 }
 
 async function writeTo(path: string, text: string, overwrite: boolean): Promise<void> {

@@ -18,6 +18,8 @@ export interface StackOutputs {
   secureUrls: boolean;
   /** The AWS role of authentik's service accounts; missing if there is none. */
   roleArn?: Output<string>;
+  /** The service accounts that may have the role, as `namespace/name`; missing without a role. */
+  serviceAccounts?: readonly string[];
   /** The origins that may load authentik's files. */
   origins: string[];
   /** The release that `env` is for; missing if it is for all releases. */
@@ -64,6 +66,7 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
     ...(storage.customDomain === undefined ? {} : { customDomain: storage.customDomain }),
     secureUrls: config.secureUrls,
     ...(storage.roleArn === undefined ? {} : { roleArn: storage.roleArn }),
+    ...(storage.serviceAccounts === undefined ? {} : { serviceAccounts: storage.serviceAccounts }),
     origins: config.origins,
     ...(config.authentikVersion === undefined ? {} : { authentikVersion: config.authentikVersion }),
     env,

@@ -3,7 +3,7 @@
  * file alone, but for what depends on the release: the prefixes and the name of the token
  * (`release.ts`). `read-env.ts` reads variables back.
  */
-import { releaseRules, type Release, type ReleaseRules } from "./release.ts";
+import { PREFIXES, TOKEN_NAMES, releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
 export const ADDRESSING_STYLES = ["auto", "path", "virtual"] as const;
 export type AddressingStyle = (typeof ADDRESSING_STYLES)[number];
@@ -164,6 +164,18 @@ export function isSuperseded(name: string, env: Readonly<Record<string, string>>
   const match = /^AUTHENTIK_STORAGE__(MEDIA__|REPORTS__)?(?:BACKEND|S3__.*)$/i.exec(name);
   if (!match) return false;
   return match[1]?.toUpperCase() !== "REPORTS__" || "AUTHENTIK_STORAGE__BACKEND" in env;
+}
+
+/**
+ * The names of every variable that would override or contradict `env` and is not in it, so that an
+ * empty value can remove it.
+ */
+export function supersededNames(env: Readonly<Record<string, string>>): string[] {
+  const { media, general } = PREFIXES;
+  const s3 = [...Object.values(S3_NAMES), ...TOKEN_NAMES].map((name) => `S3__${name}`);
+  return [general, media, `${general}__REPORTS`]
+    .flatMap((prefix) => [BACKEND_NAME, ...s3].map((name) => `${prefix}__${name}`))
+    .filter((name) => !(name in env) && isSuperseded(name, env));
 }
 
 /**

@@ -21,6 +21,9 @@ export const PREFIXES = {
   general: "AUTHENTIK_STORAGE",
 } as const;
 
+/** The names of the setting for the token of temporary credentials, behind a prefix and `__S3__`. */
+export const TOKEN_NAMES = ["SECURITY_TOKEN", "SESSION_TOKEN"] as const;
+
 /** Reads "2025.12" or "2025.12.2". Gives undefined for a text that cannot be a release. */
 export function parseRelease(text: string): Release | undefined {
   const match = /^(20\d\d)\.([1-9]|1[0-2])(?:\.(\d{1,3}))?$/.exec(text);
@@ -53,7 +56,7 @@ export interface ReleaseRules {
    * The settings for the token of temporary credentials. There are several if the release is
    * unknown.
    */
-  tokenNames: readonly ("SECURITY_TOKEN" | "SESSION_TOKEN")[];
+  tokenNames: readonly (typeof TOKEN_NAMES)[number][];
   readsAddressingStyle: boolean;
   readsUrlExpiry: boolean;
   readsSignatureVersion: boolean;
@@ -85,7 +88,7 @@ export interface ReleaseRules {
 /** The rules that hold on every release that may be running. */
 const UNKNOWN_RELEASE: ReleaseRules = {
   prefix: PREFIXES.media,
-  tokenNames: ["SECURITY_TOKEN", "SESSION_TOKEN"],
+  tokenNames: TOKEN_NAMES,
   readsAddressingStyle: true,
   readsUrlExpiry: true,
   readsSignatureVersion: true,

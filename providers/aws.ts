@@ -366,6 +366,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   readonly customDomain: Output<string> | undefined;
   readonly credentials: Output<Credentials>;
   readonly roleArn: Output<string> | undefined;
+  readonly serviceAccounts: readonly string[] | undefined;
 
   constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
@@ -390,6 +391,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
     this.credentials = secret(identity.credentials);
     this.roleArn = identity.roleArn;
+    this.serviceAccounts = accountsOf(args.credentials);
     this.registerOutputs({
       bucketName: this.bucketName,
       endpoint: this.endpoint,
@@ -595,6 +597,11 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       secretKey,
     }));
   }
+}
+
+function accountsOf(credentials: AwsCredentials): string[] | undefined {
+  if (!("serviceAccounts" in credentials)) return undefined;
+  return credentials.serviceAccounts.map(({ namespace, name }) => `${namespace}/${name}`);
 }
 
 /** Options of every child. */

@@ -26,6 +26,8 @@ export interface AuthentikStorage {
   readonly credentials: Output<Credentials>;
   /** The AWS role that authentik's pods assume, if the provider creates one. */
   readonly roleArn?: Output<string> | undefined;
+  /** The Kubernetes service accounts that may have the role, as `namespace/name`. */
+  readonly serviceAccounts?: readonly string[] | undefined;
   /** Where the bucket is in URLs, for releases with that setting; undefined leaves it to boto3. */
   readonly addressingStyle?: AddressingStyle | undefined;
 }

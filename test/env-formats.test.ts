@@ -17,6 +17,7 @@ import {
   dotenvValues,
   formatEnv,
   type FormatOptions,
+  type KeysIn,
 } from "../tools/env/formats.ts";
 import { mergeIntoFile, writeSecretFile } from "../tools/env/write.ts";
 
@@ -186,6 +187,21 @@ describe("authentik's variables read back", function () {
     expectKept((env) => readHelm(formatEnv(env, "helm", inValues), renderByHand));
   });
 
+  it("from the chart's values over those of any earlier hand-over", () => {
+    const place = fc.constantFrom(...(["env-from", "values"] as const));
+    const isKept = (before: Written, after: Written, keysBefore: KeysIn, keysIn: KeysIn) => {
+      const values = (env: Env, where: KeysIn) =>
+        v.parse(Values, parseYaml(formatEnv(env, "helm", options({ keysIn: where }))));
+      const merged = reuseValues(values(before.env, keysBefore), values(after.env, keysIn));
+      const secret = keysIn === "env-from" ? readSecret(formatEnv(after.env, "secret")) : {};
+      const read = { ...readHelm(JSON.stringify(merged), renderByHand), ...secret };
+      const names = (env: Env) => Object.keys(env).filter((name) => name.startsWith("AUTHENTIK_"));
+      expect(names(read)).to.have.members(names(after.env));
+      for (const [name, value] of Object.entries(after.env)) expect(read[name]).to.equal(value);
+    };
+    fc.assert(fc.property(written, written, place, place, isKept));
+  });
+
   it("from the chart's values by Helm's template engine", function () {
     this.timeout(120_000);
     const samples = fc.sample(written, 300);
@@ -223,7 +239,10 @@ describe("authentik's variables read back", function () {
 });
 
 function readSecret(text: string, version: "1.1" | "1.2" = "1.2"): Env {
-  return v.parse(v.object({ stringData: Env }), parseYaml(text, { version })).stringData;
+  const { data } = v.parse(v.object({ data: Env }), parseYaml(text, { version }));
+  return Object.fromEntries(
+    Object.entries(data).map(([name, value]) => [name, Buffer.from(value, "base64").toString()]),
+  );
 }
 
 const HelmFile = v.object({
@@ -231,13 +250,28 @@ const HelmFile = v.object({
   global: v.optional(v.object({ env: v.optional(NameValuePairs, []) })),
 });
 
+type Values = Record<string, unknown>;
+const Values = v.record(v.string(), v.unknown());
+const isTable = (value: unknown): value is Values => !Array.isArray(value) && v.is(Values, value);
+
+/** Helm's merge of new values over the earlier ones of a release (`--reuse-values`). */
+function reuseValues(earlier: Values, now: Values): Values {
+  const merged = { ...earlier, ...now };
+  for (const [key, value] of Object.entries(now)) {
+    const before = earlier[key];
+    if (isTable(before) && isTable(value)) merged[key] = reuseValues(before, value);
+  }
+  return merged;
+}
+
 /** The variables that the chart makes of its values. */
 function readHelm(text: string, render: (value: string) => string): Env {
   const { authentik, global } = v.parse(HelmFile, parseYaml(text));
   const env = fromPairs(global?.env ?? []);
   const addLeaves = (name: string, node: unknown): void => {
     if (typeof node === "string") {
-      env[name] = render(node);
+      // The chart makes no variable of an empty value.
+      if (node !== "") env[name] = render(node);
       return;
     }
     const branches = v.parse(v.record(v.string(), v.unknown()), node);
@@ -305,16 +339,40 @@ describe("a format", () => {
     });
   }
 
-  it("gives both server and worker a role", () => {
-    const file: unknown = parseYaml(formatEnv(NO_KEYS, "helm", options({ roleArn })));
-    expect(file).to.deep.include({
-      server: { serviceAccountName: "authentik" },
-      serviceAccount: {
-        create: true,
-        fullnameOverride: "authentik",
-        annotations: { "eks.amazonaws.com/role-arn": roleArn },
-      },
+  // biome-ignore format: a table of cases
+  const accounts: [serviceAccounts: string[] | undefined, server: string, worker: string][] = [
+    [undefined, "authentik", "authentik"],
+    [["sso/one"], "one", "one"],
+    [["sso/one", "sso/two"], "one", "two"],
+  ];
+  for (const [serviceAccounts, server, worker] of accounts) {
+    it(`gives server and worker a role: ${serviceAccounts?.join() ?? "the chart's account"}`, () => {
+      const text = formatEnv(NO_KEYS, "helm", options({ roleArn, serviceAccounts }));
+      expect(parseYaml(text)).to.deep.include({
+        server: { serviceAccountName: server },
+        worker: { serviceAccountName: worker },
+        serviceAccount: {
+          create: true,
+          fullnameOverride: worker,
+          annotations: { "eks.amazonaws.com/role-arn": roleArn },
+        },
+      });
     });
+  }
+
+  it("says which lists of the chart's values it replaces", () => {
+    expect(formatEnv(KEYS, "helm")).to.match(/# The lists below "global" replace your own/);
+    expect(formatEnv(NO_KEYS, "helm")).not.to.include("The lists");
+  });
+
+  it("needs one list alone, in which the Secret has everything that is not authentik's", () => {
+    const env = { ...KEYS, AWS_REQUEST_CHECKSUM_CALCULATION: "when_required" };
+    const { global } = v.parse(
+      v.object({ global: v.unknown() }),
+      parseYaml(formatEnv(env, "helm")),
+    );
+    expect(global).to.deep.equal({ envFrom: [{ secretRef: { name: "authentik-storage" } }] });
+    expect(readSecret(formatEnv(env, "secret"))).to.deep.equal(env);
   });
 
   it("leaves everything to a Secret that replaces the chart's", () => {

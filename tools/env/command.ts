@@ -66,7 +66,7 @@ const command = new Command("env")
   )
   .option(
     "--role-arn <arn>",
-    "helm: the AWS role of the service account, instead of keys (default: the stack's role)",
+    "helm: the AWS role of the service accounts, instead of keys (default: the stack's role)",
   )
   .option(
     "--secret-arn <arn>",
@@ -82,12 +82,16 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
     throw new UsageError("--merge needs --output and the format dotenv");
   }
   const source = await read(stack, options);
-  const { env, roleArn } = source;
+  const { env, roleArn, serviceAccounts } = source;
   if (output !== undefined && merge) {
     await mergeInto(output, source);
     return;
   }
-  const text = formatEnv(env, format, { ...options, roleArn: options.roleArn ?? roleArn });
+  const text = formatEnv(env, format, {
+    ...options,
+    serviceAccounts,
+    roleArn: options.roleArn ?? roleArn,
+  });
   if (output === undefined) process.stdout.write(text);
   else await writeTo(output, text, overwrite === true);
 }

@@ -1,6 +1,6 @@
 /** authentik's variables in the formats of the tools that pass them to authentik. */
 import { stringify } from "yaml";
-import { isCredential } from "../../authentik/env.ts";
+import { isCredential, supersededNames } from "../../authentik/env.ts";
 import { quoteDotenv } from "../lib/dotenv.ts";
 
 export const FORMATS = ["dotenv", "compose", "helm", "secret", "ecs", "json"] as const;
@@ -20,8 +20,13 @@ export interface FormatOptions {
   keysIn: KeysIn;
   /** For `helm` and `secret`: the name of the Kubernetes Secret. */
   secretName: string;
-  /** For `helm`: the AWS role of the service account, if authentik has no keys. */
+  /** For `helm`: the AWS role of the service accounts, if authentik has no keys. */
   roleArn?: string | undefined;
+  /**
+   * For `helm`: the service accounts that may have the role, as `namespace/name`: the server's, and
+   * the worker's if it is another. The default is the chart's own.
+   */
+  serviceAccounts?: readonly string[] | undefined;
   /**
    * For `ecs`: the ARN of a Secrets Manager secret whose JSON has the variables, or of a Parameter
    * Store path whose parameters have the names of the variables.
@@ -100,26 +105,50 @@ function compose(env: Env): string {
   return yaml({ services: { server: { environment }, worker: { environment } } });
 }
 
+/** What the values file says of itself. */
+const HELM_HEAD = `# Use this as the last values file of the release, also with --reuse-values.
+# An empty value removes what earlier values have set. The chart makes no variable of it.
+`;
+const LIST_HEAD = `# The lists below "global" replace your own. If you have such a list, add these entries to it.
+`;
+
 /** Values for the chart `authentik` of charts.goauthentik.io. */
-function helm(env: Env, { keysIn, secretName, roleArn }: FormatOptions): string {
-  const serviceAccount = roleArn === undefined ? {} : helmServiceAccount(env, roleArn);
+function helm(env: Env, options: FormatOptions): string {
+  const { keysIn, secretName } = options;
+  const serviceAccounts = options.roleArn === undefined ? {} : helmServiceAccounts(env, options);
   // With a Secret of this name the chart ignores all other values below `authentik`.
   if (keysIn === "existing-secret") {
-    return yaml({ authentik: { existingSecret: { secretName } }, ...serviceAccount });
+    return yaml({ authentik: { existingSecret: { secretName } }, ...serviceAccounts });
   }
-  const hasSecret = keysIn === "env-from" && Object.keys(env).some(isCredential);
-  const visible = Object.entries(env).filter(([name]) => !hasSecret || !isCredential(name));
-  const isAuthentik = ([name]: [string, string]) => name.startsWith("AUTHENTIK_");
-  const others = visible.filter((entry) => !isAuthentik(entry));
+  const inSecret = keysIn === "env-from" ? secretEntries(env) : {};
+  const visible = Object.entries(env).filter(([name]) => !(name in inSecret));
+  const others = visible.filter(([name]) => !isAuthentik(name));
+  const removed = [...supersededNames(env), ...Object.keys(inSecret).filter(isAuthentik)];
+  const values = [...visible.filter(([name]) => isAuthentik(name)), ...removed.map(asEmpty)];
+  const hasSecret = Object.keys(inSecret).length > 0;
   const global = {
     ...(others.length > 0 ? { env: nameValuePairs(others) } : {}),
     ...(hasSecret ? { envFrom: [{ secretRef: { name: secretName } }] } : {}),
   };
-  return yaml({
-    ...(Object.keys(global).length > 0 ? { global } : {}),
-    authentik: helmTree(visible.filter(isAuthentik)),
-    ...serviceAccount,
+  const hasLists = Object.keys(global).length > 0;
+  const text = yaml({
+    ...(hasLists ? { global } : {}),
+    authentik: helmTree(values),
+    ...serviceAccounts,
   });
+  return HELM_HEAD + (hasLists ? LIST_HEAD : "") + text;
+}
+
+function isAuthentik(name: string): boolean {
+  return name.startsWith("AUTHENTIK_");
+}
+
+/**
+ * A value that removes a setting of earlier values. `null` does not: with `--reuse-values` Helm
+ * takes the earlier value again, and without one the chart makes "<nil>" of it.
+ */
+function asEmpty(name: string): [name: string, value: string] {
+  return [name, ""];
 }
 
 interface Tree {
@@ -147,10 +176,13 @@ function helmTree(variables: readonly [string, string][]): Tree {
 }
 
 /**
- * A service account with an AWS role. The chart gives its own service account to the worker alone,
- * unless the server names it (goauthentik/helm issue 472).
+ * The service accounts with an AWS role. The chart gives its own service account to the worker
+ * alone, unless the server names it (goauthentik/helm issue 472).
  */
-function helmServiceAccount(env: Env, roleArn: string): Record<string, unknown> {
+function helmServiceAccounts(
+  env: Env,
+  { roleArn, serviceAccounts = [] }: FormatOptions,
+): Record<string, unknown> {
   const credentials = Object.keys(env).filter(isCredential);
   if (credentials.length > 0) {
     throw new FormatError(
@@ -158,11 +190,13 @@ function helmServiceAccount(env: Env, roleArn: string): Record<string, unknown> 
         "remove the keys from the stack, or the role from the command",
     );
   }
-  const name = "authentik";
+  const names = serviceAccounts.map((account) => account.split("/").at(-1) ?? account);
+  const [server = "authentik", worker = server] = names;
   const annotations = { "eks.amazonaws.com/role-arn": roleArn };
   return {
-    server: { serviceAccountName: name },
-    serviceAccount: { create: true, fullnameOverride: name, annotations },
+    server: { serviceAccountName: server },
+    worker: { serviceAccountName: worker },
+    serviceAccount: { create: true, fullnameOverride: worker, annotations },
   };
 }
 
@@ -171,18 +205,27 @@ function helmServiceAccount(env: Env, roleArn: string): Record<string, unknown> 
  * chart's Secret.
  */
 function secret(env: Env, { keysIn, secretName }: FormatOptions): string {
-  const entries = Object.entries(env);
-  const stringData = Object.fromEntries(
-    keysIn === "env-from" ? entries.filter(([name]) => isCredential(name)) : entries,
-  );
-  if (Object.keys(stringData).length === 0) {
+  const entries = keysIn === "env-from" ? secretEntries(env) : env;
+  if (Object.keys(entries).length === 0) {
     throw new FormatError(
       "there are no keys to put into a Secret; " +
         "if authentik has a role, use the format helm with --role-arn",
     );
   }
+  // `kubectl apply` does not remove keys that an earlier `stringData` has set.
+  const data = mapValues(entries, (value) => Buffer.from(value).toString("base64"));
   const metadata = { name: secretName };
-  return yaml({ apiVersion: "v1", kind: "Secret", metadata, type: "Opaque", stringData });
+  return yaml({ apiVersion: "v1", kind: "Secret", metadata, type: "Opaque", data });
+}
+
+/**
+ * What a Secret beside the chart's own holds: the credentials, and the variables that the chart
+ * would pass on in a list. It is empty if there are no credentials.
+ */
+function secretEntries(env: Env): Record<string, string> {
+  if (!Object.keys(env).some(isCredential)) return {};
+  const isInSecret = (name: string) => isCredential(name) || !isAuthentik(name);
+  return Object.fromEntries(Object.entries(env).filter(([name]) => isInSecret(name)));
 }
 
 /** The `environment` and `secrets` of a container definition. */

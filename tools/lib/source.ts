@@ -27,6 +27,8 @@ export interface Source {
   keyIsAdmin?: boolean | undefined;
   /** The AWS role of authentik's service accounts, if the stack created one. */
   roleArn?: string | undefined;
+  /** The service accounts that may have the role, as `namespace/name`. */
+  serviceAccounts?: readonly string[] | undefined;
   /** Warnings about the variables. */
   warnings: string[];
 }
@@ -66,6 +68,7 @@ const Outputs = v.object({
   origins: v.array(v.string()),
   authentikVersion: v.optional(v.string()),
   roleArn: v.optional(v.string()),
+  serviceAccounts: v.optional(v.array(v.string())),
   env: v.record(v.string(), v.string()),
 });
 
@@ -100,13 +103,14 @@ export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boo
       `the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`,
     );
   }
-  const { provider, origins, authentikVersion, roleArn, env } = outputs.output;
+  const { provider, origins, authentikVersion, roleArn, serviceAccounts, env } = outputs.output;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
   // The provider s3 creates no keys. Without separate admin keys, authentik's own keys created the
   // bucket.
   const keyIsAdmin = provider === "s3" && !hasAdminKeys;
   const read = readEnv(env, release);
-  return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, roleArn, ...read };
+  const role = { roleArn, serviceAccounts };
+  return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, ...role, ...read };
 }
 
 async function askPulumi(

@@ -336,6 +336,7 @@ describe("AWS: credentials", () => {
         principal: "role/authentik-role",
       }),
     ).to.equal("Allowed");
+    expect(recording.storage.serviceAccounts).to.deep.equal(IRSA.serviceAccounts.split(","));
   });
 
   it("role in EKS by Pod Identity: an association for each service account", async () => {

@@ -343,6 +343,7 @@ describe("a source of variables", function () {
       provider: "s3",
       origins: ["https://a.b"],
       authentikVersion: "2025.12",
+      serviceAccounts: ["sso/authentik"],
       env: withS3({ ACCESS_KEY: "k", SECRET_KEY: "s" }),
     };
     const exported = pulumi(["stack", "export", "--stack", "dev"]);
@@ -352,6 +353,7 @@ describe("a source of variables", function () {
       name: 'stack "dev"',
       env: outputs.env,
       origins: outputs.origins,
+      serviceAccounts: outputs.serviceAccounts,
       release: { year: 2025, month: 12 },
       keyIsAdmin: true,
     });

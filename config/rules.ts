@@ -130,7 +130,10 @@ export function authentikVersion(value: string): string | undefined {
 /** SigV4's limit for presigned URLs (AWS, "Signature Version 4 query parameters"). */
 const LONGEST_EXPIRY = 604_800;
 
-/** How long URLs are valid, in authentik's duration format (`lib/utils/time.py`): `minutes=15`, several joined by `;`. */
+/**
+ * How long URLs are valid, in authentik's duration format (`lib/utils/time.py`): `minutes=15`,
+ * several joined by `;`.
+ */
 export function urlExpiry(value: string): string | undefined {
   const seconds = durationSeconds(value);
   if (seconds === undefined) {

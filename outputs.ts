@@ -1,4 +1,4 @@
-/** From the provisioned storage to the stack's outputs, authentik's variables among them. */
+/** Turns the provisioned storage into the stack's outputs, with authentik's variables. */
 import * as log from "@pulumi/pulumi/log/index.js";
 import { all, secret, type Output } from "@pulumi/pulumi/output.js";
 import { buildEnv, type StorageSettings } from "./authentik/env.ts";
@@ -12,24 +12,30 @@ export interface StackOutputs {
   bucket: Output<string>;
   region: Output<string>;
   endpoint: Output<string>;
-  /** Absent where there is none. */
+  /** Missing if there is none. */
   customDomain?: Output<string>;
   secureUrls: boolean;
-  /** The AWS role of authentik's service accounts; absent where there is none. */
+  /** The AWS role of authentik's service accounts; missing if there is none. */
   roleArn?: Output<string>;
   /** The origins that may load authentik's files. */
   origins: string[];
-  /** The release that `env` is made for; absent where it is made for all. */
+  /** The release that `env` is for; missing if it is for all releases. */
   authentikVersion?: string;
   /** authentik's variables, names to values. A secret. */
   env: Output<Record<string, string>>;
 }
 
-/** The outputs of a stack with this config and this storage. What the user should know of them is logged as warnings. */
+/** The outputs of a stack with this config and this storage. Warnings about them are logged. */
 export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): StackOutputs {
-  const env = secret(all([
-    storage.bucketName, storage.region, storage.endpoint, storage.customDomain, storage.credentials,
-  ])).apply(([bucketName, region, endpoint, customDomain, credentials]) => {
+  const env = secret(
+    all([
+      storage.bucketName,
+      storage.region,
+      storage.endpoint,
+      storage.customDomain,
+      storage.credentials,
+    ]),
+  ).apply(([bucketName, region, endpoint, customDomain, credentials]) => {
     const settings: StorageSettings = {
       ...credentials,
       bucketName,
@@ -42,7 +48,8 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
       urlExpiry: config.urlExpiry,
       checksums: config.checksums,
     };
-    const release = config.authentikVersion === undefined ? undefined : parseRelease(config.authentikVersion);
+    const release =
+      config.authentikVersion === undefined ? undefined : parseRelease(config.authentikVersion);
     const { env, warnings } = buildEnv(settings, release);
     for (const warning of warnings) void log.warn(warning);
     return env;

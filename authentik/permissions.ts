@@ -41,8 +41,20 @@ export function authentikPolicy(bucketArn: string, principals?: string[]): Polic
   return {
     Version: "2012-10-17",
     Statement: [
-      { Sid: "AuthentikBucket", Effect: "Allow", ...principal, Action: BUCKET_ACTIONS, Resource: bucketArn },
-      { Sid: "AuthentikObjects", Effect: "Allow", ...principal, Action: OBJECT_ACTIONS, Resource: `${bucketArn}/*` },
+      {
+        Sid: "AuthentikBucket",
+        Effect: "Allow",
+        ...principal,
+        Action: BUCKET_ACTIONS,
+        Resource: bucketArn,
+      },
+      {
+        Sid: "AuthentikObjects",
+        Effect: "Allow",
+        ...principal,
+        Action: OBJECT_ACTIONS,
+        Resource: `${bucketArn}/*`,
+      },
     ],
   };
 }

@@ -1,4 +1,4 @@
-/** What each example stack costs in process, against an empty program. */
+/** Measures each example stack in process, compared with an empty program. */
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -7,20 +7,23 @@ import { PROVIDERS } from "../providers/index.ts";
 const PROGRAM = fileURLToPath(new URL("../test/fixtures/in-process.ts", import.meta.url));
 const RUNS = 5;
 
-/** Prints the quickest of a few runs in turn, and its ratio to the empty program's. */
+/** Prints the fastest of several alternating runs, and its ratio to the empty program's. */
 export async function benchExamples(): Promise<void> {
   const names = ["empty", ...PROVIDERS];
-  const least = new Map(names.map((name): [string, number] => [name, Number.POSITIVE_INFINITY]));
+  const fastest = new Map<string, number>();
   for (let round = 0; round < RUNS; round += 1) {
     for (const name of names) {
       const start = performance.now();
-      await promisify(execFile)(process.execPath, ["--import", "tsx/esm", PROGRAM, name], { timeout: 60_000 });
-      least.set(name, Math.min(least.get(name) ?? Number.POSITIVE_INFINITY, performance.now() - start));
+      const args = ["--import", "tsx/esm", PROGRAM, name];
+      await promisify(execFile)(process.execPath, args, { timeout: 60_000 });
+      fastest.set(name, Math.min(fastest.get(name) ?? Infinity, performance.now() - start));
     }
   }
-  const empty = least.get("empty") ?? Number.NaN;
-  console.log(`example stacks in process, the quickest of ${RUNS} runs in turn`);
-  for (const [name, milliseconds] of least) {
-    console.log(`${name.padEnd(8)} ${milliseconds.toFixed(0).padStart(6)} ms   ${(milliseconds / empty).toFixed(2)} of the empty program's`);
+  const empty = fastest.get("empty") ?? NaN;
+  console.log(`example stacks in process, the fastest of ${RUNS} alternating runs`);
+  for (const [name, milliseconds] of fastest) {
+    const time = `${milliseconds.toFixed(0).padStart(6)} ms`;
+    const ratio = (milliseconds / empty).toFixed(2);
+    console.log(`${name.padEnd(8)} ${time}   ${ratio} of the empty program's`);
   }
 }

@@ -1,13 +1,25 @@
-/** `npm run bench`: speed as ratios within one run. */
+/** `npm run bench`: measures speed, as ratios within one run. */
 import { Command } from "commander";
 import { benchExamples } from "./examples.ts";
 import { benchMigrate } from "./migrate.ts";
 import { benchPreview } from "./preview.ts";
 
 const program = new Command("npm run bench --")
-  .description("Measures speed against alternatives, in one run.")
+  .description("Compares the speed of this project with alternatives, in one run.")
   .addHelpText("after", "\nExamples:\n  npm run bench\n  npm run bench -- migrate");
-program.command("preview", { isDefault: true }).description("a preview of the dev stack, against an empty and a naive program").action(benchPreview);
-program.command("migrate").description("migrate, against aws s3 sync and rclone where they are on PATH; takes some minutes and, with both, 13 GB of TMPDIR").action(benchMigrate);
-program.command("examples").description("the example stacks in process, against an empty program").action(benchExamples);
+program
+  .command("preview", { isDefault: true })
+  .description("a preview of the dev stack, compared with an empty and a naive program")
+  .action(benchPreview);
+program
+  .command("migrate")
+  .description(
+    "migrate, compared with aws s3 sync and rclone if they are on PATH; takes some minutes and, " +
+      "with both, 13 GB of TMPDIR",
+  )
+  .action(benchMigrate);
+program
+  .command("examples")
+  .description("the example stacks in process, compared with an empty program")
+  .action(benchExamples);
 await program.parseAsync();

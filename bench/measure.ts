@@ -1,40 +1,58 @@
-/** What a program takes, measured from outside. */
+/** Measures time and memory of a program from outside. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 
 export interface Figure {
   seconds: number;
-  /** Of its largest process. */
+  /** Memory peak of its largest process. */
   megabytes: number;
 }
 
-/** The median time, and the median peak. */
+/** The median time and the median peak. */
 export function medianOf(figures: readonly Figure[]): Figure {
-  const middle = (values: number[]): number => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-  return { seconds: middle(figures.map(({ seconds }) => seconds)), megabytes: middle(figures.map(({ megabytes }) => megabytes)) };
+  return {
+    seconds: median(figures.map(({ seconds }) => seconds)),
+    megabytes: median(figures.map(({ megabytes }) => megabytes)),
+  };
+}
+
+function median(values: number[]): number {
+  return values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 }
 
 /**
  * Runs a program to its end.
  *
- * @param env beside this process's own
+ * @param env environment variables besides those of this process
  * @throws Error when it fails
  */
-export async function measure(program: string, args: readonly string[], { cwd, env }: { cwd?: string; env: Readonly<Record<string, string>> }): Promise<Figure> {
+export async function measure(
+  program: string,
+  args: readonly string[],
+  { cwd, env }: { cwd?: string; env: Readonly<Record<string, string>> },
+): Promise<Figure> {
   const start = performance.now();
   const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: "ignore" });
   let megabytes = 0;
-  const watch = setInterval(() => { megabytes = Math.max(megabytes, largestPeak(child.pid ?? 0)); }, 50);
-  const code = await once(child, "close").then(([status]: unknown[]) => status).finally(() => { clearInterval(watch); });
+  const watch = setInterval(() => {
+    megabytes = Math.max(megabytes, largestPeak(child.pid ?? 0));
+  }, 50);
+  const closed: Promise<unknown[]> = once(child, "close");
+  const [code] = await closed.finally(() => {
+    clearInterval(watch);
+  });
   const seconds = (performance.now() - start) / 1000;
-  if (code !== 0) throw new Error(`${program} ${args.join(" ")} ends with ${String(code)}${cwd === undefined ? "" : ` in ${cwd}`}`);
+  if (code !== 0) {
+    const place = cwd === undefined ? "" : ` in ${cwd}`;
+    throw new Error(`${program} ${args.join(" ")} ended with status ${String(code)}${place}`);
+  }
   return { seconds, megabytes };
 }
 
 /**
- * The highest peak among a process and its descendants so far, in MB; 0 where there is no /proc. It looks at these alone: to
- * read of all processes so often would slow down what is measured.
+ * The highest peak so far of a process and its descendants, in MB; 0 on a machine without /proc. It
+ * reads only these processes: to read all of them so often would slow down what is measured.
  */
 function largestPeak(pid: number): number {
   const status = unlessGone(() => readFileSync(`/proc/${pid}/status`, "utf8"), "");
@@ -42,10 +60,14 @@ function largestPeak(pid: number): number {
   return Math.max(peak, ...childrenOf(pid).map(largestPeak));
 }
 
-/** Each thread has those that it has started. */
+/** The processes that each thread has started. */
 function childrenOf(pid: number): number[] {
   const threads = unlessGone(() => readdirSync(`/proc/${pid}/task`), []);
-  return threads.flatMap((thread) => unlessGone(() => readFileSync(`/proc/${pid}/task/${thread}/children`, "utf8"), "").split(" ").filter(Boolean).map(Number));
+  return threads.flatMap((thread) => {
+    const file = `/proc/${pid}/task/${thread}/children`;
+    const children = unlessGone(() => readFileSync(file, "utf8"), "");
+    return children.split(" ").filter(Boolean).map(Number);
+  });
 }
 
 /** A process may end at any moment. */

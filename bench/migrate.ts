@@ -16,14 +16,23 @@ import { measure, medianOf, type Figure } from "./measure.ts";
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
 const LARGE_BYTES = 256 * 1024 * 1024;
-const COLUMNS = ["small up", "small down", "large up", "large down", "nothing to do up", "nothing to do down"] as const;
+const COLUMNS = [
+  "small up",
+  "small down",
+  "large up",
+  "large down",
+  "nothing to do up",
+  "nothing to do down",
+] as const;
 type Column = (typeof COLUMNS)[number];
 const ROUNDS = 3;
 const LISTED_KEYS = 1_000_000;
 const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
 const Manifest = v.object({ scripts: v.object({ migrate: v.string() }) });
 /** What `npm run migrate` runs: `node`, its flags, and the command. */
-const [, ...MIGRATE] = v.parse(Manifest, JSON.parse(readFileSync("package.json", "utf8"))).scripts.migrate.split(" ");
+const [, ...MIGRATE] = v
+  .parse(Manifest, JSON.parse(readFileSync("package.json", "utf8")))
+  .scripts.migrate.split(" ");
 
 interface Tool {
   name: string;
@@ -35,17 +44,26 @@ interface Tool {
 /** Times every tool that is on PATH in turn, in both directions, several times, and prints a table of medians; then a listing of a million keys. */
 export async function benchMigrate(): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
-  const server = await startVersitygw({ versitygw: await findVersitygw(".local/bin"), dataDir: join(work, "buckets"), iamDir: join(work, "iam"), root: KEYS });
+  const server = await startVersitygw({
+    versitygw: await findVersitygw(".local/bin"),
+    dataDir: join(work, "buckets"),
+    iamDir: join(work, "iam"),
+    root: KEYS,
+  });
   try {
     await makeFiles(join(work, "small"), SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
     await makeFiles(join(work, "large"), LARGE_FILES, () => LARGE_BYTES);
     for (const name of ["small", "large"]) await linkFiles(join(work, name), join(work, "all"));
     const samples: { tool: Tool; column: Column; figure: Figure }[] = [];
     const found = await tools(work, server.endpoint);
-    const take = async (tool: Tool, column: Column, way: Way) => { samples.push({ tool, column, figure: await time(tool, way, work) }); };
-    const start = (tool: Tool, set: string, round: number) => newTrip(tool, set, round, work, server.endpoint);
+    const take = async (tool: Tool, column: Column, way: Way) => {
+      samples.push({ tool, column, figure: await time(tool, way, work) });
+    };
+    const start = (tool: Tool, set: string, round: number) =>
+      newTrip(tool, set, round, work, server.endpoint);
     const inTurn = async (rounds: number, run: (tool: Tool, round: number) => Promise<void>) => {
-      for (let round = 0; round < rounds; round += 1) for (const tool of found) await run(tool, round);
+      for (let round = 0; round < rounds; round += 1)
+        for (const tool of found) await run(tool, round);
     };
     // What was copied stays, except the largest: after thousands of files were deleted others take a disk several times as long, for minutes.
     await inTurn(ROUNDS, async (tool, round) => {
@@ -69,8 +87,21 @@ export async function benchMigrate(): Promise<void> {
       await trip.remove();
     });
     const medianText = (tool: Tool, column: Column): string =>
-      text(medianOf(samples.filter((sample) => sample.tool === tool && sample.column === column).map(({ figure }) => figure)));
-    console.table(Object.fromEntries(found.map((tool) => [tool.name, Object.fromEntries(COLUMNS.map((column) => [column, medianText(tool, column)]))])));
+      text(
+        medianOf(
+          samples
+            .filter((sample) => sample.tool === tool && sample.column === column)
+            .map(({ figure }) => figure),
+        ),
+      );
+    console.table(
+      Object.fromEntries(
+        found.map((tool) => [
+          tool.name,
+          Object.fromEntries(COLUMNS.map((column) => [column, medianText(tool, column)])),
+        ]),
+      ),
+    );
     console.log(`medians of ${ROUNDS} rounds`);
     console.log(`listing of ${LISTED_KEYS} keys: ${text(await listMany(work))}`);
   } finally {
@@ -88,7 +119,13 @@ interface Trip {
   remove(): Promise<void>;
 }
 
-async function newTrip(tool: Tool, set: string, round: number, work: string, endpoint: string): Promise<Trip> {
+async function newTrip(
+  tool: Tool,
+  set: string,
+  round: number,
+  work: string,
+  endpoint: string,
+): Promise<Trip> {
   const bucket = `${tool.name.replaceAll(/\W+/g, "-")}-${set}-${round}`;
   const copy = join(work, "copy", bucket);
   const stored = join(work, "buckets", bucket);
@@ -97,11 +134,17 @@ async function newTrip(tool: Tool, set: string, round: number, work: string, end
   return {
     up: [join(work, set), bucket, bucket],
     down: [bucket, copy, bucket],
-    remove: async () => { for (const folder of [copy, stored]) await rm(folder, { recursive: true }); },
+    remove: async () => {
+      for (const folder of [copy, stored]) await rm(folder, { recursive: true });
+    },
   };
 }
 
-async function makeFiles(folder: string, count: number, size: (index: number) => number): Promise<void> {
+async function makeFiles(
+  folder: string,
+  count: number,
+  size: (index: number) => number,
+): Promise<void> {
   for (let index = 0; index < count; index++) {
     const path = join(folder, "media", "public", `${basename(folder)}-${index % 10}`);
     await mkdir(path, { recursive: true });
@@ -121,34 +164,80 @@ async function linkFiles(folder: string, to: string): Promise<void> {
 }
 
 async function writeEnvFile(work: string, endpoint: string, bucket: string): Promise<string> {
-  const { env } = buildEnv({ bucketName: bucket, endpoint, region: "us-east-1", ...KEYS, secureUrls: false });
+  const { env } = buildEnv({
+    bucketName: bucket,
+    endpoint,
+    region: "us-east-1",
+    ...KEYS,
+    secureUrls: false,
+  });
   const file = join(work, `${bucket}.env`);
-  await writeFile(file, Object.entries(env).map(([name, value]) => `${name}=${value}\n`).join(""), { mode: 0o600 });
+  await writeFile(
+    file,
+    Object.entries(env)
+      .map(([name, value]) => `${name}=${value}\n`)
+      .join(""),
+    { mode: 0o600 },
+  );
   return `env:${file}`;
 }
 
 /** `migrate`, and those of the others that are on PATH. */
 async function tools(work: string, endpoint: string): Promise<Tool[]> {
-  const place = (text: string, bucket: string): string => (text === bucket ? `env:${join(work, `${bucket}.env`)}` : text);
-  const found: Tool[] = [{
-    name: "migrate",
-    args: (from, to, bucket) => [process.execPath, ...MIGRATE, place(from, bucket), place(to, bucket), "--yes", "--state", join(work, "state")],
-    env: {},
-  }];
+  const place = (text: string, bucket: string): string =>
+    text === bucket ? `env:${join(work, `${bucket}.env`)}` : text;
+  const found: Tool[] = [
+    {
+      name: "migrate",
+      args: (from, to, bucket) => [
+        process.execPath,
+        ...MIGRATE,
+        place(from, bucket),
+        place(to, bucket),
+        "--yes",
+        "--state",
+        join(work, "state"),
+      ],
+      env: {},
+    },
+  ];
   const aws = await onPath("aws");
   const s3 = (text: string, bucket: string): string => (text === bucket ? `s3://${bucket}` : text);
   if (aws) {
     found.push({
       name: "aws",
-      args: (from, to, bucket) => [aws, "--endpoint-url", endpoint, "s3", "sync", "--only-show-errors", s3(from, bucket), s3(to, bucket)],
-      env: { AWS_ACCESS_KEY_ID: KEYS.accessKey, AWS_SECRET_ACCESS_KEY: KEYS.secretKey, AWS_DEFAULT_REGION: "us-east-1" },
+      args: (from, to, bucket) => [
+        aws,
+        "--endpoint-url",
+        endpoint,
+        "s3",
+        "sync",
+        "--only-show-errors",
+        s3(from, bucket),
+        s3(to, bucket),
+      ],
+      env: {
+        AWS_ACCESS_KEY_ID: KEYS.accessKey,
+        AWS_SECRET_ACCESS_KEY: KEYS.secretKey,
+        AWS_DEFAULT_REGION: "us-east-1",
+      },
     });
   }
   const rclone = await onPath("rclone");
-  const remote = (text: string, bucket: string): string => (text === bucket ? `server:${bucket}` : text);
+  const remote = (text: string, bucket: string): string =>
+    text === bucket ? `server:${bucket}` : text;
   if (rclone) {
-    const args = (from: string, to: string, bucket: string) =>
-      [rclone, "copy", "--quiet", "--transfers", "32", "--checkers", "32", remote(from, bucket), remote(to, bucket)];
+    const args = (from: string, to: string, bucket: string) => [
+      rclone,
+      "copy",
+      "--quiet",
+      "--transfers",
+      "32",
+      "--checkers",
+      "32",
+      remote(from, bucket),
+      remote(to, bucket),
+    ];
     const env = {
       RCLONE_CONFIG: join(work, "no-rclone.conf"),
       RCLONE_CONFIG_SERVER_TYPE: "s3",
@@ -160,7 +249,13 @@ async function tools(work: string, endpoint: string): Promise<Tool[]> {
     };
     found.push({ name: "rclone", args, env });
     // It leaves what it writes in the machine's memory; migrate has it on the disk when it ends.
-    const synced = (from: string, to: string, bucket: string) => ["sh", "-c", '"$@" && sync -f "$0"', work, ...args(from, to, bucket)];
+    const synced = (from: string, to: string, bucket: string) => [
+      "sh",
+      "-c",
+      '"$@" && sync -f "$0"',
+      work,
+      ...args(from, to, bucket),
+    ];
     found.push({ name: "rclone, synced", args: synced, env });
   }
   return found;
@@ -174,13 +269,18 @@ async function time(tool: Tool, way: Way, work: string): Promise<Figure> {
 }
 
 async function listMany(work: string): Promise<Figure> {
-  const keyAt = (index: number): string => `media/public/set-${String(Math.floor(index / 1000)).padStart(6, "0")}/file-${String(index % 1000).padStart(6, "0")}.png`;
+  const keyAt = (index: number): string =>
+    `media/public/set-${String(Math.floor(index / 1000)).padStart(6, "0")}/file-${String(index % 1000).padStart(6, "0")}.png`;
   const listing = await startListingServer({ count: LISTED_KEYS, keyAt });
   try {
     const empty = join(work, "empty");
     await mkdir(empty);
     const from = await writeEnvFile(work, listing.endpoint, "listed");
-    return await measure(process.execPath, [...MIGRATE, from, empty, "--dry-run", "--json", "--state", join(work, "state")], { env: {} });
+    return await measure(
+      process.execPath,
+      [...MIGRATE, from, empty, "--dry-run", "--json", "--state", join(work, "state")],
+      { env: {} },
+    );
   } finally {
     await listing.stop();
   }

@@ -1,11 +1,12 @@
 /**
- * What a preview costs: this program's dev stack against an empty program, the least that the SDK's dynamic resources cost,
- * and a naive program. All in one run and in turn, so that the ratios hold on any machine.
+ * Measures a preview of this program's dev stack, compared with an empty program, with the minimum
+ * of the SDK's dynamic resources, and with a naive program. The programs alternate in one run, so
+ * that the ratios hold on any machine.
  */
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { openLocalHome } from "../tools/start/folder.ts";
+import { openLocalFolder } from "../tools/start/folder.ts";
 import { onPath, run } from "../tools/lib/programs.ts";
 import { localProject, type LocalProject } from "../tools/start/stack.ts";
 import { withLocalStack } from "../tools/start/start.ts";
@@ -14,14 +15,26 @@ import { REPOSITORY } from "../tools/lib/repository.ts";
 
 const RUNS = 3;
 
-/** `modules` is what the project has installed: the engine fetches the plugin of every cloud package that it finds there. */
-const EMPTY = { runtime: "runtime: { name: nodejs, options: { typescript: false } }", modules: "@pulumi/pulumi", file: "index.js", code: "" };
+/**
+ * `modules` are the packages that the project has installed. The engine installs the plugin of
+ * every cloud package that it finds there.
+ */
+const EMPTY = {
+  runtime: "runtime: { name: nodejs, options: { typescript: false } }",
+  modules: "@pulumi/pulumi",
+  file: "index.js",
+  code: "",
+};
 const DYNAMIC = {
   ...EMPTY,
   code: `
     const { CustomResource } = require("@pulumi/pulumi/resource");
-    const provider = "exports.handler = () => ({ create: async (outs) => ({ id: 'x', outs }), diff: async () => ({ changes: false }) })";
-    for (const name of ["a", "b", "c"]) new CustomResource("pulumi-nodejs:dynamic:Resource", name, { __provider: provider });
+    const create = "async (outs) => ({ id: 'x', outs })";
+    const diff = "async () => ({ changes: false })";
+    const __provider = "exports.handler = () => ({ create: " + create + ", diff: " + diff + " })";
+    for (const name of ["a", "b", "c"]) {
+      new CustomResource("pulumi-nodejs:dynamic:Resource", name, { __provider });
+    }
   `,
 };
 const NAIVE = {
@@ -38,35 +51,50 @@ const NAIVE = {
 
 /** Measures and prints a table of medians and ratios. */
 export async function benchPreview(): Promise<void> {
-  if (!(await onPath("pulumi"))) throw new Error("this measures the real Pulumi engine; put pulumi on PATH");
+  if (!(await onPath("pulumi"))) {
+    throw new Error("this bench needs the Pulumi engine; put pulumi on PATH");
+  }
   const dir = await mkdtemp(join(tmpdir(), "authentik-storage-bench-"));
   try {
     const local = join(dir, "local");
-    const options = { dir: local, progress: console.error, notice: console.error, signal: AbortSignal.timeout(600_000) };
+    const signal = AbortSignal.timeout(600_000);
+    const options = { dir: local, progress: console.error, notice: console.error, signal };
     await withLocalStack(options, () => Promise.resolve());
     const projects = {
       "(a) empty JavaScript": await project(join(dir, "empty"), EMPTY),
       "(a') three trivial dynamic resources": await project(join(dir, "dynamic"), DYNAMIC),
-      "this program, stack dev": localProject(await openLocalHome(local)),
+      "this program, stack dev": localProject(await openLocalFolder(local)),
       "(b) naive TypeScript, three clouds": await project(join(dir, "naive"), NAIVE),
     };
-    for (const mode of ["warm", "cold"] as const) {
-      const samples = new Map(Object.keys(projects).map((name): [string, Figure[]] => [name, []]));
-      // When warm, a first round fills the caches and does not count.
-      for (let round = mode === "warm" ? 0 : 1; round <= RUNS; round += 1) {
-        for (const [name, place] of Object.entries(projects)) {
-          const sample = await preview(place, mode === "cold" ? await mkdtemp(join(dir, "tmp-")) : tmpdir());
-          if (round > 0) samples.get(name)?.push(sample);
-        }
-      }
-      print(mode, samples);
-    }
+    // The first warm round fills the caches and does not count.
+    await runs(projects, 1, () => Promise.resolve(tmpdir()));
+    print("warm", await runs(projects, RUNS, () => Promise.resolve(tmpdir())));
+    print("cold", await runs(projects, RUNS, () => mkdtemp(join(dir, "tmp-"))));
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
 }
 
-async function project(workDir: string, { runtime, modules, file, code }: typeof EMPTY): Promise<LocalProject> {
+/** The figures of each project. `temporary` gives the folder where compilers keep their output. */
+async function runs(
+  projects: Readonly<Record<string, LocalProject>>,
+  rounds: number,
+  temporary: () => Promise<string>,
+): Promise<Map<string, Figure[]>> {
+  const samples = new Map<string, Figure[]>();
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [name, project] of Object.entries(projects)) {
+      const sample = await preview(project, await temporary());
+      samples.set(name, [...(samples.get(name) ?? []), sample]);
+    }
+  }
+  return samples;
+}
+
+async function project(
+  workDir: string,
+  { runtime, modules, file, code }: typeof EMPTY,
+): Promise<LocalProject> {
   const state = join(workDir, "state");
   await mkdir(state, { recursive: true });
   const link = join(workDir, "node_modules", modules);
@@ -75,24 +103,34 @@ async function project(workDir: string, { runtime, modules, file, code }: typeof
   await writeFile(join(workDir, "Pulumi.yaml"), `name: bench\n${runtime}\n`);
   await writeFile(join(workDir, "package.json"), JSON.stringify({ name: "bench", main: file }));
   await writeFile(join(workDir, file), code);
-  const envVars = { PULUMI_BACKEND_URL: `file://${state}`, PULUMI_CONFIG_PASSPHRASE: "bench", PULUMI_SKIP_UPDATE_CHECK: "true" };
-  await run("pulumi", ["stack", "init", "dev", "--non-interactive"], { cwd: workDir, env: envVars });
+  const envVars = {
+    PULUMI_BACKEND_URL: `file://${state}`,
+    PULUMI_CONFIG_PASSPHRASE: "bench",
+    PULUMI_SKIP_UPDATE_CHECK: "true",
+  };
+  const args = ["stack", "init", "dev", "--non-interactive"];
+  await run("pulumi", args, { cwd: workDir, env: envVars });
   return { workDir, envVars };
 }
 
-/** One preview. Compilers keep what they have compiled below `temporary`. */
-async function preview({ workDir, envVars }: LocalProject, temporary: string): Promise<Figure> {
-  return measure("pulumi", ["preview", "--stack", "dev", "--non-interactive"], { cwd: workDir, env: { ...envVars, TMPDIR: temporary } });
+async function preview({ workDir, envVars }: LocalProject, TMPDIR: string): Promise<Figure> {
+  const args = ["preview", "--stack", "dev", "--non-interactive"];
+  return measure("pulumi", args, { cwd: workDir, env: { ...envVars, TMPDIR } });
 }
 
 function print(mode: "warm" | "cold", samples: Map<string, Figure[]>): void {
   const rows = [...samples].map(([name, list]) => ({ name, ...medianOf(list) }));
   const own = rows.find(({ name }) => name.startsWith("this"));
   if (!own) return;
-  const meaning = mode === "warm" ? "unchanged programs, compiled before" : "on a fresh machine, as in CI";
-  console.log(`pulumi preview, ${mode} (${meaning}), median of ${RUNS} runs in turn`);
+  const meaning = mode === "warm" ? "compiled before and unchanged" : "on a new machine, as in CI";
+  console.log(`pulumi preview, ${mode} (${meaning}), median of ${RUNS} alternating runs`);
   for (const { name, seconds, megabytes } of rows) {
-    const ratios = `this program takes ${(own.seconds / seconds).toFixed(2)} of its time, ${(own.megabytes / megabytes).toFixed(2)} of its memory`;
-    console.log(`${name.padEnd(38)} ${seconds.toFixed(2).padStart(6)} s ${megabytes.toFixed(0).padStart(6)} MB   ${name === own.name ? "" : ratios}`);
+    const time = `${seconds.toFixed(2).padStart(6)} s`;
+    const memory = `${megabytes.toFixed(0).padStart(6)} MB`;
+    const [timeRatio, memoryRatio] = [own.seconds / seconds, own.megabytes / megabytes];
+    const ratios =
+      `this program takes ${timeRatio.toFixed(2)} of its time, ` +
+      `${memoryRatio.toFixed(2)} of its memory`;
+    console.log(`${name.padEnd(38)} ${time} ${memory}   ${name === own.name ? "" : ratios}`);
   }
 }

@@ -1,34 +1,41 @@
 /**
- * How the text of a config value becomes a typed one. Pulumi hands every value over as text, lists as JSON. Each message
- * says what is wrong and what to write instead, so that it can follow the key and the value.
+ * Turns the text of a config value into a typed value. Pulumi passes every value as text, and lists as JSON. Each message says
+ * what is wrong and what to write instead, so that it can follow the key and the value.
  */
 import * as v from "valibot";
 
-/** What a key's schema says of it beside its meaning (`v.getDescription`) and its default (`v.getDefault`). */
+/** What a key's schema has besides its meaning (`v.getDescription`) and its default (`v.getDefault`). */
 interface Documentation {
   type: string;
-  /** Masked wherever it is shown, and accepted only as a Pulumi secret. */
+  /** Never shown, and accepted only as a Pulumi secret. */
   secret?: boolean;
 }
 
 /** The documentation of a key. */
 export function documentationOf(schema: v.GenericSchema): Documentation {
-  return v.parse(v.object({ type: v.string(), secret: v.optional(v.boolean(), false) }), v.getMetadata(schema));
+  return v.parse(
+    v.object({ type: v.string(), secret: v.optional(v.boolean(), false) }),
+    v.getMetadata(schema),
+  );
 }
 
-/** A key's default as a person would write it in the stack's file; undefined where there is none. */
+/** A key's default, as you would write it in the stack's file; undefined for a key without one. */
 export function defaultOf(schema: v.GenericSchema): string | undefined {
   return "default" in schema && typeof schema.default === "string" ? schema.default : undefined;
 }
 
-/** A schema from the text of a config value to `Output`, with its line of the README's table. */
+/** A schema from the text of a config value to `Output`, with its line in the README's table. */
 export type Value<Output> = v.GenericSchema<string, Output>;
 
-function documented<Output>(schema: Value<Output>, meaning: string, documentation: Documentation): Value<Output> {
+function documented<Output>(
+  schema: Value<Output>,
+  meaning: string,
+  documentation: Documentation,
+): Value<Output> {
   return v.pipe(schema, v.description(meaning), v.metadata({ ...documentation }));
 }
 
-/** Any text but an empty one, further restricted by `rule`, which returns what is wrong or undefined. */
+/** Any text except an empty one, restricted by `rule`, which returns what is wrong or undefined. */
 export function text(
   meaning: string,
   rule: (value: string) => string | undefined = () => undefined,
@@ -39,7 +46,10 @@ export function text(
       v.string(),
       v.rawCheck(({ dataset, addIssue }) => {
         if (!dataset.typed) return;
-        const wrong = dataset.value.trim() === "" ? "is empty; write a value or remove the key" : rule(dataset.value);
+        const wrong =
+          dataset.value.trim() === ""
+            ? "is empty; write a value or remove the key"
+            : rule(dataset.value);
         if (wrong !== undefined) addIssue({ message: wrong });
       }),
     ),
@@ -48,14 +58,23 @@ export function text(
   );
 }
 
-/** A text that must never be seen: accepted only as a Pulumi secret, always masked. */
-export function secretText(meaning: string, rule?: (value: string) => string | undefined): Value<string> {
+/** A text that is never shown and accepted only as a Pulumi secret. */
+export function secretText(
+  meaning: string,
+  rule?: (value: string) => string | undefined,
+): Value<string> {
   return text(meaning, rule, { type: "secret string", secret: true });
 }
 
-export function oneOf<const Choice extends string>(choices: readonly Choice[], meaning: string): Value<Choice> {
+export function oneOf<const Choice extends string>(
+  choices: readonly Choice[],
+  meaning: string,
+): Value<Choice> {
   return documented(
-    v.picklist(choices, `is not one of the choices; write ${choices.map((choice) => `"${choice}"`).join(", ")}`),
+    v.picklist(
+      choices,
+      `is not one of the choices; write ${choices.map((choice) => `"${choice}"`).join(", ")}`,
+    ),
     meaning,
     { type: choices.map((choice) => `\`${choice}\``).join(", ") },
   );
@@ -88,13 +107,12 @@ export function integer(meaning: string, minimum: number, maximum: number): Valu
 }
 
 /**
- * A list of texts: a YAML list in the stack's file, or texts separated by commas, which is what a prompt gives. `rule`
- * judges one entry of the whole list and returns what is wrong with it.
+ * A list of texts: a YAML list in the stack's file, or texts separated by commas, as a prompt gives them. `rule` checks one
+ * entry of the list and returns what is wrong with it.
  */
 export function list(
   meaning: string,
   rule: (entry: string, index: number, entries: readonly string[]) => string | undefined,
-  { allowEmpty = false } = {},
 ): Value<string[]> {
   return documented(
     v.pipe(
@@ -105,10 +123,16 @@ export function list(
           addIssue({ message: "is not a list of strings; write a YAML list, one entry a line" });
           return NEVER;
         }
-        if (entries.length === 0 && !allowEmpty) addIssue({ message: "is empty; write at least one entry" });
+        if (entries.length === 0) addIssue({ message: "is empty; write at least one entry" });
         for (const [index, entry] of entries.entries()) {
           const wrong = rule(entry, index, entries);
-          const path = { type: "array", origin: "value", input: entries, key: index, value: entry } as const;
+          const path = {
+            type: "array",
+            origin: "value",
+            input: entries,
+            key: index,
+            value: entry,
+          } as const;
           if (wrong !== undefined) addIssue({ message: wrong, input: entry, path: [path] });
         }
         return entries;
@@ -119,10 +143,13 @@ export function list(
   );
 }
 
-/** The entries of a list's text, undefined where it is none. */
+/** The entries of a list's text; undefined for another text. */
 export function splitList(value: string): string[] | undefined {
   if (!value.trimStart().startsWith("[")) {
-    return value.split(",").map((entry) => entry.trim()).filter((entry) => entry !== "");
+    return value
+      .split(",")
+      .map((entry) => entry.trim())
+      .filter((entry) => entry !== "");
   }
   try {
     const parsed = v.safeParse(v.array(v.string()), JSON.parse(value));
@@ -133,11 +160,20 @@ export function splitList(value: string): string[] | undefined {
 }
 
 /**
- * A key that may be left out. The fallback is written as a person would write it in the stack's file, and shown so in the
- * README.
+ * An optional key. The fallback is written as in the stack's file, and shown like that in the README.
  */
 export function optional<Output>(value: Value<Output>): v.OptionalSchema<Value<Output>, undefined>;
-export function optional<Output>(value: Value<Output>, fallback: string): v.OptionalSchema<Value<Output>, string>;
-export function optional<Output>(value: Value<Output>, fallback?: string): v.OptionalSchema<Value<Output>, string | undefined> {
-  return v.pipe(v.optional(value, fallback), v.description(v.getDescription(value) ?? ""), v.metadata(v.getMetadata(value)));
+export function optional<Output>(
+  value: Value<Output>,
+  fallback: string,
+): v.OptionalSchema<Value<Output>, string>;
+export function optional<Output>(
+  value: Value<Output>,
+  fallback?: string,
+): v.OptionalSchema<Value<Output>, string | undefined> {
+  return v.pipe(
+    v.optional(value, fallback),
+    v.description(v.getDescription(value) ?? ""),
+    v.metadata(v.getMetadata(value)),
+  );
 }

@@ -1,20 +1,19 @@
 /** Policy `pinned-gateway-image`: the gateway that sees every file is the one that was reviewed. */
-import * as v from "valibot";
-import { pinnedImage as wrongImage } from "../providers/versitygw.ts";
-import { rule, TYPES, type StoragePolicy } from "./rule.ts";
+import { pinnedImage } from "../providers/versitygw.ts";
+import { eachText, type StoragePolicy } from "./rule.ts";
 
-const Containers = v.optional(v.array(v.object({ image: v.string() })), []);
-const Gateway = v.object({ template: v.object({ containers: Containers, initContainers: Containers }) });
+const GATEWAY = "azure-native:app:ContainerApp";
+const PATHS = ["template.containers?.image", "template.initContainers?.image"];
+const WRONG =
+  "is not a pinned image, so a replica that restarts could run another one; " +
+  "write its whole version or its digest (gatewayImage in the stack's config)";
 
 export const gatewayImage: StoragePolicy = {
   name: "pinned-gateway-image",
   description: "Images of the gateway have a version or a digest.",
-  validateResource: [
-    rule(TYPES.azureGateway, Gateway, ({ template }) => [...template.containers, ...template.initContainers].flatMap(({ image }) => {
-      const wrong = wrongImage(image);
-      return wrong === undefined ? [] : [
-        `template.containers.image = "${image}" ${wrong} (gatewayImage in the stack's config); a replica that starts anew could run another one`,
-      ];
-    })),
-  ],
+  validateResource: PATHS.map((path) => eachText(GATEWAY, path, isMoving, WRONG)),
 };
+
+function isMoving(image: string): boolean {
+  return pinnedImage(image) !== undefined;
+}

@@ -1,4 +1,4 @@
-/** The policy pack: `pulumi preview --policy-pack policy`. What it wants, and how it is relaxed, is in `docs/policy.md`. */
+/** The policy pack: `pulumi preview --policy-pack policy`. `docs/policy.md` describes it. */
 import { PolicyPack } from "@pulumi/policy";
 import { policies } from "./policies.ts";
 

@@ -1,20 +1,30 @@
-/** Policy `protected-bucket`: what holds the files cannot be deleted or replaced by a mistake. */
+/** Policy `protected-bucket`: nobody deletes or replaces the files by mistake. */
 import * as v from "valibot";
-import { rule, TYPES, type StoragePolicy } from "./rule.ts";
+import { resourceType } from "../providers/index.ts";
+import { findIf, judged, type StoragePolicy } from "./rule.ts";
 import { isLoopback } from "./tls.ts";
 
-/** Everything that holds files; `endpoint` is there on S3 servers alone. */
-const HOLDERS = [TYPES.awsBucket, TYPES.r2Bucket, TYPES.azureAccount, TYPES.azureContainer, TYPES.s3Bucket];
-const Holder = v.object({ endpoint: v.optional(v.string()) });
+/** Only resources on an S3 server have an endpoint. */
+const Holder = v.object({ endpoint: v.optional(v.string(), "") });
+
+const UNPROTECTED =
+  "protect is false, so the next pulumi up may delete or replace it with all files; " +
+  "remove protect from the stack's config (true is the default). " +
+  "To delete it on purpose, relax this policy: " +
+  "--policy-pack-config policy/allow-bucket-deletion.json";
 
 export const protection: StoragePolicy = {
   name: "protected-bucket",
   description: "Pulumi refuses to delete or replace what holds the files.",
-  validateResource: HOLDERS.map((type) => rule(type, Holder, ({ endpoint }, { protect }) =>
-    // What is on this machine is for trying things out.
-    protect || (endpoint !== undefined && isLoopback(endpoint)) ? [] : [
-      "protect is false, so the next pulumi up may delete or replace it with all files; " +
-      "remove protect from the stack's config (true is the default). " +
-      "To delete it on purpose, relax this policy: --policy-pack-config policy/allow-bucket-deletion.json",
-    ])),
+  validateResource: [
+    async ({ type, props, opts, urn }, report) => {
+      if (opts.protect || (await resourceType(type))?.holdsFiles !== true) return;
+      for (const finding of judged(Holder, props, unlessLocal)) report(`${finding} (${urn})`);
+    },
+  ],
 };
+
+/** A server on this machine is for trials. */
+function unlessLocal({ endpoint }: v.InferOutput<typeof Holder>): string[] {
+  return findIf(!isLoopback(endpoint), UNPROTECTED);
+}

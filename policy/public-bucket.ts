@@ -1,70 +1,60 @@
 /** Policy `no-public-bucket`: nobody reads the files without a signed URL. */
-import * as v from "valibot";
-import { Document, opensToEveryone } from "./documents.ts";
-import { lonely, reportAll, rule, TYPES, type StoragePolicy } from "./rule.ts";
+import { documentRule, opensToEveryone } from "./documents.ts";
+import { eachText, mustBe, needs, stackRules, type StoragePolicy } from "./rule.ts";
 
-const PublicAccess = v.object({
-  blockPublicAcls: v.optional(v.boolean(), false),
-  ignorePublicAcls: v.optional(v.boolean(), false),
-  blockPublicPolicy: v.optional(v.boolean(), false),
-  restrictPublicBuckets: v.optional(v.boolean(), false),
-});
-const Bucket = v.object({
-  acl: v.optional(v.string(), "private"),
-  grants: v.optional(v.array(v.unknown()), []),
-});
-const BucketAcl = v.object({ acl: v.optional(v.string(), "private"), accessControlPolicy: v.optional(v.unknown()) });
-/** What has a policy document, or may have one. */
-const POLICY_HOLDERS = [TYPES.awsBucket, TYPES.awsBucketPolicy, TYPES.awsAccessPoint, TYPES.awsAccessPointPolicy, TYPES.s3BucketPolicy];
-const WithPolicy = v.object({ policy: v.optional(Document) });
-const Account = v.object({ allowBlobPublicAccess: v.optional(v.boolean()) });
-const Container = v.object({ publicAccess: v.optional(v.string()) });
-const Domain = v.object({ enabled: v.optional(v.boolean()) });
+const BUCKET = "aws:s3/bucket:Bucket";
+const BUCKET_ACL = "aws:s3/bucketAcl:BucketAcl";
+const BLOCK = "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock";
+const R2_BUCKET = "cloudflare:index/r2Bucket:R2Bucket";
+const R2_DEV = "cloudflare:index/r2ManagedDomain:R2ManagedDomain";
+const R2_DOMAIN = "cloudflare:index/r2CustomDomain:R2CustomDomain";
+const ACCOUNT = "azure-native:storage:StorageAccount";
+const CONTAINER = "azure-native:storage:BlobContainer";
+const WITH_DOCUMENT = [
+  BUCKET,
+  "aws:s3/bucketPolicy:BucketPolicy",
+  "aws:s3/accessPoint:AccessPoint",
+  "aws:s3control/accessPointPolicy:AccessPointPolicy",
+  "pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy",
+] as const;
+const WRITE_PRIVATE = 'gives rights to others; write "private"';
+const OPEN_BY_ACL = "an ACL can make the bucket public";
+const OPEN_BY_POLICY = "a policy can make the bucket public";
 
 export const publicBucket: StoragePolicy = {
   name: "no-public-bucket",
   description: "The files cannot be read without a signed URL.",
   validateResource: [
-    rule(TYPES.awsPublicAccess, PublicAccess, (blocks) => Object.entries(blocks).filter(([, isOn]) => !isOn).map(([block]) =>
-      `${block} is not true, so an ACL or a policy can make the bucket public; write true`)),
-    rule(TYPES.awsBucket, Bucket, ({ acl, grants }) => [
-      ...publicAcl(acl),
-      ...(grants.length === 0 ? [] : ["grants gives rights to others than the bucket's owner; remove it"]),
-    ]),
-    rule(TYPES.awsBucketAcl, BucketAcl, ({ acl, accessControlPolicy }) => [
-      ...publicAcl(acl),
-      ...(accessControlPolicy === undefined ? [] : ['accessControlPolicy can make the bucket public; write acl: "private" instead']),
-    ]),
-    ...POLICY_HOLDERS.map((type) => rule(type, WithPolicy, ({ policy }) => policy === undefined || !opensToEveryone(policy) ? [] : [
-      'policy lets everyone in (Principal "*"); name the principal that is to have the rights',
-    ])),
-    rule(TYPES.r2ManagedDomain, Domain, ({ enabled }) => enabled === false ? [] : [
-      "enabled is not false, so everyone can read the files at r2.dev; write false",
-    ]),
-    rule(TYPES.r2CustomDomain, Domain, ({ enabled }) => enabled === false ? [] : [
-      "a custom domain of R2 shows the files to everyone; remove it: authentik's URLs use the S3 API's host",
-    ]),
-    rule(TYPES.azureAccount, Account, ({ allowBlobPublicAccess }) => allowBlobPublicAccess === false ? [] : [
-      "allowBlobPublicAccess is not false, so a container can be made public; write false",
-    ]),
-    rule(TYPES.azureContainer, Container, ({ publicAccess = "unset" }) => publicAccess === "None" ? [] : [
-      `publicAccess = "${publicAccess}" may show the files to everyone; write "None"`,
-    ]),
+    mustBe(BLOCK, "blockPublicAcls", true, OPEN_BY_ACL),
+    mustBe(BLOCK, "ignorePublicAcls", true, OPEN_BY_ACL),
+    mustBe(BLOCK, "blockPublicPolicy", true, OPEN_BY_POLICY),
+    mustBe(BLOCK, "restrictPublicBuckets", true, OPEN_BY_POLICY),
+    eachText(BUCKET, "acl?", isShared, WRITE_PRIVATE),
+    mustBe(BUCKET, "grants", undefined, "others than its owner have rights"),
+    eachText(BUCKET_ACL, "acl?", isShared, WRITE_PRIVATE),
+    mustBe(BUCKET_ACL, "accessControlPolicy", undefined, "others may have rights"),
+    ...WITH_DOCUMENT.map((type) => documentRule(type, opensToEveryone)),
+    mustBe(R2_DEV, "enabled", false, "everyone can read the files at r2.dev"),
+    mustBe(R2_DOMAIN, "enabled", false, "everyone can read the files at this domain"),
+    mustBe(ACCOUNT, "allowBlobPublicAccess", false, "a container can be made public"),
+    mustBe(CONTAINER, "publicAccess", "None", "everyone may be able to read the files"),
   ],
-  validateStack: ({ resources }, report) => {
-    reportAll([
-      ...lonely(
-        resources, TYPES.awsBucket, TYPES.awsPublicAccess,
-        "has no BucketPublicAccessBlock, so an ACL or a policy can make it public; add one with all four blocks",
-      ),
-      ...lonely(
-        resources, TYPES.r2Bucket, TYPES.r2ManagedDomain,
-        "has no R2ManagedDomain that turns its r2.dev address off, which an adopted bucket may have on; add one with enabled: false",
-      ),
-    ], report);
-  },
+  validateStack: stackRules(
+    needs(
+      BUCKET,
+      BLOCK,
+      "has no BucketPublicAccessBlock, so an ACL or a policy can make it public; " +
+        "add one with all four blocks",
+    ),
+    needs(
+      R2_BUCKET,
+      R2_DEV,
+      "has no R2ManagedDomain that turns its r2.dev address off, and an adopted bucket may have " +
+        "it on; add one with enabled: false",
+    ),
+  ),
 };
 
-function publicAcl(acl: string): string[] {
-  return acl === "private" ? [] : [`acl = "${acl}" gives rights to others; write "private", or remove it`];
+function isShared(acl: string): boolean {
+  return acl !== "private";
 }

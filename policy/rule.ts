@@ -1,83 +1,123 @@
 /**
- * What policies are made of. A rule judges one type of resource by the inputs that the program registers, a stack rule what
- * has to be there beside them. Both give their findings as texts: key and value, why it is wrong, what to write instead.
+ * What policies are made of. A rule judges the resources of one type by the inputs that the program
+ * registers. A stack rule finds what is missing beside them. A finding names the property, says why
+ * it is wrong, and what to write.
  */
-import type { PolicyResource, PolicyResourceOptions, ReportViolation, ResourceValidation, ResourceValidationPolicy, StackValidationPolicy } from "@pulumi/policy";
+import type {
+  PolicyResource,
+  ResourceValidation,
+  ResourceValidationPolicy,
+  StackValidation,
+  StackValidationPolicy,
+} from "@pulumi/policy";
 import * as v from "valibot";
-
-/** A policy that judges resources, before they are made, and mostly the whole stack too, at the end of a preview or an update. */
-export type StoragePolicy = ResourceValidationPolicy & { validateResource: ResourceValidation[] } & Partial<StackValidationPolicy>;
-
-/** The types that the policies judge, as the providers register them; `typeName` gives their other names. */
-export const TYPES = {
-  awsBucket: "aws:s3/bucket:Bucket",
-  awsAccessPoint: "aws:s3/accessPoint:AccessPoint",
-  awsAccessPointPolicy: "aws:s3control/accessPointPolicy:AccessPointPolicy",
-  awsBucketAcl: "aws:s3/bucketAcl:BucketAcl",
-  awsCors: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration",
-  awsBucketPolicy: "aws:s3/bucketPolicy:BucketPolicy",
-  awsPublicAccess: "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock",
-  awsPods: "aws:eks/podIdentityAssociation:PodIdentityAssociation",
-  awsRole: "aws:iam/role:Role",
-  awsRolePolicy: "aws:iam/rolePolicy:RolePolicy",
-  awsUserPolicy: "aws:iam/userPolicy:UserPolicy",
-  r2Bucket: "cloudflare:index/r2Bucket:R2Bucket",
-  r2Cors: "cloudflare:index/r2BucketCors:R2BucketCors",
-  r2CustomDomain: "cloudflare:index/r2CustomDomain:R2CustomDomain",
-  r2ManagedDomain: "cloudflare:index/r2ManagedDomain:R2ManagedDomain",
-  r2Token: "cloudflare:index/accountToken:AccountToken",
-  azureAccount: "azure-native:storage:StorageAccount",
-  azureBlobs: "azure-native:storage:BlobServiceProperties",
-  azureContainer: "azure-native:storage:BlobContainer",
-  azureGateway: "azure-native:app:ContainerApp",
-  azureIdentity: "azure-native:managedidentity:UserAssignedIdentity",
-  azureRole: "azure-native:authorization:RoleAssignment",
-  s3Bucket: "pulumi-nodejs:dynamic/authentik-storage:S3Bucket",
-  s3Cors: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors",
-  s3BucketPolicy: "pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy",
-} as const;
+import { typeName } from "../providers/index.ts";
+import type { KnownType } from "./known-types.ts";
 
 /**
- * A type by the one name that it has in `TYPES`: AWS's resources of S3 have a second one (`aws:s3/bucketV2:BucketV2`), and
- * Azure's may have the version of the API in them (`azure-native:storage/v20230101:StorageAccount`, or with a package of its
- * own `azure-native_storage_v20230101:storage:StorageAccount`).
+ * A policy that judges each resource before it is made. Most judge the whole stack too, at the end
+ * of a preview or update.
  */
-export function typeName(type: string): string {
-  return type
-    .replace(/^(aws:s3\/\w+)V2:(\w+)V2$/, "$1:$2")
-    .replace(/^azure-native(?:_\w+)?:(\w+)(?:\/v\w+)?:/, "azure-native:$1:");
-}
+export type StoragePolicy = ResourceValidationPolicy & {
+  validateResource: ResourceValidation[];
+} & Partial<StackValidationPolicy>;
 
 /**
- * A rule for the resources of one type. A property that is not in the form which `schema` knows is a finding too, so that
- * a new release of a provider cannot slip past. A property that is not known before `up` is reported by the framework as
- * an advice, and judged in `up`, before the resource is made.
+ * A rule for the resources of one type. A property in a form that `schema` does not know is a
+ * finding too, so a new release of a provider's package cannot bypass the rule. The framework
+ * reports a property that is not known before `up` as an advice; `up` judges it before it makes the
+ * resource.
  */
 export function rule<Props>(
-  type: string,
+  type: KnownType,
   schema: v.GenericSchema<unknown, Props>,
-  judge: (props: Props, options: PolicyResourceOptions) => string[],
+  judge: (props: Props) => string[],
 ): ResourceValidation {
-  return ({ type: actual, props, opts, urn }, report) => {
+  return ({ type: actual, props, urn }, report) => {
     if (typeName(actual) !== type) return;
-    for (const finding of judged(schema, props, (known) => judge(known, opts))) report(`${finding} (${urn})`);
+    for (const finding of judged(schema, props, judge)) report(`${finding} (${urn})`);
   };
 }
 
 /** The findings of `judge`, or that the properties cannot be judged. */
-export function judged<Props>(schema: v.GenericSchema<unknown, Props>, props: unknown, judge: (props: Props) => string[]): string[] {
+export function judged<Props>(
+  schema: v.GenericSchema<unknown, Props>,
+  props: unknown,
+  judge: (props: Props) => string[],
+): string[] {
   const parsed = v.safeParse(schema, props);
   if (parsed.success) return judge(parsed.output);
   return parsed.issues.map((issue) => {
     const key = v.getDotPath(issue) ?? "the resource";
+    const expected = issue.expected ?? "JSON";
     // The value itself may be a secret.
-    return `${key} is not in a form that this policy can judge (expected: ${issue.expected ?? "JSON"}); correct it, or teach policy/ the new form`;
+    return (
+      `${key} is not in a form that this policy can judge (expected: ${expected}); ` +
+      "correct it, or add the new form to the rule in policy/"
+    );
   });
 }
 
-/** The resources of a type, whichever of its names they have. */
-export function ofType(resources: readonly PolicyResource[], type: string): PolicyResource[] {
-  return resources.filter((resource) => typeName(resource.type) === type);
+/**
+ * A rule for each text at a path, e.g. `cors?.corsRules?.allowedOrigins`. A property with `?` may be
+ * absent. Of a list, each item is read.
+ */
+export function eachText(
+  type: KnownType,
+  path: string,
+  isWrong: (text: string) => boolean,
+  wrong: string,
+): ResourceValidation {
+  const key = path.replaceAll("?", "");
+  return rule(type, textsAt(path.split(".")), (texts) =>
+    texts.filter(isWrong).map((text) => `${key} = ${JSON.stringify(text)} ${wrong}`),
+  );
+}
+
+function textsAt([property, ...rest]: string[]): v.GenericSchema<unknown, string[]> {
+  if (property === undefined) return OneText;
+  const key = property.replace("?", "");
+  const one = textsAt(rest);
+  const each = v.pipe(
+    v.array(one),
+    v.transform((lists) => lists.flat()),
+  );
+  // The list first: valibot takes a list for an object too.
+  const eachOrOne = v.union([each, one]);
+  return v.pipe(
+    v.object({ [key]: key === property ? eachOrOne : v.optional(eachOrOne, []) }),
+    v.transform((props) => props[key] ?? []),
+  );
+}
+
+const OneText = v.pipe(
+  v.string(),
+  v.transform((text) => [text]),
+);
+
+/** A rule that the property at a path has exactly this value; `undefined`: that it is absent. */
+export function mustBe(
+  type: KnownType,
+  path: string,
+  value: boolean | string | undefined,
+  otherwise: string,
+): ResourceValidation {
+  const finding =
+    value === undefined
+      ? `${path} is set, so ${otherwise}; remove it`
+      : `${path} is not ${JSON.stringify(value)}, so ${otherwise}; write ${JSON.stringify(value)}`;
+  return rule(type, v.unknown(), (props) => findIf(valueAt(props, path) !== value, finding));
+}
+
+function valueAt(props: unknown, path: string): unknown {
+  return path.split(".").reduce<unknown>((value, key) => {
+    return typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined;
+  }, props);
+}
+
+/** The finding, if this is the case. */
+export function findIf(isWrong: boolean, finding: string): string[] {
+  return isWrong ? [finding] : [];
 }
 
 /** A finding of a stack rule, and the resource that it is about. */
@@ -86,19 +126,37 @@ export interface Finding {
   urn: string;
 }
 
-/** Reports findings of a stack rule. */
-export function reportAll(findings: readonly Finding[], report: ReportViolation): void {
-  for (const { finding, urn } of findings) report(`${finding} (${urn})`, urn);
+/** What a stack lacks, or has too much of. */
+type StackRule = (resources: PolicyResource[]) => Finding[] | Promise<Finding[]>;
+
+/** Judges a stack by these rules. */
+export function stackRules(...rules: StackRule[]): StackValidation {
+  return async ({ resources }, report) => {
+    for (const find of rules) {
+      for (const { finding, urn } of await find(resources)) report(`${finding} (${urn})`, urn);
+    }
+  };
 }
 
-/** One finding for each resource of `type` that no `companion` depends on: what is not there has no inputs that a rule could judge. */
-export function lonely(resources: readonly PolicyResource[], type: string, companion: string, finding: string): Finding[] {
-  const accompanied = new Set(ofType(resources, companion).flatMap(({ dependencies }) => dependencies.map(({ urn }) => urn)));
-  return ofType(resources, type).filter(({ urn }) => !accompanied.has(urn)).map(({ urn }) => ({ finding, urn }));
+/** A stack rule: each resource of `type` depends on one of the type `other`, or that one on it. */
+export function needs(type: KnownType, other: KnownType, finding: string): StackRule {
+  return (resources) => {
+    const others = ofType(resources, other);
+    const alone = ofType(resources, type).filter(
+      (resource) => !others.some((other) => areLinked(resource, other)),
+    );
+    return alone.map(({ urn }) => ({ finding, urn }));
+  };
 }
 
-/** One finding for each resource of `type` that does not depend on an `owner` of this stack. */
-export function foreign(resources: readonly PolicyResource[], type: string, owner: string, finding: string): Finding[] {
-  const owners = new Set(ofType(resources, owner).map(({ urn }) => urn));
-  return ofType(resources, type).filter(({ dependencies }) => !dependencies.some(({ urn }) => owners.has(urn))).map(({ urn }) => ({ finding, urn }));
+function areLinked(left: PolicyResource, right: PolicyResource): boolean {
+  return (
+    left.dependencies.some(({ urn }) => urn === right.urn) ||
+    right.dependencies.some(({ urn }) => urn === left.urn)
+  );
+}
+
+/** The resources of a type, under any of its names. */
+export function ofType(resources: readonly PolicyResource[], type: KnownType): PolicyResource[] {
+  return resources.filter((resource) => typeName(resource.type) === type);
 }

@@ -15,40 +15,140 @@ import { BucketPublicAccessBlock } from "@pulumi/aws/s3/bucketPublicAccessBlock.
 import { BucketServerSideEncryptionConfiguration } from "@pulumi/aws/s3/bucketServerSideEncryptionConfiguration.js";
 import { BucketVersioning } from "@pulumi/aws/s3/bucketVersioning.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
-import { ComponentResource, type ComponentResourceOptions, type CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
+import {
+  ComponentResource,
+  type ComponentResourceOptions,
+  type CustomResource,
+  type CustomResourceOptions,
+} from "@pulumi/pulumi/resource.js";
 import { partitionOf, partitionOrDefault } from "../authentik/partitions.ts";
-import { authentikPolicy, type PolicyDocument, type PolicyStatement } from "../authentik/permissions.ts";
+import {
+  authentikPolicy,
+  type PolicyDocument,
+  type PolicyStatement,
+} from "../authentik/permissions.ts";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
-import { parseTags, rotationKeys, tagKeys, type CommonConfig, type Report, type Sound, type Values } from "../config/common.ts";
+import {
+  parseTags,
+  refuseRotation,
+  rotationKeys,
+  tagKeys,
+  type CommonConfig,
+  type ReportProblem,
+  type Valid,
+  type Values,
+} from "../config/common.ts";
+import { matching } from "../config/rules.ts";
 import { integer, list, oneOf, optional, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
+import {
+  defineProvider,
+  type AuthentikStorage,
+  type Credentials,
+  type ResourceType,
+} from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
 const CREDENTIALS = ["user", "role", "profile", "external"] as const;
 const TRUSTS = ["irsa", "podIdentity"] as const;
 
+const awsAccountId = matching(
+  /^\d{12}$/,
+  "is not an AWS account id; write its 12 digits, in quotes",
+);
+const kmsKeyArn = matching(
+  /^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/,
+  "is not the ARN of a KMS key; write arn:<partition>:kms:<region>:<account>:key/<id> " +
+    "(IAM policies cannot name an alias)",
+);
+const oidcProviderArn = matching(
+  /^arn:aws[a-z-]*:iam::\d{12}:oidc-provider\/[\w./-]+$/,
+  "is not the ARN of an OIDC provider; " +
+    "write arn:<partition>:iam::<account>:oidc-provider/<issuer without https://>",
+);
+const clusterName = matching(
+  /^[0-9A-Za-z][\w-]{0,99}$/,
+  "is not the name of an EKS cluster; write its name, not its ARN",
+);
+const serviceAccount = matching(
+  /^[a-z0-9][a-z0-9-]{0,62}\/[a-z0-9][a-z0-9.-]{0,252}$/,
+  'is not a service account; write namespace/name, e.g. "authentik/authentik"',
+);
+
 const keys = {
   region: text("The bucket's region, e.g. `eu-central-1`.", region),
-  accountId: optional(text("The only AWS account that `pulumi up` may work in.", accountId)),
-  ownership: optional(oneOf(OWNERSHIPS, "Who owns the objects. authentik uploads with the ACL `private`, which `BucketOwnerEnforced` may refuse."), "BucketOwnerPreferred"),
-  kmsKeyArn: optional(text("ARN of a KMS key that encrypts the files; S3's own key without it. The key's policy must let IAM policies grant it.", kmsKeyArn)),
-  noncurrentVersionDays: optional(integer("How many days deleted and overwritten files can still be had back.", 1, 3650), "30"),
-  credentials: optional(oneOf(CREDENTIALS, "What authentik signs with: a `user`'s key, a `role` in EKS, a `profile` of the AWS shared config, or an `external` role or user that exists and gets the policy."), "user"),
-  roleTrust: optional(oneOf(TRUSTS, "For `role`: how EKS hands the role to pods.")),
-  oidcProviderArn: optional(text("For `irsa`: ARN of the cluster's OIDC provider in IAM.", oidcProviderArn)),
+  accountId: optional(text("The only AWS account that `pulumi up` may work in.", awsAccountId)),
+  ownership: optional(
+    oneOf(
+      OWNERSHIPS,
+      "Who owns the objects. authentik uploads with the ACL `private`, which `BucketOwnerEnforced` may refuse.",
+    ),
+    "BucketOwnerPreferred",
+  ),
+  kmsKeyArn: optional(
+    text(
+      "ARN of a KMS key that encrypts the files. The default is S3's own key. The key's policy must allow IAM policies to grant its use.",
+      kmsKeyArn,
+    ),
+  ),
+  noncurrentVersionDays: optional(
+    integer("How many days you can restore deleted and overwritten files.", 1, 3650),
+    "30",
+  ),
+  credentials: optional(
+    oneOf(
+      CREDENTIALS,
+      "What authentik signs with: the key of a `user`, a `role` in EKS, a `profile` of the AWS shared config, or an existing `external` role or user that gets the policy.",
+    ),
+    "user",
+  ),
+  roleTrust: optional(oneOf(TRUSTS, "For `role`: how EKS gives the role to pods.")),
+  oidcProviderArn: optional(
+    text("For `irsa`: ARN of the cluster's OIDC provider in IAM.", oidcProviderArn),
+  ),
   clusterName: optional(text("For `podIdentity`: name of the EKS cluster.", clusterName)),
-  serviceAccounts: optional(list("For `role`: the service accounts of authentik's server and worker, each `namespace/name`.", serviceAccount)),
-  sessionProfile: optional(text("For `profile`: its name, as authentik's machine knows it.")),
-  attachTo: optional(text("For `external`, and for `profile` if wanted: who gets the policy, `role/NAME` or `user/NAME`, or its ARN.", identity)),
+  serviceAccounts: optional(
+    list(
+      "For `role`: the service accounts of authentik's server and worker, each `namespace/name`.",
+      serviceAccount,
+    ),
+  ),
+  sessionProfile: optional(text("For `profile`: its name on authentik's machine.")),
+  attachTo: optional(
+    text(
+      "For `external`, and optional for `profile`: who gets the policy, `role/NAME` or `user/NAME`, or its ARN.",
+      identity,
+    ),
+  ),
   ...rotationKeys,
   ...tagKeys,
 };
 
+const resources = {
+  "authentik-storage:aws:AwsStorage": { label: "Storage" },
+  "aws:s3/bucket:Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["bucket"] },
+  "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration": { label: "CORS policy" },
+  "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration": { label: "Lifecycle rules" },
+  "aws:s3/bucketOwnershipControls:BucketOwnershipControls": { label: "Object ownership" },
+  "aws:s3/bucketPolicy:BucketPolicy": { label: "Bucket policy" },
+  "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": { label: "Public access block" },
+  "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": {
+    label: "Encryption",
+  },
+  "aws:s3/bucketVersioning:BucketVersioning": { label: "Versioning" },
+  "aws:iam/user:User": { label: "authentik's user" },
+  "aws:iam/userPolicy:UserPolicy": { label: "authentik's permissions" },
+  "aws:iam/accessKey:AccessKey": { label: "authentik's access key" },
+  "aws:iam/role:Role": { label: "authentik's role" },
+  "aws:iam/rolePolicy:RolePolicy": { label: "authentik's permissions" },
+  "aws:eks/podIdentityAssociation:PodIdentityAssociation": { label: "Role of a service account" },
+} satisfies Record<string, ResourceType>;
+
 type AwsValues = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3 bucket on AWS, complete. */
-export interface AwsConfig extends Omit<AwsValues, "tags" | "attachTo" | "credentials" | "bucketName"> {
+export interface AwsConfig
+  extends Omit<AwsValues, "tags" | "attachTo" | "credentials" | "bucketName"> {
   provider: "aws";
   /** Undefined leaves the name to Pulumi. */
   bucketName: string | undefined;
@@ -77,58 +177,107 @@ export interface Identity {
   name: string;
 }
 
-export default defineProvider({ keys, check, resolve, provision: (name, config) => new AwsStorage(name, config) });
+export default defineProvider({
+  keys,
+  resources,
+  check,
+  resolve,
+  provision: (name, config) => new AwsStorage(name, config),
+});
 
-function check(config: Sound<AwsValues>, report: Report): void {
-  const { region, kmsKeyArn, adopt, bucketName, oidcProviderArn } = config;
-  if (adopt === true && bucketName === undefined) report("bucketName", "is missing, and adopt has to know which bucket; set it: pulumi config set bucketName <name>");
-  if (region !== undefined && kmsKeyArn !== undefined && kmsKeyArn.split(":")[3] !== region) {
-    report("kmsKeyArn", `is not of the region "${region}", where the bucket is; S3 takes a key of its own region alone`);
-  }
-  const partition = region === undefined ? undefined : partitionOf(region)?.id;
-  for (const [key, arn] of [["kmsKeyArn", kmsKeyArn], ["oidcProviderArn", oidcProviderArn]] as const) {
-    if (partition !== undefined && arn !== undefined && arn.split(":")[1] !== partition) report(key, `is not of the partition "${partition}" of the region "${region ?? ""}"; check both`);
-  }
+function check(config: Valid<AwsValues>, report: ReportProblem): void {
+  checkAdoption(config, report);
+  checkArns(config, report);
   checkCredentials(config, report);
   checkCustomDomain(config, report);
 }
 
-/** What each kind of credentials needs; other kinds' keys would have no effect. */
-function checkCredentials(config: Sound<AwsValues>, report: Report): void {
-  const { credentials = "user", roleTrust } = config;
-  const needed: Partial<Record<keyof typeof keys, boolean>> = {
-    roleTrust: credentials === "role",
-    serviceAccounts: credentials === "role",
-    oidcProviderArn: credentials === "role" && roleTrust === "irsa",
-    clusterName: credentials === "role" && roleTrust === "podIdentity",
-    sessionProfile: credentials === "profile",
-    attachTo: credentials === "external",
-  };
-  for (const key of ["roleTrust", "serviceAccounts", "oidcProviderArn", "clusterName", "sessionProfile", "attachTo"] as const) {
-    const how = roleTrust && credentials === "role" ? `credentials "role" with roleTrust "${roleTrust}"` : `credentials "${credentials}"`;
-    if (needed[key] && config[key] === undefined) report(key, `is missing, and ${how} needs it; set it: pulumi config set ${key} <value>`);
-    const optionalHere = key === "attachTo" && credentials === "profile";
-    if (!needed[key] && !optionalHere && config[key] !== undefined) report(key, `has no effect with ${how}; remove it, or change credentials`);
-  }
-  const rotates = (config.keyGeneration ?? 1) > 1 || config.retirePreviousKey === true;
-  if (credentials !== "user" && rotates) report("keyGeneration", `has no effect with credentials "${credentials}", which has no key; remove it and retirePreviousKey`);
+function checkAdoption({ adopt, bucketName }: Valid<AwsValues>, report: ReportProblem): void {
+  if (adopt !== true || bucketName !== undefined) return;
+  report(
+    "bucketName",
+    "is missing, and adopt needs it; set it: pulumi config set bucketName <name>",
+  );
 }
 
-/** A presigned URL is good for the host that it is signed for, so it survives no CDN and no CNAME in front of the bucket. */
-function checkCustomDomain(config: Sound<AwsValues>, report: Report): void {
+/** A KMS key must be in the bucket's region, and every ARN in the partition of that region. */
+function checkArns(config: Valid<AwsValues>, report: ReportProblem): void {
+  const { region, kmsKeyArn } = config;
+  if (region === undefined) return;
+  if (kmsKeyArn !== undefined && kmsKeyArn.split(":")[3] !== region) {
+    report("kmsKeyArn", `is not in the bucket's region "${region}"; S3 needs a key of that region`);
+  }
+  const partition = partitionOf(region)?.id;
+  for (const key of ["kmsKeyArn", "oidcProviderArn"] as const) {
+    const arn = config[key];
+    if (partition === undefined || arn === undefined || arn.split(":")[1] === partition) continue;
+    report(key, `is not in the partition "${partition}" of the region "${region}"; check both`);
+  }
+}
+
+/** The keys that a kind of credentials needs. The key `attachTo` is optional for a profile. */
+const NEEDED = {
+  user: [],
+  role: ["roleTrust", "serviceAccounts"],
+  irsa: ["roleTrust", "serviceAccounts", "oidcProviderArn"],
+  podIdentity: ["roleTrust", "serviceAccounts", "clusterName"],
+  profile: ["sessionProfile"],
+  external: ["attachTo"],
+} as const satisfies Record<string, readonly (keyof typeof keys)[]>;
+
+/** Every key that only some kinds of credentials use. With another kind it would have no effect. */
+const CREDENTIAL_KEYS = [
+  "roleTrust",
+  "serviceAccounts",
+  "oidcProviderArn",
+  "clusterName",
+  "sessionProfile",
+  "attachTo",
+] as const;
+
+function checkCredentials(config: Valid<AwsValues>, report: ReportProblem): void {
+  const { credentials = "user", roleTrust } = config;
+  const isTrusted = credentials === "role" && roleTrust !== undefined;
+  const needed: readonly string[] = NEEDED[isTrusted ? roleTrust : credentials];
+  const kind = `credentials "${credentials}"${isTrusted ? ` with roleTrust "${roleTrust}"` : ""}`;
+  for (const key of CREDENTIAL_KEYS) {
+    const isSet = config[key] !== undefined;
+    const isOptional = key === "attachTo" && credentials === "profile";
+    if (needed.includes(key) && !isSet) {
+      report(key, `is missing, and ${kind} needs it; set it: pulumi config set ${key} <value>`);
+    } else if (!needed.includes(key) && !isOptional && isSet) {
+      report(key, `has no effect with ${kind}; remove it, or change credentials`);
+    }
+  }
+  if (credentials !== "user") refuseRotation(config, `${kind}, which has no key`, report);
+}
+
+/** A presigned URL is valid for one host. So it does not work behind a CDN or a CNAME in front of the bucket. */
+function checkCustomDomain(config: Valid<AwsValues>, report: ReportProblem): void {
   const { customDomain, bucketName, region, authentikVersion, secureUrls } = config;
   if (customDomain === undefined || region === undefined) return;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
   const own = `${bucketName ?? "<bucket>"}.${hostOf(region)}`;
   if (!releaseRules(release).signsCustomDomain) {
-    const which = release ? `authentik ${authentikVersion ?? ""} signs` : "authentik before 2026.5, which this stack may run (it names no authentikVersion), signs";
-    report("customDomain", `cannot work: ${which} for the endpoint's host, and S3 refuses the signature on another; remove it`);
+    const which = release
+      ? `authentik ${authentikVersion ?? ""} signs`
+      : "authentik before 2026.5, which this stack may run because it has no authentikVersion, signs";
+    report(
+      "customDomain",
+      `cannot work: ${which} for the endpoint's host, and S3 refuses the signature on another host; remove it`,
+    );
   } else if (bucketName === undefined) {
-    report("customDomain", "needs a bucketName that is written in the config; set bucketName too, or remove it");
+    report("customDomain", "needs bucketName in the config; set bucketName too, or remove it");
   } else if (bucketName.includes(".")) {
-    report("customDomain", `cannot work over https: S3's certificate does not cover "${own}", whose bucket has a dot; remove it`);
+    report(
+      "customDomain",
+      `cannot work over https: S3's certificate does not cover "${own}", whose bucket has a dot; remove it`,
+    );
   } else if (customDomain !== own) {
-    report("customDomain", `cannot work: presigned URLs do not survive a CDN or CNAME in front of S3; write "${own}", or remove it`);
+    report(
+      "customDomain",
+      `cannot work: presigned URLs do not work behind a CDN or CNAME in front of S3; write "${own}", or remove it`,
+    );
   } else if (secureUrls === false) {
     report("secureUrls", "sends browsers to http, which the bucket's policy denies; remove it");
   }
@@ -145,15 +294,21 @@ function resolve({ tags, attachTo, ...config }: AwsValues): AwsConfig {
   };
 }
 
-function resolveCredentials(config: Pick<AwsValues, "credentials" | "roleTrust" | "oidcProviderArn" | "clusterName" | "serviceAccounts" | "sessionProfile" | "attachTo">): AwsCredentials {
+/** The part of the config that decides who authentik is. */
+type CredentialValues = Pick<AwsValues, "credentials" | (typeof CREDENTIAL_KEYS)[number]>;
+
+function resolveCredentials(config: CredentialValues): AwsCredentials {
   const { roleTrust, oidcProviderArn = "", clusterName = "", sessionProfile } = config;
+  const attachTo = parseIdentity(config.attachTo ?? "");
   const serviceAccounts = (config.serviceAccounts ?? []).map((account) => {
     const [namespace = "", name = ""] = account.split("/");
     return { namespace, name };
   });
   if (config.credentials === "user") return { kind: "user" };
-  if (config.credentials !== "role") return { kind: "existing", sessionProfile, attachTo: parseIdentity(config.attachTo ?? "") };
-  return roleTrust === "irsa" ? { kind: "irsa", oidcProviderArn, serviceAccounts } : { kind: "podIdentity", clusterName, serviceAccounts };
+  if (config.credentials !== "role") return { kind: "existing", sessionProfile, attachTo };
+  return roleTrust === "irsa"
+    ? { kind: "irsa", oidcProviderArn, serviceAccounts }
+    : { kind: "podIdentity", clusterName, serviceAccounts };
 }
 
 /** Host of the regional S3 API. */
@@ -162,44 +317,45 @@ function hostOf(region: string): string {
 }
 
 function region(value: string): string | undefined {
-  return partitionOf(value) ? undefined : 'is not an AWS region; write e.g. "eu-central-1" (a region, not its zone, in lower case)';
-}
-
-function accountId(value: string): string | undefined {
-  return /^\d{12}$/.test(value) ? undefined : "is not an AWS account id; write its 12 digits, in quotes";
-}
-
-function kmsKeyArn(value: string): string | undefined {
-  return /^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/.test(value) ? undefined : "is not the ARN of a KMS key; write arn:<partition>:kms:<region>:<account>:key/<id> (not an alias, which IAM policies cannot name)";
-}
-
-function oidcProviderArn(value: string): string | undefined {
-  return /^arn:aws[a-z-]*:iam::\d{12}:oidc-provider\/[\w./-]+$/.test(value) ? undefined : "is not the ARN of an OIDC provider; write arn:<partition>:iam::<account>:oidc-provider/<issuer without https://>";
-}
-
-function clusterName(value: string): string | undefined {
-  return /^[0-9A-Za-z][\w-]{0,99}$/.test(value) ? undefined : "is not the name of an EKS cluster; write its name, not its ARN";
-}
-
-function serviceAccount(value: string): string | undefined {
-  return /^[a-z0-9][a-z0-9-]{0,62}\/[a-z0-9][a-z0-9.-]{0,252}$/.test(value) ? undefined : 'is not a service account; write namespace/name, e.g. "authentik/authentik"';
+  if (partitionOf(value)) return undefined;
+  return 'is not an AWS region; write e.g. "eu-central-1" (a region, not its zone, in lower case)';
 }
 
 function identity(value: string): string | undefined {
-  return parseIdentity(value) ? undefined : 'is not a role or user of IAM; write e.g. "role/authentik-task"';
+  if (parseIdentity(value)) return undefined;
+  return 'is not a role or user of IAM; write e.g. "role/authentik-task"';
 }
+
+const IDENTITY =
+  /^(?:arn:aws[a-z-]*:iam::\d{12}:)?(role|user)\/(?:[\w+=,.@/-]*\/)?([\w+=,.@-]{1,64})$/;
 
 function parseIdentity(value: string): Identity | undefined {
-  const [, kind, name] = /^(?:arn:aws[a-z-]*:iam::\d{12}:)?(role|user)\/(?:[\w+=,.@/-]*\/)?([\w+=,.@-]{1,64})$/.exec(value) ?? [];
-  return name !== undefined && (kind === "role" || kind === "user") ? { kind, name } : undefined;
+  const [, kind, name] = IDENTITY.exec(value) ?? [];
+  if (name === undefined || (kind !== "role" && kind !== "user")) return undefined;
+  return { kind, name };
 }
 
-/** Arguments of `AwsStorage`; the config of a stack is one. */
+/** Arguments of `AwsStorage`. The config of a stack has them all. */
 export type AwsStorageArgs = Pick<
   AwsConfig,
-  | "region" | "accountId" | "bucketName" | "origins" | "endpoint" | "customDomain" | "corsAllowedHeaders" | "corsMaxAgeSeconds"
-  | "protect" | "forceDestroy" | "adopt" | "ownership" | "kmsKeyArn" | "noncurrentVersionDays" | "credentials" | "tags"
-  | "keyGeneration" | "retirePreviousKey"
+  | "region"
+  | "accountId"
+  | "bucketName"
+  | "origins"
+  | "endpoint"
+  | "customDomain"
+  | "corsAllowedHeaders"
+  | "corsMaxAgeSeconds"
+  | "protect"
+  | "forceDestroy"
+  | "adopt"
+  | "ownership"
+  | "kmsKeyArn"
+  | "noncurrentVersionDays"
+  | "credentials"
+  | "tags"
+  | "keyGeneration"
+  | "retirePreviousKey"
 >;
 
 /** A private S3 bucket with its CORS policy, and a user, role or policy that lets authentik do what it needs and nothing else. */
@@ -213,24 +369,35 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
-    super("authentik-storage:aws:AwsStorage", name, { keyGeneration, retirePreviousKey }, guardRotation(name, options));
+    super(
+      "authentik-storage:aws:AwsStorage",
+      name,
+      { keyGeneration, retirePreviousKey },
+      guardRotation(name, options),
+    );
     const child = { parent: this, provider: this.#provider(name, args) };
     const bucket = this.#bucket(name, args, child);
     const settings = this.#settings(name, args, bucket, child);
     const identity = this.#identity(name, args, bucket, child);
 
-    // Known before its settings are made, but of no use until they are.
-    this.bucketName = all([bucket.bucket, all(settings.map(({ id }) => id))]).apply(([bucket]) => bucket);
+    // The name resolves only when the settings exist, so that nothing uses the bucket without them.
+    this.bucketName = all([bucket.bucket, all(settings.map(({ id }) => id))]).apply(
+      ([bucket]) => bucket,
+    );
     this.region = output(args.region);
-    // Named even where boto3 would find one: without it boto3 presigns for the global host, which fails in many regions.
+    // Without an endpoint boto3 presigns for the global host, which fails in many regions.
     this.endpoint = output(args.endpoint);
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
     this.credentials = secret(identity.credentials);
     this.roleArn = identity.roleArn;
-    this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint, roleArn: this.roleArn });
+    this.registerOutputs({
+      bucketName: this.bucketName,
+      endpoint: this.endpoint,
+      roleArn: this.roleArn,
+    });
   }
 
-  /** Explicit, so that no region or account of the environment can come in between. */
+  /** An explicit provider, so that the environment's region and account are never used. */
   #provider(name: string, { region, accountId, tags }: AwsStorageArgs): Provider {
     return new Provider(
       `${name}-aws`,
@@ -243,18 +410,29 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #bucket(name: string, { bucketName, forceDestroy, protect, adopt }: AwsStorageArgs, child: Child): Bucket {
+  #bucket(
+    name: string,
+    { bucketName, forceDestroy, protect, adopt }: AwsStorageArgs,
+    child: Child,
+  ): Bucket {
     const imported = adopt && bucketName !== undefined ? { import: bucketName } : {};
-    // S3 refuses to delete a bucket that is not empty; forceDestroy has the provider empty it first.
-    return new Bucket(`${name}-media`, { bucket: bucketName, forceDestroy }, { ...child, protect, ...imported });
+    // S3 refuses to delete a bucket that is not empty. With forceDestroy the provider empties it first.
+    const options = { ...child, protect, ...imported };
+    return new Bucket(`${name}-media`, { bucket: bucketName, forceDestroy }, options);
   }
 
   #settings(name: string, args: AwsStorageArgs, bucket: Bucket, child: Child): CustomResource[] {
-    // Deleting the bucket deletes these too; a bucket that may not be deleted must not lose them on the way.
+    // They are deleted with the bucket. A bucket that may not be deleted keeps them.
     const ofBucket = { ...child, deletedWith: bucket };
     const publicAccess = new BucketPublicAccessBlock(
       `${name}-public-access`,
-      { bucket: bucket.bucket, blockPublicAcls: true, ignorePublicAcls: true, blockPublicPolicy: true, restrictPublicBuckets: true },
+      {
+        bucket: bucket.bucket,
+        blockPublicAcls: true,
+        ignorePublicAcls: true,
+        blockPublicPolicy: true,
+        restrictPublicBuckets: true,
+      },
       ofBucket,
     );
     const versioning = new BucketVersioning(
@@ -262,10 +440,13 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       { bucket: bucket.bucket, versioningConfiguration: { status: "Enabled" } },
       ofBucket,
     );
-    // S3 answers two of these at once with a conflict (OperationAborted), so each waits for the one before.
+    // S3 refuses two of these at the same time (OperationAborted), so each waits for the one before.
     const policy = new BucketPolicy(
       `${name}-policy`,
-      { bucket: bucket.bucket, policy: bucket.arn.apply((arn) => JSON.stringify(denyPlainHttp(arn))) },
+      {
+        bucket: bucket.bucket,
+        policy: bucket.arn.apply((arn) => JSON.stringify(denyPlainHttp(arn))),
+      },
       { ...ofBucket, dependsOn: publicAccess },
     );
     const ownership = new BucketOwnershipControls(
@@ -284,17 +465,38 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     ];
   }
 
-  #encryption(name: string, { kmsKeyArn }: AwsStorageArgs, bucket: Bucket, options: CustomResourceOptions): CustomResource {
-    const byDefault = kmsKeyArn === undefined ? { sseAlgorithm: "AES256" } : { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn };
+  #encryption(
+    name: string,
+    { kmsKeyArn }: AwsStorageArgs,
+    bucket: Bucket,
+    options: CustomResourceOptions,
+  ): CustomResource {
+    const byDefault =
+      kmsKeyArn === undefined
+        ? { sseAlgorithm: "AES256" }
+        : { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn };
     return new BucketServerSideEncryptionConfiguration(
       `${name}-encryption`,
-      // One data key for the bucket instead of one a file: icons would cost a KMS request each.
-      { bucket: bucket.bucket, rules: [{ applyServerSideEncryptionByDefault: byDefault, bucketKeyEnabled: kmsKeyArn !== undefined }] },
+      // One data key for the bucket. One for each file would cost a KMS request for each icon.
+      {
+        bucket: bucket.bucket,
+        rules: [
+          {
+            applyServerSideEncryptionByDefault: byDefault,
+            bucketKeyEnabled: kmsKeyArn !== undefined,
+          },
+        ],
+      },
       options,
     );
   }
 
-  #lifecycle(name: string, { noncurrentVersionDays }: AwsStorageArgs, bucket: Bucket, options: CustomResourceOptions): CustomResource {
+  #lifecycle(
+    name: string,
+    { noncurrentVersionDays }: AwsStorageArgs,
+    bucket: Bucket,
+    options: CustomResourceOptions,
+  ): CustomResource {
     return new BucketLifecycleConfiguration(
       `${name}-lifecycle`,
       {
@@ -306,7 +508,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
             filter: { prefix: "" },
             abortIncompleteMultipartUpload: { daysAfterInitiation: 7 },
             noncurrentVersionExpiration: { noncurrentDays: noncurrentVersionDays },
-            // A deleted file leaves a marker, which stays when its last version has expired.
+            // A deleted file leaves a delete marker, which would stay after its last version has expired.
             expiration: { expiredObjectDeleteMarker: true },
           },
         ],
@@ -315,7 +517,12 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #cors(name: string, args: AwsStorageArgs, bucket: Bucket, options: CustomResourceOptions): CustomResource {
+  #cors(
+    name: string,
+    args: AwsStorageArgs,
+    bucket: Bucket,
+    options: CustomResourceOptions,
+  ): CustomResource {
     return new BucketCorsConfiguration(
       `${name}-cors`,
       {
@@ -333,7 +540,12 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #identity(name: string, args: AwsStorageArgs, bucket: Bucket, child: Child): { credentials: Output<Credentials>; roleArn?: Output<string> } {
+  #identity(
+    name: string,
+    args: AwsStorageArgs,
+    bucket: Bucket,
+    child: Child,
+  ): { credentials: Output<Credentials>; roleArn?: Output<string> } {
     const policy = bucket.arn.apply((arn) => JSON.stringify(identityPolicy(arn, args)));
     const { credentials } = args;
     if (credentials.kind === "user") return { credentials: this.#user(name, args, policy, child) };
@@ -341,7 +553,11 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       if (credentials.attachTo) attach(name, credentials.attachTo, policy, child);
       return { credentials: output({ sessionProfile: credentials.sessionProfile }) };
     }
-    const role = new Role(`${name}-role`, { assumeRolePolicy: JSON.stringify(trustPolicy(credentials)) }, child);
+    const role = new Role(
+      `${name}-role`,
+      { assumeRolePolicy: JSON.stringify(trustPolicy(credentials)) },
+      child,
+    );
     new RolePolicy(`${name}-role-policy`, { role: role.name, policy }, child);
     if (credentials.kind === "podIdentity") {
       for (const { namespace, name: serviceAccount } of credentials.serviceAccounts) {
@@ -355,17 +571,29 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     return { credentials: output({}), roleArn: role.arn };
   }
 
-  /** A user with its keys of both slots; gives the current one. */
-  #user(name: string, args: AwsStorageArgs, policy: Output<string>, child: Child): Output<Credentials> {
+  /** A user with the keys of both slots. Returns the current key. */
+  #user(
+    name: string,
+    args: AwsStorageArgs,
+    policy: Output<string>,
+    child: Child,
+  ): Output<Credentials> {
     const user = new User(`${name}-user`, {}, child);
     const attached = new UserPolicy(`${name}-user-policy`, { user: user.name, policy }, child);
     const [current, previous] = keySlots(args);
     const make = ({ slot, generation }: typeof current) =>
-      // IAM allows a user two keys, so the older has to go before the new one comes. authentik has the other slot's.
-      new AccessKey(`${name}-key-${slot}`, { user: user.name }, { ...child, replacementTrigger: generation, deleteBeforeReplace: true });
+      // IAM allows two keys for each user, so the older one is deleted first. authentik uses the key of the other slot.
+      new AccessKey(
+        `${name}-key-${slot}`,
+        { user: user.name },
+        { ...child, replacementTrigger: generation, deleteBeforeReplace: true },
+      );
     if (previous) make(previous);
     const key = make(current);
-    return all([key.id, key.secret, attached.id]).apply(([accessKey, secretKey]) => ({ accessKey, secretKey }));
+    return all([key.id, key.secret, attached.id]).apply(([accessKey, secretKey]) => ({
+      accessKey,
+      secretKey,
+    }));
   }
 }
 
@@ -376,18 +604,22 @@ interface Child {
 }
 
 function attach(name: string, identity: Identity, policy: Output<string>, child: Child): void {
-  if (identity.kind === "role") new RolePolicy(`${name}-role-policy`, { role: identity.name, policy }, child);
+  if (identity.kind === "role")
+    new RolePolicy(`${name}-role-policy`, { role: identity.name, policy }, child);
   else new UserPolicy(`${name}-user-policy`, { user: identity.name, policy }, child);
 }
 
-/** What authentik may do: its calls on the bucket and, where a KMS key encrypts the files, that key's use through S3. */
-function identityPolicy(bucketArn: string, { kmsKeyArn, endpoint }: AwsStorageArgs): PolicyDocument {
+/** What authentik may do: its calls on the bucket and, if a KMS key encrypts the files, the use of that key through S3. */
+function identityPolicy(
+  bucketArn: string,
+  { kmsKeyArn, endpoint }: AwsStorageArgs,
+): PolicyDocument {
   const policy = authentikPolicy(bucketArn);
   if (kmsKeyArn === undefined) return policy;
   const useKey: PolicyStatement = {
     Sid: "AuthentikKmsKey",
     Effect: "Allow",
-    // Reading decrypts; writing takes a data key; a multipart upload decrypts the parts it joins (AWS, "Using SSE-KMS").
+    // A read decrypts, a write needs a data key, and a multipart upload decrypts its parts (AWS, "Using SSE-KMS").
     Action: ["kms:Decrypt", "kms:GenerateDataKey"],
     Resource: kmsKeyArn,
     Condition: { StringEquals: { "kms:ViaService": new URL(endpoint).host } },
@@ -411,31 +643,50 @@ function denyPlainHttp(bucketArn: string): PolicyDocument {
   };
 }
 
-/** Who may take the role: the service accounts, and no other pod of the cluster. */
-function trustPolicy(credentials: Extract<AwsCredentials, { kind: "irsa" | "podIdentity" }>): object {
-  const accounts = credentials.serviceAccounts;
+/** Who may assume the role: the service accounts, and no other pod of the cluster. */
+function trustPolicy(credentials: RoleCredentials): object {
   const statement =
-    credentials.kind === "irsa"
-      ? irsaTrust(credentials.oidcProviderArn, accounts.map(({ namespace, name }) => `system:serviceaccount:${namespace}:${name}`))
-      : {
-          Principal: { Service: "pods.eks.amazonaws.com" },
-          Action: ["sts:AssumeRole", "sts:TagSession"],
-          Condition: {
-            StringEquals: {
-              "aws:RequestTag/eks-cluster-name": credentials.clusterName,
-              "aws:RequestTag/kubernetes-namespace": [...new Set(accounts.map(({ namespace }) => namespace))],
-              "aws:RequestTag/kubernetes-service-account": [...new Set(accounts.map(({ name }) => name))],
-            },
-          },
-        };
-  return { Version: "2012-10-17", Statement: [{ Sid: "AuthentikPods", Effect: "Allow", ...statement }] };
+    credentials.kind === "irsa" ? irsaTrust(credentials) : podIdentityTrust(credentials);
+  return {
+    Version: "2012-10-17",
+    Statement: [{ Sid: "AuthentikPods", Effect: "Allow", ...statement }],
+  };
 }
 
-function irsaTrust(oidcProviderArn: string, subjects: string[]): object {
+type RoleCredentials = Extract<AwsCredentials, { kind: "irsa" | "podIdentity" }>;
+
+function podIdentityTrust({
+  clusterName,
+  serviceAccounts,
+}: Extract<AwsCredentials, { kind: "podIdentity" }>): object {
+  const namespaces = serviceAccounts.map(({ namespace }) => namespace);
+  const names = serviceAccounts.map(({ name }) => name);
+  return {
+    Principal: { Service: "pods.eks.amazonaws.com" },
+    Action: ["sts:AssumeRole", "sts:TagSession"],
+    Condition: {
+      StringEquals: {
+        "aws:RequestTag/eks-cluster-name": clusterName,
+        "aws:RequestTag/kubernetes-namespace": [...new Set(namespaces)],
+        "aws:RequestTag/kubernetes-service-account": [...new Set(names)],
+      },
+    },
+  };
+}
+
+function irsaTrust({
+  oidcProviderArn,
+  serviceAccounts,
+}: Extract<AwsCredentials, { kind: "irsa" }>): object {
   const issuer = oidcProviderArn.slice(oidcProviderArn.indexOf("/") + 1);
+  const subjects = serviceAccounts.map(({ namespace, name }) => {
+    return `system:serviceaccount:${namespace}:${name}`;
+  });
   return {
     Principal: { Federated: oidcProviderArn },
     Action: "sts:AssumeRoleWithWebIdentity",
-    Condition: { StringEquals: { [`${issuer}:aud`]: "sts.amazonaws.com", [`${issuer}:sub`]: subjects } },
+    Condition: {
+      StringEquals: { [`${issuer}:aud`]: "sts.amazonaws.com", [`${issuer}:sub`]: subjects },
+    },
   };
 }

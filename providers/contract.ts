@@ -1,11 +1,11 @@
-/** What every provider's file gives, whatever the provider. */
+/** What every provider's file provides. */
 import type { Output } from "@pulumi/pulumi/output.js";
 import type { ObjectEntries } from "valibot";
 import type { AddressingStyle } from "../authentik/env.ts";
 import { parseProvider, type CommonConfig, type ProviderConfig } from "../config/common.ts";
 import type { ConfigReader } from "../config/index.ts";
 
-/** What authentik signs with: keys, or the name of an AWS profile, or nothing where it has a role. */
+/** What authentik signs with: keys, the name of an AWS profile, or nothing if it has a role. */
 export interface Credentials {
   accessKey?: string | undefined;
   secretKey?: string | undefined;
@@ -16,42 +16,62 @@ export interface Credentials {
 /** A bucket that authentik can use. Each provider's component resource is one. */
 export interface AuthentikStorage {
   readonly bucketName: Output<string>;
-  /** The region that requests are signed for; undefined where the server does not care. */
+  /** The region that requests are signed for; undefined if the server needs none. */
   readonly region: Output<string | undefined>;
   /** URL of the S3 API, without the bucket. */
   readonly endpoint: Output<string>;
-  /** Where browsers load files from, without scheme, with the bucket. Absent: from the endpoint. */
+  /** The host from which browsers load files, without scheme, with the bucket. The default is the endpoint. */
   readonly customDomain?: Output<string> | undefined;
   /** What authentik signs with. Always a Pulumi secret. */
   readonly credentials: Output<Credentials>;
-  /** The AWS role that authentik's pods are to take on, where one was made for them. */
+  /** The AWS role that authentik's pods assume, if the provider creates one. */
   readonly roleArn?: Output<string> | undefined;
-  /** Where the bucket stands in URLs, for the releases that can be told; undefined leaves it to boto3. */
+  /** Where the bucket is in URLs, for releases with that setting; undefined leaves it to boto3. */
   readonly addressingStyle?: AddressingStyle | undefined;
 }
 
 /** The provider of a stack, chosen and configured. */
 export interface Chosen<Config> {
   config: Config;
-  /** Declares the storage that the config describes, below one component of this name. */
+  /** Registers the storage that the config describes, below one component of this name. */
   provision: (name: string) => AuthentikStorage;
 }
 
-/** What a provider's file exports by default. */
-export type Provider<Config> = ConfigReader<Chosen<Config>>;
+/** What the tools and the policies know of a type of resources. */
+export interface ResourceType {
+  /** What a reviewer calls it, e.g. `CORS policy`. */
+  label: string;
+  /** Whether it holds authentik's files: deleting or replacing it deletes them. False by default. */
+  holdsFiles?: boolean;
+  /** The properties that have the name of the bucket, where the resource is the bucket. */
+  bucketName?: readonly string[];
+}
 
-/** A provider: its part of the config, and what it makes of that. */
-interface Definition<Keys extends ObjectEntries, Config> extends ProviderConfig<Keys, Config> {
-  /** Makes the component; the names of its resources begin with its own. */
+/** What a provider's file exports by default. */
+export interface Provider<Config, Type extends string = string>
+  extends ConfigReader<Chosen<Config>> {
+  /** Every type of resources that the provider registers, its component included, by type token. */
+  resources: Readonly<Record<Type, ResourceType>>;
+}
+
+/** A provider: its part of the config, the types of its resources, and what it makes of the config. */
+interface Definition<Keys extends ObjectEntries, Config, Type extends string>
+  extends ProviderConfig<Keys, Config> {
+  /** Every type of resources that `provision` registers, its component included, by type token. */
+  resources: Readonly<Record<Type, ResourceType>>;
+  /** Creates the component. The names of its resources begin with the component's name. */
   provision: (name: string, config: Config) => AuthentikStorage;
 }
 
-/** Binds a provider's config to its component, so that nobody else has to know which belongs to which. */
-export function defineProvider<Keys extends ObjectEntries, Config extends CommonConfig & { provider: string }>(
-  { provision, ...own }: Definition<Keys, Config>,
-): Provider<Config> {
+/** Binds a provider's config to its component. */
+export function defineProvider<
+  Keys extends ObjectEntries,
+  Config extends CommonConfig & { provider: string },
+  Type extends string,
+>({ resources, provision, ...own }: Definition<Keys, Config, Type>): Provider<Config, Type> {
   return {
     keys: own.keys,
+    resources,
     parse: (values, report) => {
       const config = parseProvider(own, values, report);
       return config && { config, provision: (name) => provision(name, config) };

@@ -7,17 +7,34 @@ import { R2BucketCors } from "@pulumi/cloudflare/r2bucketCors.js";
 import { R2BucketLifecycle } from "@pulumi/cloudflare/r2bucketLifecycle.js";
 import { R2ManagedDomain } from "@pulumi/cloudflare/r2managedDomain.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
-import { ComponentResource, type ComponentResourceOptions, type CustomResource } from "@pulumi/pulumi/resource.js";
-import { DEFAULT_BUCKET_NAME, refuseForceDestroy, rotationKeys, type CommonConfig, type Report, type Sound, type Values } from "../config/common.ts";
+import {
+  ComponentResource,
+  type ComponentResourceOptions,
+  type CustomResource,
+} from "@pulumi/pulumi/resource.js";
+import {
+  DEFAULT_BUCKET_NAME,
+  refuseForceDestroy,
+  rotationKeys,
+  type CommonConfig,
+  type ReportProblem,
+  type Valid,
+  type Values,
+} from "../config/common.ts";
 import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
-import { defineProvider, type AuthentikStorage, type Credentials } from "./contract.ts";
+import {
+  defineProvider,
+  type AuthentikStorage,
+  type Credentials,
+  type ResourceType,
+} from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
-/** Where R2 guarantees to keep a bucket's objects (Cloudflare, "Data location"); the list of the package's `R2Bucket`. */
+/** Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that of the package's `R2Bucket`. */
 export const JURISDICTIONS = ["default", "eu", "fedramp", "us"] as const;
 type Jurisdiction = (typeof JURISDICTIONS)[number];
-/** Where R2 is asked to put a bucket, without a guarantee; the list of the package's `R2Bucket`. */
+/** Where R2 is asked to store a bucket, without a guarantee. The list is that of the package's `R2Bucket`. */
 export const LOCATIONS = ["apac", "eeur", "enam", "weur", "wnam", "oc"] as const;
 type Location = (typeof LOCATIONS)[number];
 
@@ -29,12 +46,40 @@ const WITHIN: Readonly<Record<Jurisdiction, readonly Location[]>> = {
   us: ["enam", "wnam"],
 };
 
+const cloudflareAccountId = rules.matching(
+  /^[0-9a-f]{32}$/,
+  "is not a Cloudflare account id; write its 32 lower-case hex digits",
+);
+
 const keys = {
-  accountId: text("Id of the Cloudflare account, 32 hex digits (dashboard: R2, \"Account details\").", accountId),
-  jurisdiction: optional(oneOf(JURISDICTIONS, "Where R2 guarantees to keep the files. Changing it replaces the bucket."), "default"),
-  location: optional(oneOf(LOCATIONS, "Where R2 is asked to put the files. It counts only when a bucket of this name is made for the first time.")),
+  accountId: text(
+    'Id of the Cloudflare account, 32 hex digits (dashboard: R2, "Account details").',
+    cloudflareAccountId,
+  ),
+  jurisdiction: optional(
+    oneOf(
+      JURISDICTIONS,
+      "Where R2 guarantees to store the files. Changing it replaces the bucket.",
+    ),
+    "default",
+  ),
+  location: optional(
+    oneOf(
+      LOCATIONS,
+      "Where R2 is asked to store the files. It counts only when a bucket of this name is created for the first time.",
+    ),
+  ),
   ...rotationKeys,
 };
+
+const resources = {
+  "authentik-storage:r2:R2Storage": { label: "Storage" },
+  "cloudflare:index/r2Bucket:R2Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["name"] },
+  "cloudflare:index/r2BucketCors:R2BucketCors": { label: "CORS policy" },
+  "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": { label: "Lifecycle rules" },
+  "cloudflare:index/r2ManagedDomain:R2ManagedDomain": { label: "Public r2.dev domain" },
+  "cloudflare:index/accountToken:AccountToken": { label: "authentik's access key" },
+} satisfies Record<string, ResourceType>;
 
 type R2Values = CommonConfig & Values<typeof keys>;
 
@@ -47,52 +92,92 @@ export interface R2Config extends R2Values {
   customDomain: string;
 }
 
-export default defineProvider({ keys, check, resolve, provision: (name, config) => new R2Storage(name, config) });
+export default defineProvider({
+  keys,
+  resources,
+  check,
+  resolve,
+  provision: (name, config) => new R2Storage(name, config),
+});
 
-function check(config: Sound<R2Values>, report: Report): void {
-  const { bucketName = DEFAULT_BUCKET_NAME, jurisdiction = "default", location } = config;
+function check(config: Valid<R2Values>, report: ReportProblem): void {
+  const { accountId, bucketName = DEFAULT_BUCKET_NAME, jurisdiction = "default" } = config;
   const wrongName = rules.bucketNameWithoutDots(bucketName);
   if (wrongName !== undefined) report("bucketName", wrongName);
-  if (location !== undefined && !WITHIN[jurisdiction].includes(location)) {
-    report("location", `is not in the jurisdiction "${jurisdiction}"; write ${WITHIN[jurisdiction].map((name) => `"${name}"`).join(" or ")}, or remove it`);
+  checkLocation(config, report);
+  refuseForceDestroy(
+    config,
+    "R2 never deletes a bucket that is not empty; remove the key, and empty the bucket yourself before pulumi destroy",
+    report,
+  );
+  if (config.secureUrls === false) {
+    report("secureUrls", "sends browsers to http, which R2 does not support; remove it");
   }
-  refuseForceDestroy(config, "R2 never deletes a bucket that is not empty; remove the key, and empty the bucket yourself before pulumi destroy", report);
-  if (config.secureUrls === false) report("secureUrls", "sends browsers to http, which R2 does not speak; remove it");
-  if (config.accountId !== undefined) checkCustomDomain(config, `${apiHost(config.accountId, jurisdiction)}/${bucketName}`, report);
+  if (accountId !== undefined) {
+    checkCustomDomain(config, `${apiHost(accountId, jurisdiction)}/${bucketName}`, report);
+  }
 }
 
-function checkCustomDomain({ customDomain }: Sound<R2Values>, only: string, report: Report): void {
+function checkLocation(
+  { jurisdiction = "default", location }: Valid<R2Values>,
+  report: ReportProblem,
+): void {
+  if (location === undefined || WITHIN[jurisdiction].includes(location)) return;
+  const allowed = WITHIN[jurisdiction].map((name) => `"${name}"`).join(" or ");
+  report(
+    "location",
+    `is not in the jurisdiction "${jurisdiction}"; write ${allowed}, or remove it`,
+  );
+}
+
+function checkCustomDomain(
+  { customDomain }: Valid<R2Values>,
+  only: string,
+  report: ReportProblem,
+): void {
   if (customDomain === undefined || customDomain === only) return;
   report(
     "customDomain",
-    `is not R2's S3 API, and presigned URLs work there alone, neither on r2.dev nor on a domain of your own (Cloudflare, "Presigned URLs"); write "${only}", or remove it`,
+    "is not R2's S3 API. Presigned URLs work only there, and neither on r2.dev nor on your own domain " +
+      `(Cloudflare, "Presigned URLs"); write "${only}", or remove it`,
   );
 }
 
 function resolve(config: R2Values): R2Config {
   const host = apiHost(config.accountId, config.jurisdiction);
   const bucketName = config.bucketName ?? DEFAULT_BUCKET_NAME;
-  return { ...config, provider: "r2", bucketName, endpoint: `https://${host}`, customDomain: `${host}/${bucketName}` };
+  const customDomain = `${host}/${bucketName}`;
+  return { ...config, provider: "r2", bucketName, endpoint: `https://${host}`, customDomain };
 }
 
-/** A bucket with a jurisdiction is reached on that jurisdiction's host alone (Cloudflare, "Data location"). */
+/** A bucket with a jurisdiction is available only on the host of that jurisdiction (Cloudflare, "Data location"). */
 function apiHost(account: string, jurisdiction: Jurisdiction): string {
   return `${account}${jurisdiction === "default" ? "" : `.${jurisdiction}`}.r2.cloudflarestorage.com`;
 }
 
-function accountId(value: string): string | undefined {
-  return /^[0-9a-f]{32}$/.test(value) ? undefined : "is not a Cloudflare account id; write its 32 lower-case hex digits";
-}
-
-/** Arguments of `R2Storage`; the config of a stack is one. */
+/** Arguments of `R2Storage`. The config of a stack has them all. */
 export type R2StorageArgs = Pick<
   R2Config,
-  | "accountId" | "jurisdiction" | "location" | "bucketName" | "origins" | "endpoint" | "customDomain" | "corsAllowedHeaders"
-  | "corsMaxAgeSeconds" | "protect" | "adopt" | "keyGeneration" | "retirePreviousKey"
+  | "accountId"
+  | "jurisdiction"
+  | "location"
+  | "bucketName"
+  | "origins"
+  | "endpoint"
+  | "customDomain"
+  | "corsAllowedHeaders"
+  | "corsMaxAgeSeconds"
+  | "protect"
+  | "adopt"
+  | "keyGeneration"
+  | "retirePreviousKey"
 >;
 
-/** The rights of authentik's token, by the names that Cloudflare shows (its "R2 API tokens"); R2 knows no finer ones. */
-const PERMISSION_GROUPS = ["Workers R2 Storage Bucket Item Read", "Workers R2 Storage Bucket Item Write"];
+/** The rights of authentik's token, by Cloudflare's names ("R2 API tokens"). R2 has no finer rights. */
+const PERMISSION_GROUPS = [
+  "Workers R2 Storage Bucket Item Read",
+  "Workers R2 Storage Bucket Item Write",
+];
 const SEVEN_DAYS = 7 * 86_400;
 
 /** A private R2 bucket with its CORS policy, and an API token that can read and write its objects and nothing else. */
@@ -105,30 +190,46 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
-    super("authentik-storage:r2:R2Storage", name, { keyGeneration, retirePreviousKey }, guardRotation(name, options));
+    super(
+      "authentik-storage:r2:R2Storage",
+      name,
+      { keyGeneration, retirePreviousKey },
+      guardRotation(name, options),
+    );
     const bucket = this.#bucket(name, args);
     const settings = this.#settings(name, args, bucket);
     const token = this.#tokens(name, args, bucket);
 
-    // Known before the resources are made, but of no use until they are.
+    // The name resolves only when the settings exist, so that nothing uses the bucket without them.
     this.bucketName = all(settings.map(({ id }) => id)).apply(() => args.bucketName);
     this.region = output("auto");
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
-    this.credentials = secret(all([token.id, token.value])).apply(([id, value]) => s3Keys(id, value));
+    this.credentials = secret(all([token.id, token.value])).apply(([id, value]) =>
+      s3Keys(id, value),
+    );
     this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint });
   }
 
-  /** R2 refuses to delete a bucket that is not empty, and the package has no way around it. */
-  #bucket(name: string, { accountId, bucketName, jurisdiction, location, protect, adopt }: R2StorageArgs): R2Bucket {
+  /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
+  #bucket(name: string, args: R2StorageArgs): R2Bucket {
+    const { accountId, bucketName, jurisdiction, location, protect, adopt } = args;
     const imported = adopt ? { import: `${accountId}/${bucketName}/${jurisdiction}` } : {};
-    return new R2Bucket(`${name}-bucket`, { accountId, name: bucketName, jurisdiction, location }, { parent: this, protect, ...imported });
+    return new R2Bucket(
+      `${name}-bucket`,
+      { accountId, name: bucketName, jurisdiction, location },
+      { parent: this, protect, ...imported },
+    );
   }
 
   #settings(name: string, args: R2StorageArgs, bucket: R2Bucket): CustomResource[] {
-    // Deleting the bucket deletes these too; a bucket that may not be deleted must not lose them on the way.
+    // They are deleted with the bucket. A bucket that may not be deleted keeps them.
     const ofBucket = { parent: this, dependsOn: bucket, deletedWith: bucket };
-    const place = { accountId: args.accountId, bucketName: bucket.name, jurisdiction: args.jurisdiction };
+    const place = {
+      accountId: args.accountId,
+      bucketName: bucket.name,
+      jurisdiction: args.jurisdiction,
+    };
     return [
       new R2BucketCors(
         `${name}-cors`,
@@ -136,7 +237,11 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
           ...place,
           rules: [
             {
-              allowed: { origins: args.origins, headers: args.corsAllowedHeaders, methods: ["GET"] },
+              allowed: {
+                origins: args.origins,
+                headers: args.corsAllowedHeaders,
+                methods: ["GET"],
+              },
               maxAgeSeconds: args.corsMaxAgeSeconds,
             },
           ],
@@ -158,24 +263,33 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
         },
         ofBucket,
       ),
-      // Off is the default of a new bucket; an adopted one may be public.
+      // A new bucket is not public, but an adopted one may be.
       new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, ofBucket),
     ];
   }
 
-  /** The tokens of both key slots; gives the current one. */
+  /** The tokens of both key slots. Returns the current one. */
   #tokens(name: string, args: R2StorageArgs, bucket: R2Bucket): AccountToken {
     const { accountId, jurisdiction } = args;
     const groups = getAccountApiTokenPermissionGroupsListOutput({ accountId }, { parent: this });
-    const permissionGroups = groups.results.apply((results) => PERMISSION_GROUPS.map((group) => ({ id: groupId(results, group) })));
-    // A bucket outside any jurisdiction is of the one named "default" here.
-    const resources = bucket.name.apply((bucket) => JSON.stringify({ [`com.cloudflare.edge.r2.bucket.${accountId}_${jurisdiction}_${bucket}`]: "*" }));
+    const permissionGroups = groups.results.apply((results) => {
+      return PERMISSION_GROUPS.map((group) => ({ id: groupId(results, group) }));
+    });
+    // A bucket without a jurisdiction is in the jurisdiction "default" here.
+    const resources = bucket.name.apply((bucket) => {
+      const resource = `com.cloudflare.edge.r2.bucket.${accountId}_${jurisdiction}_${bucket}`;
+      return JSON.stringify({ [resource]: "*" });
+    });
     const [current, previous] = keySlots(args);
     const make = ({ slot, generation }: typeof current) =>
       new AccountToken(
         `${name}-token-${slot}`,
-        { accountId, name: `${name} ${args.bucketName} key ${generation}`, policies: [{ effect: "allow", permissionGroups, resources }] },
-        // A token's value is made with it, so another key is another token. The new one is made before the old one goes.
+        {
+          accountId,
+          name: `${name} ${args.bucketName} key ${generation}`,
+          policies: [{ effect: "allow", permissionGroups, resources }],
+        },
+        // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
         { parent: this, replacementTrigger: generation },
       );
     if (previous) make(previous);
@@ -184,17 +298,23 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 }
 
 /** Access key and secret key of an API token (Cloudflare, "R2 API tokens": "Get S3 API credentials from an API token"). */
-export function s3Keys(tokenId: string, tokenValue: string): { accessKey: string; secretKey: string } {
+export function s3Keys(
+  tokenId: string,
+  tokenValue: string,
+): { accessKey: string; secretKey: string } {
   return { accessKey: tokenId, secretKey: createHash("sha256").update(tokenValue).digest("hex") };
 }
 
 /**
- * The id of the permission group of this name.
+ * The id of the permission group with this name.
  *
- * @throws Error that says what the account or the token of `pulumi up` lacks
+ * @throws Error that says what the account or the token of `pulumi up` is missing
  */
 export function groupId(groups: readonly { id: string; name: string }[], name: string): string {
   const found = groups.find((group) => group.name === name);
-  if (!found) throw new Error(`the Cloudflare account has no permission group "${name}"; enable R2 for it, and let pulumi up's token read account API tokens`);
-  return found.id;
+  if (found) return found.id;
+  throw new Error(
+    `the Cloudflare account has no permission group "${name}"; enable R2 for the account, ` +
+      "and allow the token of pulumi up to read account API tokens",
+  );
 }

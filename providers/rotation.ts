@@ -1,28 +1,31 @@
-/** Rotation of authentik's keys: two slots of which generation n takes slot n mod 2, so that one of them is never touched. */
+/** Rotation of authentik's keys. There are two slots, and generation n uses slot n mod 2, so that a rotation never changes the key in use. */
 import { ResourceHook, type ComponentResourceOptions } from "@pulumi/pulumi/resource.js";
+import * as v from "valibot";
 import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
 
-/** What the config says of the keys. */
+/** The rotation in the config. */
 export interface Rotation {
   /** Raised by one to rotate. */
   keyGeneration: number;
-  /** Whether the key of the generation before is gone. */
+  /** Whether the key of the previous generation is deleted. */
   retirePreviousKey: boolean;
 }
 
-/** A place for a key. Its key is made anew whenever its generation changes. */
+/** A slot for a key. When its generation changes, its key is replaced. */
 export interface KeySlot {
   slot: 0 | 1;
   generation: number;
 }
 
 /**
- * The slots that hold a key, the current one first. Raising the generation by one makes the older of the two keys anew and
- * leaves the one that authentik has.
+ * The slots that hold a key, the current one first. Raising the generation by one replaces the older key and keeps the key that
+ * authentik has.
  */
-export function keySlots({ keyGeneration, retirePreviousKey }: Rotation): [current: KeySlot, previous?: KeySlot] {
+export function keySlots(rotation: Rotation): [current: KeySlot, previous?: KeySlot] {
+  const { keyGeneration, retirePreviousKey } = rotation;
   const current = slotOf(keyGeneration);
-  return keyGeneration === 1 || retirePreviousKey ? [current] : [current, slotOf(keyGeneration - 1)];
+  const hasPrevious = keyGeneration > 1 && !retirePreviousKey;
+  return hasPrevious ? [current, slotOf(keyGeneration - 1)] : [current];
 }
 
 function slotOf(generation: number): KeySlot {
@@ -30,33 +33,36 @@ function slotOf(generation: number): KeySlot {
 }
 
 /**
- * What a step from one rotation to the next would break, or undefined: authentik has the key of `before.keyGeneration`
- * until it is handed the new one, which is after the update.
+ * What is wrong with a step from one rotation to the next, or undefined. authentik uses the key of `before.keyGeneration` until
+ * it gets the new key, which happens after the update.
  */
 export function rotationFault(before: Rotation, after: Rotation): string | undefined {
   const step = after.keyGeneration - before.keyGeneration;
   if (step === 0) return undefined;
   if (step !== 1) {
     return (
-      `keyGeneration = "${after.keyGeneration}" would replace the key that authentik has, of generation ${before.keyGeneration}; ` +
+      `keyGeneration = "${after.keyGeneration}" would replace the key in use, of generation ${before.keyGeneration}; ` +
       `raise it by one: pulumi config set keyGeneration ${before.keyGeneration + 1}`
     );
   }
   if (after.retirePreviousKey) {
     return (
-      `retirePreviousKey = "true" would delete the key that authentik has while keyGeneration goes to ${after.keyGeneration}; ` +
-      "set it to false, run pulumi up, hand the new values to authentik, and retire the key then"
+      `retirePreviousKey = "true" would delete the key in use while keyGeneration becomes ${after.keyGeneration}; ` +
+      "set it to false, run pulumi up, give authentik the new values, and then retire the key"
     );
   }
   return undefined;
 }
 
 /**
- * Options that keep a component from a step that `rotationFault` finds, in previews already. The component has to have
- * the rotation among its inputs: the engine remembers those of the last update.
+ * Options with which a component refuses a step that `rotationFault` finds, also in previews. The rotation must be among the
+ * component's inputs: the engine keeps the inputs of the last update.
  */
-export function guardRotation(component: string, options: ComponentResourceOptions = {}): ComponentResourceOptions {
-  // The monitor of `setMocks` knows no hooks: a program under test would wait for their registration for ever.
+export function guardRotation(
+  component: string,
+  options: ComponentResourceOptions = {},
+): ComponentResourceOptions {
+  // The monitor of `setMocks` does not support hooks. A program under test would never end.
   if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
   const guard = new ResourceHook(
     `${component}-rotation`,
@@ -67,11 +73,13 @@ export function guardRotation(component: string, options: ComponentResourceOptio
     },
     { onDryRun: true },
   );
-  return { ...options, hooks: { ...options.hooks, beforeUpdate: [guard, ...(options.hooks?.beforeUpdate ?? [])] } };
+  const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
+  return { ...options, hooks: { ...options.hooks, beforeUpdate } };
 }
 
+const RotationInputs = v.object({ keyGeneration: v.number(), retirePreviousKey: v.boolean() });
+
 function rotationOf(inputs: unknown): Rotation | undefined {
-  if (typeof inputs !== "object" || inputs === null || !("keyGeneration" in inputs) || !("retirePreviousKey" in inputs)) return undefined;
-  const { keyGeneration, retirePreviousKey } = inputs;
-  return typeof keyGeneration === "number" && typeof retirePreviousKey === "boolean" ? { keyGeneration, retirePreviousKey } : undefined;
+  const parsed = v.safeParse(RotationInputs, inputs);
+  return parsed.success ? parsed.output : undefined;
 }

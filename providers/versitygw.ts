@@ -15,9 +15,16 @@ export interface Keys {
 /** versitygw's `users.json` (its `auth/iam_internal.go`) for users that have no rights but those of bucket policies. */
 export function usersFile(users: readonly Keys[]): string {
   const account = ({ accessKey, secretKey }: Keys) => ({
-    access: accessKey, secret: secretKey, role: "user", userID: 0, groupID: 0, projectID: 0,
+    access: accessKey,
+    secret: secretKey,
+    role: "user",
+    userID: 0,
+    groupID: 0,
+    projectID: 0,
   });
-  const accessAccounts = Object.fromEntries(users.map((keys) => [keys.accessKey, account(keys)] as const));
+  const accessAccounts = Object.fromEntries(
+    users.map((keys) => [keys.accessKey, account(keys)] as const),
+  );
   return JSON.stringify({ accessAccounts });
 }
 
@@ -26,6 +33,7 @@ export function usersFile(users: readonly Keys[]): string {
  * and `v1` change from one start of a replica to the next.
  */
 export function pinnedImage(value: string): string | undefined {
-  if (/^[a-z0-9][\w.:/-]*(?::v?\d+\.\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})$/.test(value)) return undefined;
+  if (/^[a-z0-9][\w.:/-]*(?::v?\d+\.\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})$/.test(value))
+    return undefined;
   return `is not a pinned image; write one with a whole version (three numbers) or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"`;
 }

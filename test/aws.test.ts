@@ -4,7 +4,12 @@ import { expect } from "chai";
 import type { Recording } from "./support/recorder.ts";
 import { configProblems, record } from "./support/recorder.ts";
 
-const sound = { provider: "aws", region: "eu-central-1", origins: "https://authentik.company", bucketName: "company-media" };
+const valid = {
+  provider: "aws",
+  region: "eu-central-1",
+  origins: "https://authentik.company",
+  bucketName: "company-media",
+};
 const ACCOUNT = "123456789012";
 const IRSA = {
   credentials: "role",
@@ -13,26 +18,50 @@ const IRSA = {
   serviceAccounts: "authentik/authentik-server,authentik/authentik",
 };
 
-const problems = (changes: Record<string, string | undefined>) => configProblems({ ...sound, ...changes });
+const problems = (changes: Record<string, string | undefined>) =>
+  configProblems({ ...valid, ...changes });
 
 /** One request and whether the policies of the recording let it through. */
 async function evaluate(
   recording: Recording,
-  { action, resource, principal = "user/authentik-user-1a2b3c4", secure = true }: { action: string; resource: string; principal?: string; secure?: boolean },
+  {
+    action,
+    resource,
+    principal = "user/authentik-user-1a2b3c4",
+    secure = true,
+  }: { action: string; resource: string; principal?: string; secure?: boolean },
 ): Promise<string> {
   const [, name = "aws"] = /^arn:([a-z-]+):/.exec(resource) ?? [];
-  const [identity] = [...recording.all("aws:iam/userPolicy:UserPolicy"), ...recording.all("aws:iam/rolePolicy:RolePolicy")];
-  const bucketPolicy: unknown = JSON.parse(String(recording.one("aws:s3/bucketPolicy:BucketPolicy").inputs.policy));
+  const [identity] = [
+    ...recording.all("aws:iam/userPolicy:UserPolicy"),
+    ...recording.all("aws:iam/rolePolicy:RolePolicy"),
+  ];
+  const bucketPolicy: unknown = JSON.parse(
+    String(recording.one("aws:s3/bucketPolicy:BucketPolicy").inputs.policy),
+  );
   const identityPolicy: unknown = JSON.parse(String(identity?.inputs.policy));
   const isKey = action.startsWith("kms:");
-  const keyPolicy = { Version: "2012-10-17", Statement: [{ Effect: "Allow", Principal: { AWS: `arn:${name}:iam::${ACCOUNT}:root` }, Action: "kms:*", Resource: "*" }] };
+  const keyPolicy = {
+    Version: "2012-10-17",
+    Statement: [
+      {
+        Effect: "Allow",
+        Principal: { AWS: `arn:${name}:iam::${ACCOUNT}:root` },
+        Action: "kms:*",
+        Resource: "*",
+      },
+    ],
+  };
   const result = await runSimulation(
     {
       request: {
         principal: `arn:${name}:iam::${ACCOUNT}:${principal}`,
         action,
         resource: { resource, accountId: ACCOUNT },
-        contextVariables: { "aws:SecureTransport": String(secure), ...(isKey && secure ? { "kms:ViaService": new URL(recording.endpoint).host } : {}) },
+        contextVariables: {
+          "aws:SecureTransport": String(secure),
+          ...(isKey && secure ? { "kms:ViaService": new URL(recording.endpoint).host } : {}),
+        },
       },
       identityPolicies: [{ name: "authentik", policy: identityPolicy }],
       serviceControlPolicies: [],
@@ -49,6 +78,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
   for (const region of ["eu-central-1", "us-gov-west-1", "cn-north-1"]) {
     const { name } = partition(region);
     const bucket = `arn:${name}:s3:::company-media`;
+    // biome-ignore format: a table of cases
     const allowed: [call: string, action: string, resource: string][] = [
       ["list_objects_v2", "s3:ListBucket", bucket],
       ["head_object, presigned GET", "s3:GetObject", `${bucket}/media/public/icon.png`],
@@ -58,6 +88,7 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
       ["upload_fileobj that fails", "s3:AbortMultipartUpload", `${bucket}/media/public/icon.png`],
       ["upload_fileobj in parts", "s3:ListMultipartUploadParts", `${bucket}/media/public/icon.png`],
     ];
+    // biome-ignore format: a table of cases
     const denied: [action: string, resource: string][] = [
       ["s3:ListBucket", `arn:${name}:s3:::another`],
       ["s3:GetObject", `arn:${name}:s3:::another/file`],
@@ -84,106 +115,201 @@ describe("AWS: what authentik may do, by a policy simulator", () => {
     ];
 
     it(`${region}: authentik's calls and no others`, async () => {
-      const recording = await record({ ...sound, region });
-      for (const [call, action, resource] of allowed) expect(await evaluate(recording, { action, resource }), call).to.equal("Allowed");
-      for (const [action, resource] of denied) expect(await evaluate(recording, { action, resource }), `${action} ${resource}`).to.equal("ImplicitlyDenied");
+      const recording = await record({ ...valid, region });
+      for (const [call, action, resource] of allowed)
+        expect(await evaluate(recording, { action, resource }), call).to.equal("Allowed");
+      for (const [action, resource] of denied)
+        expect(await evaluate(recording, { action, resource }), `${action} ${resource}`).to.equal(
+          "ImplicitlyDenied",
+        );
     });
 
     it(`${region}: nothing over plain HTTP`, async () => {
-      const recording = await record({ ...sound, region });
+      const recording = await record({ ...valid, region });
       for (const [call, action, resource] of allowed) {
-        expect(await evaluate(recording, { action, resource, secure: false }), call).to.equal("ExplicitlyDenied");
+        expect(await evaluate(recording, { action, resource, secure: false }), call).to.equal(
+          "ExplicitlyDenied",
+        );
       }
     });
 
     it(`${region}: a KMS key through S3 alone`, async () => {
       const kmsKeyArn = `arn:${name}:kms:${region}:${ACCOUNT}:key/11111111-2222-3333-4444-555555555555`;
-      const recording = await record({ ...sound, region, kmsKeyArn });
+      const recording = await record({ ...valid, region, kmsKeyArn });
       for (const action of ["kms:Decrypt", "kms:GenerateDataKey"]) {
         expect(await evaluate(recording, { action, resource: kmsKeyArn })).to.equal("Allowed");
-        expect(await evaluate(recording, { action, resource: kmsKeyArn, secure: false })).to.equal("ImplicitlyDenied");
+        expect(await evaluate(recording, { action, resource: kmsKeyArn, secure: false })).to.equal(
+          "ImplicitlyDenied",
+        );
       }
-      for (const action of ["kms:Encrypt", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:CreateGrant"]) {
-        expect(await evaluate(recording, { action, resource: kmsKeyArn })).to.equal("ImplicitlyDenied");
+      for (const action of [
+        "kms:Encrypt",
+        "kms:PutKeyPolicy",
+        "kms:ScheduleKeyDeletion",
+        "kms:CreateGrant",
+      ]) {
+        expect(await evaluate(recording, { action, resource: kmsKeyArn })).to.equal(
+          "ImplicitlyDenied",
+        );
       }
-      expect(await evaluate(recording, { action: "kms:Decrypt", resource: kmsKeyArn.replace("1111", "9999") })).to.equal("ImplicitlyDenied");
+      expect(
+        await evaluate(recording, {
+          action: "kms:Decrypt",
+          resource: kmsKeyArn.replace("1111", "9999"),
+        }),
+      ).to.equal("ImplicitlyDenied");
     });
   }
 });
 
 describe("AWS: regions", () => {
   const regions = [
-    "us-east-1", "eu-central-1", "eu-south-2", "ap-southeast-7", "mx-central-1", "il-central-1", "ca-west-1", "af-south-1", "me-central-1",
-    "sa-east-1", "us-gov-east-1", "cn-northwest-1", "us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1", "us-isof-south-1", "eusc-de-east-1",
+    "us-east-1",
+    "eu-central-1",
+    "eu-south-2",
+    "ap-southeast-7",
+    "mx-central-1",
+    "il-central-1",
+    "ca-west-1",
+    "af-south-1",
+    "me-central-1",
+    "sa-east-1",
+    "us-gov-east-1",
+    "cn-northwest-1",
+    "us-iso-east-1",
+    "us-isob-east-1",
+    "eu-isoe-west-1",
+    "us-isof-south-1",
+    "eusc-de-east-1",
   ];
   for (const region of regions) {
     it(`${region}: the regional endpoint that the AWS SDK has`, async () => {
-      const recording = await record({ ...sound, region });
+      const recording = await record({ ...valid, region });
       expect(recording.endpoint).to.equal(`https://s3.${region}.${partition(region).dnsSuffix}`);
       expect(recording.region).to.equal(region);
       expect(recording.one("pulumi:providers:aws").inputs.region).to.equal(region);
     });
   }
 
-  for (const region of ["EU-Central-1", "eu-central-1a", "frankfurt", "eu_central_1", "xx-central-1"]) {
-    it(`refuses ${region}`, async () => { expect((await problems({ region })).join()).to.match(/^region: is not an AWS region; write e\.g\. "eu-central-1"/); });
+  for (const region of [
+    "EU-Central-1",
+    "eu-central-1a",
+    "frankfurt",
+    "eu_central_1",
+    "xx-central-1",
+  ]) {
+    it(`refuses ${region}`, async () => {
+      expect((await problems({ region })).join()).to.match(
+        /^region: is not an AWS region; write e\.g\. "eu-central-1"/,
+      );
+    });
   }
 });
 
 describe("AWS: the bucket", () => {
-  it("lets Pulumi name it, unless the config does", async () => {
-    const unnamed = await record({ provider: "aws", region: "eu-central-1", origins: "https://authentik.company" });
+  it("gets a name from Pulumi unless the config has one", async () => {
+    const unnamed = await record({
+      provider: "aws",
+      region: "eu-central-1",
+      origins: "https://authentik.company",
+    });
     expect(unnamed.one("aws:s3/bucket:Bucket").inputs).not.to.have.property("bucket");
     expect(unnamed.bucketName).to.equal("authentik-media-1a2b3c4");
-    expect((await record(sound)).bucketName).to.equal("company-media");
+    expect((await record(valid)).bucketName).to.equal("company-media");
   });
 
   it("is adopted by its name", async () => {
-    expect((await record({ ...sound, adopt: "true" })).one("aws:s3/bucket:Bucket").options.import).to.equal("company-media");
-    expect((await record(sound)).one("aws:s3/bucket:Bucket").options).not.to.have.property("import");
-    expect((await problems({ adopt: "true", bucketName: undefined }))[0]).to.match(/^bucketName: is missing, and adopt/);
+    expect(
+      (await record({ ...valid, adopt: "true" })).one("aws:s3/bucket:Bucket").options.import,
+    ).to.equal("company-media");
+    expect((await record(valid)).one("aws:s3/bucket:Bucket").options).not.to.have.property(
+      "import",
+    );
+    expect((await problems({ adopt: "true", bucketName: undefined }))[0]).to.match(
+      /^bucketName: is missing, and adopt/,
+    );
   });
 
-  it("is protected and never emptied, unless the config says so", async () => {
-    const bucket = async (changes: object) => (await record({ ...sound, ...changes })).one("aws:s3/bucket:Bucket");
+  it("is protected and never emptied by default", async () => {
+    const bucket = async (changes: object) =>
+      (await record({ ...valid, ...changes })).one("aws:s3/bucket:Bucket");
     expect((await bucket({})).options.protect).to.equal(true);
     expect((await bucket({})).inputs.forceDestroy).to.equal(false);
     expect((await bucket({ protect: "false" })).options).not.to.have.property("protect");
     expect((await bucket({ forceDestroy: "true" })).inputs.forceDestroy).to.equal(true);
   });
 
-  it("takes the other ownership and a KMS key", async () => {
+  it("accepts the other ownership and a KMS key", async () => {
     const kmsKeyArn = `arn:aws:kms:eu-central-1:${ACCOUNT}:key/abc`;
-    const recording = await record({ ...sound, ownership: "BucketOwnerEnforced", kmsKeyArn });
-    expect(recording.one("aws:s3/bucketOwnershipControls:BucketOwnershipControls").inputs.rule).to.deep.equal({ objectOwnership: "BucketOwnerEnforced" });
-    expect(recording.one("aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration").inputs.rules).to.deep.equal([
-      { applyServerSideEncryptionByDefault: { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn }, bucketKeyEnabled: true },
+    const recording = await record({ ...valid, ownership: "BucketOwnerEnforced", kmsKeyArn });
+    expect(
+      recording.one("aws:s3/bucketOwnershipControls:BucketOwnershipControls").inputs.rule,
+    ).to.deep.equal({ objectOwnership: "BucketOwnerEnforced" });
+    expect(
+      recording.one(
+        "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration",
+      ).inputs.rules,
+    ).to.deep.equal([
+      {
+        applyServerSideEncryptionByDefault: { sseAlgorithm: "aws:kms", kmsMasterKeyId: kmsKeyArn },
+        bucketKeyEnabled: true,
+      },
     ]);
-    expect((await problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") }))[0]).to.match(/^kmsKeyArn: is not of the region "eu-central-1"/);
-    expect((await problems({ region: "cn-north-1", kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc` }))[0]).to.match(/^kmsKeyArn: is not of the partition "aws-cn"/);
-    expect((await problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` }))[0]).to.match(/not an alias/);
+    expect(
+      (await problems({ kmsKeyArn: kmsKeyArn.replace("eu-central-1", "eu-west-1") }))[0],
+    ).to.match(/^kmsKeyArn: is not in the bucket.s region "eu-central-1"/);
+    expect(
+      (
+        await problems({
+          region: "cn-north-1",
+          kmsKeyArn: `arn:aws:kms:cn-north-1:${ACCOUNT}:key/abc`,
+        })
+      )[0],
+    ).to.match(/^kmsKeyArn: is not in the partition "aws-cn"/);
+    expect(
+      (await problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` }))[0],
+    ).to.match(/not an alias/);
   });
 
-  it("is of the one account, tagged, its old versions kept as long as told", async () => {
-    const recording = await record({ ...sound, accountId: ACCOUNT, tags: "team=identity,cost centre=42", noncurrentVersionDays: "7" });
+  it("uses the one account, the tags and the retention of old versions from the config", async () => {
+    const recording = await record({
+      ...valid,
+      accountId: ACCOUNT,
+      tags: "team=identity,cost centre=42",
+      noncurrentVersionDays: "7",
+    });
     const { allowedAccountIds, defaultTags } = recording.one("pulumi:providers:aws").inputs;
     expect(JSON.parse(String(allowedAccountIds))).to.deep.equal([ACCOUNT]);
-    expect(JSON.parse(String(defaultTags))).to.deep.equal({ tags: { application: "authentik", team: "identity", "cost centre": "42" } });
-    const { rules } = recording.one("aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration").inputs;
+    expect(JSON.parse(String(defaultTags))).to.deep.equal({
+      tags: { application: "authentik", team: "identity", "cost centre": "42" },
+    });
+    const { rules } = recording.one(
+      "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration",
+    ).inputs;
     expect(rules).to.have.nested.property("[0].noncurrentVersionExpiration.noncurrentDays", 7);
-    expect((await problems({ accountId: "12345" }))[0]).to.match(/^accountId: is not an AWS account id/);
-    expect((await problems({ tags: "aws:x=y" }))[0]).to.match(/^tags\[0\]: has a name that the cloud reserves/);
+    expect((await problems({ accountId: "12345" }))[0]).to.match(
+      /^accountId: is not an AWS account id/,
+    );
+    expect((await problems({ tags: "aws:x=y" }))[0]).to.match(
+      /^tags\[0\]: has a name that the cloud reserves/,
+    );
   });
 });
 
 describe("AWS: credentials", () => {
-  const noUser = ["aws:iam/user:User", "aws:iam/accessKey:AccessKey", "aws:iam/userPolicy:UserPolicy"];
+  const noUser = [
+    "aws:iam/user:User",
+    "aws:iam/accessKey:AccessKey",
+    "aws:iam/userPolicy:UserPolicy",
+  ];
 
   it("role in EKS by IRSA: the two service accounts and no other pod", async () => {
-    const recording = await record({ ...sound, ...IRSA });
+    const recording = await record({ ...valid, ...IRSA });
     for (const type of noUser) expect(recording.all(type)).to.deep.equal([]);
     expect(recording.credentials).to.deep.equal({});
-    expect(JSON.parse(String(recording.one("aws:iam/role:Role").inputs.assumeRolePolicy))).to.deep.equal({
+    expect(
+      JSON.parse(String(recording.one("aws:iam/role:Role").inputs.assumeRolePolicy)),
+    ).to.deep.equal({
       Version: "2012-10-17",
       Statement: [
         {
@@ -203,37 +329,78 @@ describe("AWS: credentials", () => {
         },
       ],
     });
-    expect(await evaluate(recording, { action: "s3:PutObject", resource: "arn:aws:s3:::company-media/file", principal: "role/authentik-role" })).to.equal("Allowed");
+    expect(
+      await evaluate(recording, {
+        action: "s3:PutObject",
+        resource: "arn:aws:s3:::company-media/file",
+        principal: "role/authentik-role",
+      }),
+    ).to.equal("Allowed");
   });
 
   it("role in EKS by Pod Identity: an association for each service account", async () => {
-    const recording = await record({ ...sound, credentials: "role", roleTrust: "podIdentity", clusterName: "prod", serviceAccounts: IRSA.serviceAccounts });
-    expect(recording.all("aws:eks/podIdentityAssociation:PodIdentityAssociation").map(({ inputs }) => inputs)).to.deep.equal([
-      { clusterName: "prod", namespace: "authentik", serviceAccount: "authentik-server", roleArn: `arn:aws:iam::${ACCOUNT}:role/authentik-role` },
-      { clusterName: "prod", namespace: "authentik", serviceAccount: "authentik", roleArn: `arn:aws:iam::${ACCOUNT}:role/authentik-role` },
+    const recording = await record({
+      ...valid,
+      credentials: "role",
+      roleTrust: "podIdentity",
+      clusterName: "prod",
+      serviceAccounts: IRSA.serviceAccounts,
+    });
+    expect(
+      recording
+        .all("aws:eks/podIdentityAssociation:PodIdentityAssociation")
+        .map(({ inputs }) => inputs),
+    ).to.deep.equal([
+      {
+        clusterName: "prod",
+        namespace: "authentik",
+        serviceAccount: "authentik-server",
+        roleArn: `arn:aws:iam::${ACCOUNT}:role/authentik-role`,
+      },
+      {
+        clusterName: "prod",
+        namespace: "authentik",
+        serviceAccount: "authentik",
+        roleArn: `arn:aws:iam::${ACCOUNT}:role/authentik-role`,
+      },
     ]);
     const trust = String(recording.one("aws:iam/role:Role").inputs.assumeRolePolicy);
-    expect(JSON.parse(trust)).to.have.nested.property("Statement[0].Principal.Service", "pods.eks.amazonaws.com");
-    expect(trust).to.include('"aws:RequestTag/kubernetes-namespace":["authentik"]').and.include('"aws:RequestTag/eks-cluster-name":"prod"');
+    expect(JSON.parse(trust)).to.have.nested.property(
+      "Statement[0].Principal.Service",
+      "pods.eks.amazonaws.com",
+    );
+    expect(trust)
+      .to.include('"aws:RequestTag/kubernetes-namespace":["authentik"]')
+      .and.include('"aws:RequestTag/eks-cluster-name":"prod"');
   });
 
-  it("profile: no keys, and the policy only where it is told", async () => {
-    const plain = await record({ ...sound, credentials: "profile", sessionProfile: "authentik" });
+  it("profile: no keys, and the policy only for attachTo", async () => {
+    const plain = await record({ ...valid, credentials: "profile", sessionProfile: "authentik" });
     expect(plain.credentials).to.deep.equal({ sessionProfile: "authentik" });
     expect(plain.resources.filter(({ type }) => type.startsWith("aws:iam"))).to.deep.equal([]);
-    const attached = await record({ ...sound, credentials: "profile", sessionProfile: "authentik", attachTo: "user/ops" });
+    const attached = await record({
+      ...valid,
+      credentials: "profile",
+      sessionProfile: "authentik",
+      attachTo: "user/ops",
+    });
     expect(attached.one("aws:iam/userPolicy:UserPolicy").inputs.user).to.equal("ops");
   });
 
-  it("external: the policy for the role or user that is there", async () => {
-    const role = await record({ ...sound, credentials: "external", attachTo: `arn:aws:iam::${ACCOUNT}:role/service/ecs-task` });
+  it("external: the policy for the existing role or user", async () => {
+    const role = await record({
+      ...valid,
+      credentials: "external",
+      attachTo: `arn:aws:iam::${ACCOUNT}:role/service/ecs-task`,
+    });
     expect(role.one("aws:iam/rolePolicy:RolePolicy").inputs.role).to.equal("ecs-task");
     expect(role.all("aws:iam/role:Role")).to.deep.equal([]);
     expect(role.credentials).to.deep.equal({ sessionProfile: undefined });
-    const user = await record({ ...sound, credentials: "external", attachTo: "user/authentik" });
+    const user = await record({ ...valid, credentials: "external", attachTo: "user/authentik" });
     expect(user.one("aws:iam/userPolicy:UserPolicy").inputs.user).to.equal("authentik");
   });
 
+  // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string>, message: RegExp][] = [
     ["a role without its trust", { credentials: "role" }, /^roleTrust: is missing, and credentials "role" needs it/],
     ["IRSA without a provider", { credentials: "role", roleTrust: "irsa", serviceAccounts: "a/b" }, /^oidcProviderArn: is missing/],
@@ -245,25 +412,34 @@ describe("AWS: credentials", () => {
     ["a rotation without a key", { ...IRSA, keyGeneration: "2" }, /^keyGeneration: has no effect with credentials "role"/],
     ["a service account without its namespace", { ...IRSA, serviceAccounts: "authentik" }, /^serviceAccounts\[0\]: is not a service account/],
   ];
-  for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect((await problems(changes)).join("\n")).to.match(message); });
+  for (const [what, changes, message] of wrong)
+    it(`refuses ${what}`, async () => {
+      expect((await problems(changes)).join("\n")).to.match(message);
+    });
 });
 
 describe("AWS: custom domain", () => {
   const own = "company-media.s3.eu-central-1.amazonaws.com";
 
   it("accepts the bucket's own regional host from 2026.5 on", async () => {
-    expect((await record({ ...sound, authentikVersion: "2026.5", customDomain: own })).customDomain).to.equal(own);
-    expect((await record(sound)).customDomain).to.equal(undefined);
+    expect(
+      (await record({ ...valid, authentikVersion: "2026.5", customDomain: own })).customDomain,
+    ).to.equal(own);
+    expect((await record(valid)).customDomain).to.equal(undefined);
   });
 
+  // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string | undefined>, message: RegExp][] = [
     ["it before 2026.5", { authentikVersion: "2026.4", customDomain: own }, /^customDomain: cannot work: authentik 2026\.4 signs for the endpoint's host/],
     ["it without a release", { customDomain: own }, /^customDomain: cannot work: authentik before 2026\.5, which this stack may run/],
-    ["a CDN", { authentikVersion: "2026.5", customDomain: "media.company" }, /^customDomain: cannot work: presigned URLs do not survive a CDN or CNAME.*write "company-media\.s3\.eu-central-1\.amazonaws\.com"/],
+    ["a CDN", { authentikVersion: "2026.5", customDomain: "media.company" }, /^customDomain: cannot work: presigned URLs do not work behind a CDN or CNAME.*write "company-media\.s3\.eu-central-1\.amazonaws\.com"/],
     ["the global host", { authentikVersion: "2026.5", customDomain: "company-media.s3.amazonaws.com" }, /^customDomain: cannot work/],
-    ["it without a written name", { authentikVersion: "2026.5", customDomain: own, bucketName: undefined }, /^customDomain: needs a bucketName/],
+    ["it without a written name", { authentikVersion: "2026.5", customDomain: own, bucketName: undefined }, /^customDomain: needs bucketName/],
     ["it for a bucket with a dot", { authentikVersion: "2026.5", customDomain: "a.b.s3.eu-central-1.amazonaws.com", bucketName: "a.b" }, /certificate does not cover/],
     ["it over http", { authentikVersion: "2026.5", customDomain: own, secureUrls: "false" }, /^secureUrls: sends browsers to http/],
   ];
-  for (const [what, changes, message] of wrong) it(`refuses ${what}`, async () => { expect((await problems(changes)).join("\n")).to.match(message); });
+  for (const [what, changes, message] of wrong)
+    it(`refuses ${what}`, async () => {
+      expect((await problems(changes)).join("\n")).to.match(message);
+    });
 });

@@ -1,12 +1,12 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { commonKeys, parseProvider, type Report } from "../config/common.ts";
+import { commonKeys, parseProvider, type ReportProblem } from "../config/common.ts";
 import { ConfigError, parseConfig, type RawConfig } from "../config/index.ts";
 import { documentationOf, secretText } from "../config/values.ts";
 import type { Chosen } from "../providers/contract.ts";
 import { chooseProvider, PROVIDERS, providers, type StorageConfig } from "../providers/index.ts";
 
-const sound = {
+const valid = {
   provider: "s3",
   endpoint: "https://s3.provider",
   origins: '["https://authentik.company"]',
@@ -16,12 +16,14 @@ const sound = {
 const secretKeys = ["accessKey", "secretKey", "sessionToken", "adminAccessKey", "adminSecretKey"];
 
 function raw(values: Record<string, string | undefined>): RawConfig {
-  const present = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  const present = Object.entries(values).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined,
+  );
   return { values: Object.fromEntries(present), secrets: new Set(secretKeys) };
 }
 
 async function parse(changes: Record<string, string | undefined> = {}): Promise<StorageConfig> {
-  return (await chooseProvider(raw({ ...sound, ...changes }))).config;
+  return (await chooseProvider(raw({ ...valid, ...changes }))).config;
 }
 
 /** Each problem as "key: what is wrong". */
@@ -57,17 +59,25 @@ describe("config", () => {
     });
   });
 
-  it("takes a list as YAML's or separated by commas", async () => {
-    expect((await parse({ origins: "https://a.company, http://10.0.0.1:9000" })).origins).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
+  it("reads a list as YAML or separated by commas", async () => {
+    expect(
+      (await parse({ origins: "https://a.company, http://10.0.0.1:9000" })).origins,
+    ).to.deep.equal(["https://a.company", "http://10.0.0.1:9000"]);
   });
 
-  it("names the custom domain after the endpoint, where the release puts the bucket", async () => {
-    expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal("authentik-media.s3.provider");
-    expect((await parse({ addressingStyle: "virtual", authentikVersion: "2025.10" })).customDomain).to.equal("s3.provider/authentik-media");
-    expect((await parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" })).customDomain).to.equal("10.0.0.1:9000/authentik-media");
+  it("derives the custom domain from the endpoint and the release", async () => {
+    expect((await parse({ addressingStyle: "virtual" })).customDomain).to.equal(
+      "authentik-media.s3.provider",
+    );
+    expect(
+      (await parse({ addressingStyle: "virtual", authentikVersion: "2025.10" })).customDomain,
+    ).to.equal("s3.provider/authentik-media");
+    expect(
+      (await parse({ endpoint: "http://10.0.0.1:9000", secureUrls: "false" })).customDomain,
+    ).to.equal("10.0.0.1:9000/authentik-media");
   });
 
-  it("takes the region from the endpoints of services that sign with it", async () => {
+  it("reads the region from the endpoints of known services", async () => {
     const regions = {
       "https://s3.us-west-004.backblazeb2.com": "us-west-004",
       "https://s3.eu-central-1.wasabisys.com": "eu-central-1",
@@ -75,9 +85,11 @@ describe("config", () => {
       "https://storage.googleapis.com": "auto",
       "https://minio.company": undefined,
     };
-    for (const [endpoint, region] of Object.entries(regions)) expect(await parse({ endpoint })).to.have.property("region", region);
+    for (const [endpoint, region] of Object.entries(regions))
+      expect(await parse({ endpoint })).to.have.property("region", region);
   });
 
+  // biome-ignore format: a table of cases
   const bad: [title: string, changes: Record<string, string | undefined>, ...expected: RegExp[]][] = [
     ["an unknown provider", { provider: "s33" }, new RegExp(`^provider: is not a provider; write one of ${PROVIDERS.join(", ")} \\(did you mean s3\\?\\)$`)],
     ["no provider", { provider: undefined }, new RegExp(`^provider: is missing; set it: pulumi config set provider <${PROVIDERS.join("\\|")}>$`)],
@@ -91,12 +103,12 @@ describe("config", () => {
     ["an origin with a wildcard", { origins: "https://*.company" }, /wildcard/],
     ["an origin without a scheme", { origins: "a.company:9443" }, /no http.*write "https:\/\/a.company:9443"/],
     ["an origin of another scheme", { origins: "ftp://a.company" }, /no http.*write "https:\/\/a.company"/],
-    ["an origin in capitals", { origins: "https://A.company" }, /capitals.*write "https:\/\/a.company"/],
+    ["an origin in capitals", { origins: "https://A.company" }, /capital letters.*write "https:\/\/a.company"/],
     ["an internationalised origin", { origins: "https://bücher.company" }, /punycode.*write "https:\/\/xn--bcher-kva.company"/],
     ["an origin with the default port", { origins: "https://a.company:443" }, /default port.*write "https:\/\/a.company"/],
     ["an origin with an address in another form", { origins: "http://0x7f.1" }, /write "http:\/\/127.0.0.1"/],
     ["an origin with a user", { origins: "https://me@a.company" }, /user name/],
-    ["an origin twice", { origins: "https://a.company,https://a.company" }, /^origins\[1\]: is there twice/],
+    ["an origin twice", { origins: "https://a.company,https://a.company" }, /^origins\[1\]: is listed twice/],
     ["no host in an origin", { origins: "https://" }, /^origins\[0\]: is not an origin/],
     ["a short bucket name", { bucketName: "ab" }, /^bucketName: has 2 characters/],
     ["a bucket name in capitals", { bucketName: "My_Media" }, /write "my-media"/],
@@ -105,8 +117,8 @@ describe("config", () => {
     ["a bucket name that ends in a hyphen", { bucketName: "media-" }, /begin and end.*write "media"/],
     ["a reserved bucket name", { bucketName: "xn--media" }, /reserves/],
     ["an endpoint without a scheme", { endpoint: "s3.provider" }, /^endpoint: has no http.*write "https:\/\/s3.provider"/],
-    ["an endpoint with the bucket in its path", { endpoint: "https://s3.provider/authentik-media" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
-    ["an endpoint with the bucket in its host", { endpoint: "https://authentik-media.s3.provider" }, /^endpoint: has the bucket in it.*write "https:\/\/s3.provider"/],
+    ["an endpoint with the bucket in its path", { endpoint: "https://s3.provider/authentik-media" }, /^endpoint: has the bucket.*write "https:\/\/s3.provider"/],
+    ["an endpoint with the bucket in its host", { endpoint: "https://authentik-media.s3.provider" }, /^endpoint: has the bucket.*write "https:\/\/s3.provider"/],
     ["an endpoint with a trailing slash", { endpoint: "https://s3.provider/" }, /write "https:\/\/s3.provider"/],
     ["an endpoint without a scheme, but with the bucket", { endpoint: "s3.provider/authentik-media" }, /^endpoint: has no http.*write "https:\/\/s3.provider", with a path only if .* without the bucket$/],
     ["an endpoint with a user", { endpoint: "https://u:p@s3.provider" }, /^endpoint: has more than/],
@@ -118,7 +130,7 @@ describe("config", () => {
     ["no keys", { accessKey: undefined, secretKey: undefined }, /^accessKey: is missing.*--secret accessKey/, /^secretKey: is missing/],
     ["half a pair of keys", { secretKey: undefined }, /^secretKey: is missing, while accessKey is set/],
     ["half a pair of admin keys", { adminAccessKey: "a" }, /^adminSecretKey: is missing/],
-    ["a profile beside keys", { sessionProfile: "p" }, /^sessionProfile: is set beside keys/],
+    ["a profile beside keys", { sessionProfile: "p" }, /^sessionProfile: is set together with keys/],
     ["a token without keys", { accessKey: undefined, secretKey: undefined, sessionProfile: "p", sessionToken: "t" }, /^sessionToken: is set without/],
     ["a key that authentik would follow", { secretKey: "file:///x" }, /^secretKey: its value begins with "file:"/],
     ["a key with a newline", { secretKey: "x\n" }, /^secretKey: has blanks or a newline/],
@@ -130,6 +142,8 @@ describe("config", () => {
     ["a release without S3", { authentikVersion: "2023.10" }, /since 2024.2/],
     ["no release", { authentikVersion: "latest" }, /is not an authentik release/],
     ["an expiry in another format", { urlExpiry: "15m" }, /^urlExpiry: is not a duration/],
+    ["an expiry with a part that authentik ignores", { urlExpiry: "hours=1; minutes=30" }, /^urlExpiry: is not a duration/],
+    ["a region that boto3 refuses", { region: "eu_1" }, /^region: is not a region/],
     ["an expiry past S3's limit", { urlExpiry: "days=8" }, /seven days/],
     ["an empty value", { policyPrincipal: " " }, /^policyPrincipal: is empty/],
   ];
@@ -141,50 +155,91 @@ describe("config", () => {
     });
   }
 
-  it("tells all problems at once, whatever the provider", async () => {
+  it("reports all problems at once, for every provider", async () => {
     for (const provider of [...PROVIDERS, "none", undefined]) {
-      expect((await problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" })).map((line) => line.split(":")[0]))
-        .to.include.members(["origins[0]", "bucketName", "secureUrls", "typo"]);
+      expect(
+        (
+          await problems({ provider, origins: "a", bucketName: "A", secureUrls: "1", typo: "" })
+        ).map((line) => line.split(":")[0]),
+      ).to.include.members(["origins[0]", "bucketName", "secureUrls", "typo"]);
     }
   });
 
-  it("refuses secrets that are in clear, and shows none, whatever the provider", async () => {
+  it("refuses secrets in plain text and shows none, for every provider", async () => {
     for (const provider of [...PROVIDERS, "none"]) {
-      const values = { ...sound, provider, secretKey: "hunter2\n", secretkey: "hunter2", adminSecretKey: "hunter2" };
-      const error: unknown = await chooseProvider({ values, secrets: new Set(["accessKey"]) }).catch((reason: unknown) => reason);
-      expect(error, provider).to.be.instanceOf(ConfigError).and.property("message")
-        .to.match(/secretKey = \[secret\] is not a secret/).and.to.match(/adminSecretKey = \[secret\] is not a secret/).and.not.to.contain("hunter2");
+      const values = {
+        ...valid,
+        provider,
+        secretKey: "hunter2\n",
+        secretkey: "hunter2",
+        adminSecretKey: "hunter2",
+      };
+      const error: unknown = await chooseProvider({
+        values,
+        secrets: new Set(["accessKey"]),
+      }).catch((reason: unknown) => reason);
+      expect(error, provider)
+        .to.be.instanceOf(ConfigError)
+        .and.property("message")
+        .to.match(/secretKey = \[secret\] is not a secret/)
+        .and.to.match(/adminSecretKey = \[secret\] is not a secret/)
+        .and.not.to.contain("hunter2");
     }
   });
 
-  it("shows no password that a URL has in it", async () => {
+  it("shows no password of a URL", async () => {
     for (const [key, value] of Object.entries({
-      endpoint: "https://admin:hunter2@s3.provider", customDomain: "https://admin:hunter2@s3.provider/authentik-media", origins: '["https://admin:hunter2@a.company"]',
+      endpoint: "https://admin:hunter2@s3.provider",
+      customDomain: "https://admin:hunter2@s3.provider/authentik-media",
+      origins: '["https://admin:hunter2@a.company"]',
     })) {
       for (const given of [value, value.replace("https://", "")]) {
-        const error: unknown = await chooseProvider(raw({ ...sound, [key]: given })).catch((reason: unknown) => reason);
-        expect(error, given).to.be.instanceOf(ConfigError).and.property("message").to.contain("[secret]@").and.not.to.contain("hunter2");
+        const error: unknown = await chooseProvider(raw({ ...valid, [key]: given })).catch(
+          (reason: unknown) => reason,
+        );
+        expect(error, given)
+          .to.be.instanceOf(ConfigError)
+          .and.property("message")
+          .to.contain("[secret]@")
+          .and.not.to.contain("hunter2");
       }
     }
   });
 
   it("asks for a missing secret as a secret", () => {
     const found: string[] = [];
-    const report: Report = (key, wrong) => { found.push(`${key} ${wrong}`); };
-    parseProvider({ keys: { token: secretText("A token.") }, check: () => undefined, resolve: () => undefined }, { origins: "https://a.company" }, report);
-    expect(found).to.deep.equal(["token is missing; set it: pulumi config set --secret token (A token.)"]);
+    const report: ReportProblem = (key, wrong) => {
+      found.push(`${key} ${wrong}`);
+    };
+    parseProvider(
+      { keys: { token: secretText("A token.") }, check: () => undefined, resolve: () => undefined },
+      { origins: "https://a.company" },
+      report,
+    );
+    expect(found).to.deep.equal([
+      "token is missing; set it: pulumi config set --secret token (A token.)",
+    ]);
   });
 
-  it("loads the chosen provider alone, and the others to say whose key it is that it does not know", async () => {
+  it("loads only the chosen provider, and the others to find the owner of an unknown key", async () => {
     const loaded = async (changes: Record<string, string | undefined>): Promise<string[]> => {
       const asked = new Set<string>();
-      const counted = Object.fromEntries(Object.entries(providers).map(([name, load]) => [name, () => {
-        asked.add(name);
-        return load();
-      }]));
-      await parseConfig<Chosen<StorageConfig>>(raw({ ...sound, ...changes }), counted).catch((error: unknown) => {
-        if (!(error instanceof ConfigError)) throw error;
-      });
+      const counted = Object.fromEntries(
+        Object.entries(providers).map(([name, { load }]) => [
+          name,
+          {
+            load: () => {
+              asked.add(name);
+              return load();
+            },
+          },
+        ]),
+      );
+      await parseConfig<Chosen<StorageConfig>>(raw({ ...valid, ...changes }), counted).catch(
+        (error: unknown) => {
+          if (!(error instanceof ConfigError)) throw error;
+        },
+      );
       return [...asked];
     };
     expect(await loaded({})).to.deep.equal(["s3"]);
@@ -192,9 +247,17 @@ describe("config", () => {
     expect(await loaded({ jurisdiction: "eu" })).to.have.members(PROVIDERS);
   });
 
-  it("has keys of one meaning: no provider's own is a common one, and what is secret is so for each provider that has it", async () => {
-    const own = (await Promise.all(PROVIDERS.map(async (provider) => Object.entries((await providers[provider]()).default.keys)))).flat();
-    const secrets = new Set(own.filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key));
+  it("gives each key one meaning: no provider repeats a common key, and a secret key is secret for every provider", async () => {
+    const own = (
+      await Promise.all(
+        PROVIDERS.map(async (provider) =>
+          Object.entries((await providers[provider].load()).default.keys),
+        ),
+      )
+    ).flat();
+    const secrets = new Set(
+      own.filter(([, schema]) => documentationOf(schema).secret).map(([key]) => key),
+    );
     expect([...secrets]).to.include.members(secretKeys);
     for (const [key, schema] of own) {
       expect(commonKeys).not.to.have.property(key);
@@ -203,24 +266,49 @@ describe("config", () => {
   });
 
   it("accepts exactly the origins that browsers send (property)", async () => {
-    const host = fc.oneof(fc.domain(), fc.ipV4(), fc.ipV6().map((address) => `[${address}]`));
+    const host = fc.oneof(
+      fc.domain(),
+      fc.ipV4(),
+      fc.ipV6().map((address) => `[${address}]`),
+    );
     await fc.assert(
-      fc.asyncProperty(fc.constantFrom("http", "https"), host, fc.option(fc.integer({ min: 1, max: 65535 })), async (scheme, name, port) => {
-        const origin = new URL(`${scheme}://${name}${port === null ? "" : `:${port}`}`).origin;
-        expect((await parse({ origins: origin })).origins).to.deep.equal([origin]);
-        for (const spoilt of [`${origin}/`, `${origin}/x`, origin.toUpperCase(), origin.replace("://", "://*."), `${origin}?`]) {
-          expect(await problems({ origins: spoilt }), spoilt).to.have.length(1);
-        }
-      }),
+      fc.asyncProperty(
+        fc.constantFrom("http", "https"),
+        host,
+        fc.option(fc.integer({ min: 1, max: 65535 })),
+        async (scheme, name, port) => {
+          const origin = new URL(`${scheme}://${name}${port === null ? "" : `:${port}`}`).origin;
+          expect((await parse({ origins: origin })).origins).to.deep.equal([origin]);
+          for (const spoilt of [
+            `${origin}/`,
+            `${origin}/x`,
+            origin.toUpperCase(),
+            origin.replace("://", "://*."),
+            `${origin}?`,
+          ]) {
+            expect(await problems({ origins: spoilt }), spoilt).to.have.length(1);
+          }
+        },
+      ),
     );
   });
 
-  it("never fails but with a ConfigError, whatever the values (property)", async () => {
+  it("fails only with a ConfigError, for any values (property)", async () => {
     const value = fc.oneof(fc.string(), fc.webUrl(), fc.json());
-    const keys = [...Object.keys(sound), ...secretKeys, "bucketName", "customDomain", "urlExpiry", "region", "useSsl", "nonsense"];
+    const keys = [
+      ...Object.keys(valid),
+      ...secretKeys,
+      "bucketName",
+      "customDomain",
+      "urlExpiry",
+      "region",
+      "useSsl",
+      "nonsense",
+    ];
     await fc.assert(
       fc.asyncProperty(fc.dictionary(fc.constantFrom(...keys), value), async (changes) => {
-        for (const problem of await problems(changes)) expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
+        for (const problem of await problems(changes))
+          expect(problem).to.match(/^\w+(\[\d+\])?: \S/s);
       }),
       { numRuns: 500 },
     );

@@ -19,7 +19,7 @@ interface Traits {
   cors: { type: string; origins: (inputs: unknown) => string[] };
   /** Type of a key of authentik's, where the provider makes keys. */
   key?: string;
-  /** Whether `forceDestroy` can be had. */
+  /** Whether `forceDestroy` is possible. */
   forceDestroy: boolean;
   /** What adopting takes beside the bucket's name. */
   adoption: Record<string, string>;
@@ -27,16 +27,28 @@ interface Traits {
   packages: string[];
 }
 
-const Allowed = v.object({ allowedOrigins: v.array(v.string()), allowedMethods: v.tuple([v.literal("GET")]) });
+const Allowed = v.object({
+  allowedOrigins: v.array(v.string()),
+  allowedMethods: v.tuple([v.literal("GET")]),
+});
 const S3Cors = v.object({ rules: v.tuple([Allowed]) });
 const AwsCors = v.object({ corsRules: v.tuple([Allowed]) });
-const R2Cors = v.object({ rules: v.tuple([v.object({ allowed: v.object({ origins: v.array(v.string()), methods: v.tuple([v.literal("GET")]) }) })]) });
+const R2Cors = v.object({
+  rules: v.tuple([
+    v.object({
+      allowed: v.object({ origins: v.array(v.string()), methods: v.tuple([v.literal("GET")]) }),
+    }),
+  ]),
+});
 const s3Origins = (inputs: unknown) => v.parse(S3Cors, inputs).rules[0].allowedOrigins;
 
 const traits: Record<ProviderName, Traits> = {
   aws: {
     holders: ["aws:s3/bucket:Bucket"],
-    cors: { type: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration", origins: (inputs) => v.parse(AwsCors, inputs).corsRules[0].allowedOrigins },
+    cors: {
+      type: "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration",
+      origins: (inputs) => v.parse(AwsCors, inputs).corsRules[0].allowedOrigins,
+    },
     key: "aws:iam/accessKey:AccessKey",
     forceDestroy: true,
     adoption: { bucketName: "company-media" },
@@ -44,7 +56,10 @@ const traits: Record<ProviderName, Traits> = {
   },
   r2: {
     holders: ["cloudflare:index/r2Bucket:R2Bucket"],
-    cors: { type: "cloudflare:index/r2BucketCors:R2BucketCors", origins: (inputs) => v.parse(R2Cors, inputs).rules[0].allowed.origins },
+    cors: {
+      type: "cloudflare:index/r2BucketCors:R2BucketCors",
+      origins: (inputs) => v.parse(R2Cors, inputs).rules[0].allowed.origins,
+    },
     key: "cloudflare:index/accountToken:AccountToken",
     forceDestroy: false,
     adoption: {},
@@ -54,7 +69,10 @@ const traits: Record<ProviderName, Traits> = {
     holders: ["azure-native:storage:StorageAccount", "azure-native:storage:BlobContainer"],
     cors: { type: "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors", origins: s3Origins },
     forceDestroy: true,
-    adoption: { subscriptionId: "00000000-0000-0000-0000-000000000001", storageAccountName: "companymedia" },
+    adoption: {
+      subscriptionId: "00000000-0000-0000-0000-000000000001",
+      storageAccountName: "companymedia",
+    },
     packages: ["azure-native", "random"],
   },
   s3: {
@@ -78,54 +96,78 @@ for (const provider of PROVIDERS) {
     });
     const held = (from: Recording) => holders.map((type) => from.one(type));
 
-    it("gives what authentik needs", () => {
+    it("provides what authentik needs", () => {
       expect(recording.bucketName).to.match(/^[a-z0-9-]{3,63}$/);
       expect(recording.endpoint).to.match(/^https:\/\/[^/]+$/);
       if (recording.customDomain !== undefined) {
-        expect(recording.customDomain).to.equal(`${recording.endpoint.slice("https://".length)}/${recording.bucketName}`);
+        expect(recording.customDomain).to.equal(
+          `${recording.endpoint.slice("https://".length)}/${recording.bucketName}`,
+        );
       }
       expect(recording.credentials.accessKey).to.be.a("string").and.not.equal("");
       expect(recording.credentials.secretKey).to.be.a("string").and.not.equal("");
     });
 
-    it("keeps the credentials secret, in what it registers too", () => {
+    it("keeps the credentials secret, also in its registered outputs", () => {
       expect(recording.credentialsAreSecret).to.equal(true);
       for (const { name, inputs, secretInputs } of recording.resources) {
-        const clear = JSON.stringify(Object.entries(inputs).filter(([input]) => !secretInputs.some((path) => path.split(".")[0] === input)));
+        const clear = JSON.stringify(
+          Object.entries(inputs).filter(
+            ([input]) => !secretInputs.some((path) => path.split(".")[0] === input),
+          ),
+        );
         expect(clear, name).not.to.contain(recording.credentials.secretKey);
       }
     });
 
-    it("puts everything below one component", () => {
+    it("creates everything below one component", () => {
       const [component, ...rest] = recording.resources;
-      expect(component?.type).to.match(new RegExp(`^authentik-storage:${provider}:[A-Z0-9][A-Za-z0-9]+Storage$`));
+      expect(component?.type).to.match(
+        new RegExp(`^authentik-storage:${provider}:[A-Z0-9][A-Za-z0-9]+Storage$`),
+      );
       expect(rest.map(({ parent }) => parent)).to.deep.equal(rest.map(() => component?.name));
     });
 
-    it("lets exactly the origins load files", () => {
-      expect(cors.origins(recording.one(cors.type).inputs)).to.deep.equal(["https://authentik.company"]);
+    it("allows exactly the origins to load files", () => {
+      expect(cors.origins(recording.one(cors.type).inputs)).to.deep.equal([
+        "https://authentik.company",
+      ]);
     });
 
-    it("protects the files, unless told otherwise", async () => {
+    it("protects the files by default", async () => {
       for (const { type, options } of held(recording)) expect(options.protect, type).to.equal(true);
-      for (const { type, options } of held(await record({ ...values, protect: "false" }))) expect(options.protect, type).to.equal(undefined);
+      for (const { type, options } of held(await record({ ...values, protect: "false" })))
+        expect(options.protect, type).to.equal(undefined);
     });
 
-    it("never has a full bucket deleted without forceDestroy", async () => {
-      const deletes = (from: Recording) => held(from).some(({ inputs, options }) =>
-        inputs.forceDestroy === true || (provider === "azure" && options.retainOnDelete !== true));
+    it("never deletes a bucket with files without forceDestroy", async () => {
+      const deletes = (from: Recording) =>
+        held(from).some(
+          ({ inputs, options }) =>
+            inputs.forceDestroy === true ||
+            (provider === "azure" && options.retainOnDelete !== true),
+        );
       expect(deletes(recording)).to.equal(false);
-      if (forceDestroy) expect(deletes(await record({ ...values, forceDestroy: "true" }))).to.equal(true);
-      else expect((await configProblems({ ...values, forceDestroy: "true" })).join()).to.match(/^forceDestroy: cannot be had/);
+      if (forceDestroy)
+        expect(deletes(await record({ ...values, forceDestroy: "true" }))).to.equal(true);
+      else
+        expect((await configProblems({ ...values, forceDestroy: "true" })).join()).to.match(
+          /^forceDestroy: is not possible/,
+        );
     });
 
-    it("adopts only when told", async () => {
-      const adopts = (from: Recording) => held(from).map(({ inputs, options }) => options.import !== undefined || inputs.adopt === true);
+    it("adopts only with adopt", async () => {
+      const adopts = (from: Recording) =>
+        held(from).map(
+          ({ inputs, options }) => options.import !== undefined || inputs.adopt === true,
+        );
       expect(adopts(recording)).to.deep.equal(holders.map(() => false));
-      expect(adopts(await record({ ...values, ...adoption, adopt: "true" }))).to.deep.equal(holders.map(() => true));
+      expect(adopts(await record({ ...values, ...adoption, adopt: "true" }))).to.deep.equal(
+        holders.map(() => true),
+      );
     });
 
-    it("does not take its settings away from a bucket that stays", () => {
+    it("does not delete the settings of a bucket that stays", () => {
       const bucket = held(recording).at(-1)?.name;
       expect(recording.one(cors.type).options).to.include({ deletedWith: bucket });
       expect(recording.one(cors.type).options.dependsOn).to.include(bucket);
@@ -134,11 +176,16 @@ for (const provider of PROVIDERS) {
     if (key !== undefined) {
       it("rotates the keys in two slots", async () => {
         const keysAt = async (changes: Record<string, string>) =>
-          (await record({ ...values, ...changes })).all(key).map(({ name, options }) => `${name.slice(-1)}:${String(options.replacementTrigger)}`).sort();
+          (await record({ ...values, ...changes }))
+            .all(key)
+            .map(({ name, options }) => `${name.slice(-1)}:${String(options.replacementTrigger)}`)
+            .sort();
         expect(await keysAt({})).to.deep.equal(["1:1"]);
         expect(await keysAt({ keyGeneration: "2" })).to.deep.equal(["0:2", "1:1"]);
         expect(await keysAt({ keyGeneration: "3" })).to.deep.equal(["0:2", "1:3"]);
-        expect(await keysAt({ keyGeneration: "3", retirePreviousKey: "true" })).to.deep.equal(["1:3"]);
+        expect(await keysAt({ keyGeneration: "3", retirePreviousKey: "true" })).to.deep.equal([
+          "1:3",
+        ]);
         const { credentials } = await record({ ...values, keyGeneration: "2" });
         expect(credentials.accessKey).to.match(/0$/);
       });
@@ -149,11 +196,13 @@ for (const provider of PROVIDERS) {
 describe("example stacks", function () {
   this.timeout(60_000);
 
-  it("register what was reviewed (UPDATE_SNAPSHOT=1 writes it anew)", async () => {
+  it("register what was reviewed (UPDATE_SNAPSHOT=1 writes it again)", async () => {
     const tables: string[] = [];
     for (const provider of PROVIDERS) {
       const { resources } = await record(await exampleValues(provider));
-      tables.push(`## ${provider}\n\n| resource | type | options |\n| --- | --- | --- |\n${resources.map(row).sort().join("\n")}\n`);
+      tables.push(
+        `## ${provider}\n\n| resource | type | options |\n| --- | --- | --- |\n${resources.map(row).sort().join("\n")}\n`,
+      );
     }
     const actual = `# What each example stack registers\n\n${tables.join("\n")}`;
     if (process.env.UPDATE_SNAPSHOT === "1") await writeFile(SNAPSHOT, actual);
@@ -168,13 +217,19 @@ describe("example stacks", function () {
 });
 
 function row({ name, type, options }: Recorded): string {
-  const shown = Object.entries(options).map(([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : String(value)}`);
+  const shown = Object.entries(options).map(
+    ([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : String(value)}`,
+  );
   return `| ${name} | ${type} | ${shown.join("; ")} |`;
 }
 
 /** The clouds' packages that a program loads. */
 async function loadedClouds(provider: ProviderName): Promise<string[]> {
   const program = fileURLToPath(new URL("fixtures/in-process.ts", import.meta.url));
-  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx/esm", program, provider], { timeout: 30_000 });
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ["--import", "tsx/esm", program, provider],
+    { timeout: 30_000 },
+  );
   return v.parse(v.object({ clouds: v.array(v.string()) }), JSON.parse(stdout)).clouds;
 }

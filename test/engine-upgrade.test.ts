@@ -40,7 +40,9 @@ const EVERY_RESOURCE = ["authentik-bucket", "authentik-cors", "authentik-policy"
 
 const State = v.object({
   deployment: v.object({
-    resources: v.array(v.object({ inputs: v.optional(v.looseObject({ __provider: v.optional(v.string()) })) })),
+    resources: v.array(
+      v.object({ inputs: v.optional(v.looseObject({ __provider: v.optional(v.string()) })) }),
+    ),
   }),
 });
 
@@ -53,7 +55,8 @@ async function handlersOf(project: EngineProject): Promise<string[]> {
 async function expectNewHandlers(project: EngineProject): Promise<void> {
   const handlers = await handlersOf(project);
   expect(handlers).to.have.length(EVERY_RESOURCE.length);
-  for (const handler of handlers) expect(handler).not.to.match(/\.\.?\/|\.[cm]?[jt]s\b|tsx|operations|s3/);
+  for (const handler of handlers)
+    expect(handler).not.to.match(/\.\.?\/|\.[cm]?[jt]s\b|tsx|operations|s3/);
 }
 
 (pulumi ? describe : describe.skip)("what a stack stores, on the real Pulumi engine", function () {
@@ -81,7 +84,9 @@ async function expectNewHandlers(project: EngineProject): Promise<void> {
   });
 
   const expectNoBucket = async () => {
-    const error: unknown = await s3.send(new HeadBucketCommand({ Bucket })).catch((reason: unknown) => reason);
+    const error: unknown = await s3
+      .send(new HeadBucketCommand({ Bucket }))
+      .catch((reason: unknown) => reason);
     expect(error).to.be.instanceOf(Error).and.have.property("name", "NotFound");
   };
 
@@ -96,7 +101,9 @@ async function expectNewHandlers(project: EngineProject): Promise<void> {
       await writeFile(file, state.replaceAll(EARLIER_HOST, new URL(proxy.endpoint).host));
       await project.expectOk("stack", "import", "--file", file);
       await rm(file);
-      expect((await handlersOf(project)).filter((handler) => handler.includes("tsx"))).to.have.length(3);
+      expect(
+        (await handlersOf(project)).filter((handler) => handler.includes("tsx")),
+      ).to.have.length(3);
     });
     afterEach(async () => {
       await project.remove();
@@ -179,8 +186,23 @@ async function moveFiles(dir: string): Promise<void> {
     await mkdir(dirname(join(dir, to)), { recursive: true });
     await writeFile(join(dir, to), content.replaceAll(text, instead));
   };
-  await move("providers/s3/operations.ts", "moved/actions.ts", "./server.ts", "../providers/s3/server.ts");
-  await move("providers/s3/dynamic-provider.cjs", "moved/entry.cjs", "./operations.ts", "./actions.ts");
-  await move("package.json", "package.json", "providers/s3/dynamic-provider.cjs", "moved/entry.cjs");
+  await move(
+    "providers/s3/operations.ts",
+    "moved/actions.ts",
+    "./server.ts",
+    "../providers/s3/server.ts",
+  );
+  await move(
+    "providers/s3/dynamic-provider.cjs",
+    "moved/entry.cjs",
+    "./operations.ts",
+    "./actions.ts",
+  );
+  await move(
+    "package.json",
+    "package.json",
+    "providers/s3/dynamic-provider.cjs",
+    "moved/entry.cjs",
+  );
   await move("program/index.ts", "start/here/index.ts", "../index.ts", "../../index.ts");
 }

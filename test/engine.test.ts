@@ -41,28 +41,47 @@ const SECRETS = {
     await project.remove();
   });
 
-  const origins = async () => (await s3.send(new GetBucketCorsCommand({ Bucket }))).CORSRules?.[0]?.AllowedOrigins;
+  const origins = async () =>
+    (await s3.send(new GetBucketCorsCommand({ Bucket }))).CORSRules?.[0]?.AllowedOrigins;
 
   it("refuses a bad config with all its problems, and no stack trace", async () => {
-    await project.configure({ provider: "s3", endpoint: "s3.provider", origins: ["https://a.company/"], bucketname: "x" });
+    await project.configure({
+      provider: "s3",
+      endpoint: "s3.provider",
+      origins: ["https://a.company/"],
+      bucketname: "x",
+    });
     const { ok, text } = await project.run("preview");
     expect(ok).to.equal(false);
-    for (const key of ["endpoint", "origins[0]", "bucketname", "accessKey", "secretKey"]) expect(text).to.contain(`  ${key} `);
+    for (const key of ["endpoint", "origins[0]", "bucketname", "accessKey", "secretKey"])
+      expect(text).to.contain(`  ${key} `);
     expect(text).not.to.match(/\n\s+at /);
     await project.configure({ bucketname: undefined });
   });
 
   it("completes what was interrupted between bucket and CORS policy", async () => {
     let isCut = true;
-    const proxy = await startFaultProxy(server.endpoint, ({ path }) => (isCut && path.includes("?cors") ? "reset" : undefined));
+    const proxy = await startFaultProxy(server.endpoint, ({ path }) =>
+      isCut && path.includes("?cors") ? "reset" : undefined,
+    );
     const other = await EngineProject.create();
     try {
-      const values = { provider: "s3", endpoint: proxy.endpoint, bucketName: "cut-off", secureUrls: false, origins: ["https://authentik.company"] };
+      const values = {
+        provider: "s3",
+        endpoint: proxy.endpoint,
+        bucketName: "cut-off",
+        secureUrls: false,
+        origins: ["https://authentik.company"],
+      };
       await other.configure(values, SECRETS);
-      expect((await other.run("up", "--yes", "--skip-preview")).text).to.match(/could not put the CORS policy.*ECONNRESET/);
+      expect((await other.run("up", "--yes", "--skip-preview")).text).to.match(
+        /could not put the CORS policy.*ECONNRESET/,
+      );
       isCut = false;
       await other.expectOk("up", "--yes", "--skip-preview");
-      expect((await s3.send(new GetBucketCorsCommand({ Bucket: "cut-off" }))).CORSRules).to.have.length(1);
+      expect(
+        (await s3.send(new GetBucketCorsCommand({ Bucket: "cut-off" }))).CORSRules,
+      ).to.have.length(1);
     } finally {
       await other.remove();
       await proxy.stop();
@@ -70,16 +89,26 @@ const SECRETS = {
   });
 
   it("creates bucket, CORS policy and bucket policy, and exports authentik's values", async () => {
-    const values = { endpoint: server.endpoint, secureUrls: false, origins: ["https://authentik.company"] };
+    const values = {
+      endpoint: server.endpoint,
+      secureUrls: false,
+      origins: ["https://authentik.company"],
+    };
     await project.configure(values, { ...SECRETS, policyPrincipal: AUTHENTIK.accessKey });
     const plan = await project.plan();
     expect(Object.values(plan)).to.deep.equal(["create", "create", "create", "create", "create"]);
     await project.expectOk("up", "--yes", "--skip-preview");
     expect(await origins()).to.deep.equal(["https://authentik.company"]);
-    const outputs: unknown = JSON.parse(await project.expectOk("stack", "output", "--show-secrets", "--json"));
+    const outputs: unknown = JSON.parse(
+      await project.expectOk("stack", "output", "--show-secrets", "--json"),
+    );
     const customDomain = `${new URL(server.endpoint).host}/${Bucket}`;
     expect(outputs).to.deep.equal({
-      provider: "s3", bucket: Bucket, region: "us-east-1", endpoint: server.endpoint, secureUrls: false,
+      provider: "s3",
+      bucket: Bucket,
+      region: "us-east-1",
+      endpoint: server.endpoint,
+      secureUrls: false,
       customDomain,
       origins: ["https://authentik.company"],
       env: {
@@ -101,7 +130,9 @@ const SECRETS = {
   it("shows a changed origin as one update, and does it", async () => {
     await project.configure({ origins: ["https://auth.company"] });
     expect(await project.plan()).to.deep.equal({ "authentik-cors": "update" });
-    expect(await project.expectOk("preview", "--diff")).to.contain('~ [0]: "https://authentik.company" => "https://auth.company"');
+    expect(await project.expectOk("preview", "--diff")).to.contain(
+      '~ [0]: "https://authentik.company" => "https://auth.company"',
+    );
     await project.expectOk("up", "--yes", "--skip-preview");
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
@@ -163,14 +194,17 @@ const SECRETS = {
 
   it("destroys an empty bucket that is not protected", async () => {
     await project.expectOk("destroy", "--yes", "--skip-preview");
-    const gone: unknown = await s3.send(new HeadBucketCommand({ Bucket })).catch((error: unknown) => error);
+    const gone: unknown = await s3
+      .send(new HeadBucketCommand({ Bucket }))
+      .catch((error: unknown) => error);
     expect(gone).to.be.instanceOf(Error).and.have.property("name", "NotFound");
   });
 
   it("has left no secret in state, config, history or output", async () => {
     const everything = `${await project.stored()}\n${project.written}`;
     expect(everything).to.contain("authentik-cors");
-    for (const secret of Object.values(SECRETS)) expect(everything.includes(secret), secret).to.equal(false);
+    for (const secret of Object.values(SECRETS))
+      expect(everything.includes(secret), secret).to.equal(false);
   });
 
   it("is a component that another program can import", async () => {
@@ -182,7 +216,9 @@ const SECRETS = {
       await symlink(REPOSITORY, join(main, "authentik-storage"));
       const program = { name: "other-program", type: "module", main: "index.ts" };
       await writeFile(join(main, "package.json"), JSON.stringify(program));
-      await writeFile(join(main, "index.ts"), `
+      await writeFile(
+        join(main, "index.ts"),
+        `
         import { Config } from "@pulumi/pulumi/config.js";
         import { output } from "@pulumi/pulumi/output.js";
         import { S3Storage } from "./authentik-storage/providers/s3/index.ts";
@@ -198,8 +234,12 @@ const SECRETS = {
           }),
         });
         export const bucket = storage.bucketName;
-      `);
-      await other.configure({ server: server.endpoint }, { rootKey: ROOT.accessKey, rootSecret: ROOT.secretKey });
+      `,
+      );
+      await other.configure(
+        { server: server.endpoint },
+        { rootKey: ROOT.accessKey, rootSecret: ROOT.secretKey },
+      );
 
       const { ok, text } = await other.run("preview");
       expect(ok).to.equal(false);

@@ -3,54 +3,62 @@ import { expect } from "chai";
 import { Bucket } from "../tools/migrate/bucket.ts";
 import { MemoryBudget } from "../tools/migrate/content.ts";
 import { Journal } from "../tools/migrate/journal.ts";
-import { S3Bucket, type Part } from "../tools/migrate/s3.ts";
-import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
-import { IMPATIENT, readTree, startServer, uploadsIn, type TestServer } from "./support/migration.ts";
+import type { Part } from "../tools/migrate/s3-answers.ts";
+import type { FaultChooser, ProxiedRequest } from "./support/fault-proxy.ts";
+import {
+  failureOf,
+  MIB,
+  readTree,
+  throughFaults,
+  uploadsIn,
+  useServer,
+  withClient,
+} from "./support/migration.ts";
 
-const MIB = 1024 * 1024;
 const SIZES = { whole: 8 * MIB, part: 5 * MIB };
 const OLD = "public/x.png";
 const NEW = "media/public/x.png";
 
-describe("migrate: objects larger than one request copies", function () {
+describe("migrate: objects larger than the limit of one copy", function () {
   this.timeout(20_000);
-  let server: TestServer;
-  before(async () => { server = await startServer(); });
-  after(() => server.stop());
+  const server = useServer();
 
-  /** Puts a misplaced object in parts of these sizes, and mends it through a proxy. */
-  async function mendInParts(sizes: readonly number[], choose: (request: ProxiedRequest) => Fault | undefined) {
+  /** Stores a misplaced object in parts of these sizes, and repairs it through a proxy. */
+  async function repairInParts(sizes: readonly number[], choose: FaultChooser) {
     const { bucket: settings, inBucket, state } = server.fresh();
-    const proxy = await startFaultProxy(server.endpoint, choose);
-    const s3 = await S3Bucket.open({ ...settings, endpoint: proxy.endpoint }, IMPATIENT);
     const journal = new Journal(state, ["a", "b"]);
-    try {
-      const uploadId = await s3.createUpload(OLD, "binary/octet-stream");
-      const parts: Part[] = [];
-      for (const size of sizes) parts.push(await s3.uploadPart(OLD, uploadId, parts.length + 1, randomBytes(size)));
-      const version = await s3.completeUpload(OLD, uploadId, parts);
-      const bucket = await Bucket.open(s3, new MemoryBudget(), { readsMisplaced: false });
-      bucket.useJournal(journal);
-      const size = sizes.reduce((sum, part) => sum + part, 0);
-      const error = await bucket.mend({ key: NEW, at: OLD, size, version }, SIZES).then(() => undefined, String);
-      const type = error === undefined ? (await s3.head(NEW)).headers["content-type"] : undefined;
-      return { error, type, tree: readTree(inBucket), noted: journal.uploads.size, left: uploadsIn(inBucket) };
-    } finally {
+    const work = throughFaults(settings, choose, (through) =>
+      withClient(through, async (client) => {
+        const uploadId = await client.createUpload(OLD, "binary/octet-stream");
+        const parts: Part[] = [];
+        for (const size of sizes) {
+          parts.push(await client.uploadPart(OLD, uploadId, parts.length + 1, randomBytes(size)));
+        }
+        const version = await client.completeUpload(OLD, uploadId, parts);
+        const bucket = await Bucket.open(client, new MemoryBudget(), { readsMisplaced: false });
+        bucket.useJournal(journal);
+        const size = sizes.reduce((sum, part) => sum + part, 0);
+        const error = await failureOf(bucket.repair({ key: NEW, at: OLD, size, version }, SIZES));
+        const headers = error === "none" ? (await client.head(NEW)).headers : {};
+        return { error, type: headers["content-type"] };
+      }),
+    );
+    const result = await work.finally(() => {
       journal.close();
-      await s3.close();
-      await proxy.stop();
-    }
+    });
+    const noted = journal.uploads.size;
+    return { ...result, tree: readTree(inBucket), noted, left: uploadsIn(inBucket) };
   }
 
   for (const sizes of [[11 * MIB], [6 * MIB, 6 * MIB, 1]]) {
-    it(`one that came in ${sizes.length} part(s) is mended in parts of its own, with its type`, async () => {
+    it(`one of ${sizes.length} part(s) is repaired in other parts, with its type`, async () => {
       const copies: string[] = [];
-      const { error, type, tree, left } = await mendInParts(sizes, ({ headers }) => {
+      const { error, type, tree, left } = await repairInParts(sizes, ({ headers }) => {
         const range = headers["x-amz-copy-source-range"];
         if (range !== undefined) copies.push(String(range));
         return undefined;
       });
-      expect(error).to.equal(undefined);
+      expect(error).to.equal("none");
       expect(copies).to.have.length(3);
       expect(type).to.equal("image/png");
       expect(tree[NEW]).to.equal(tree[OLD]);
@@ -58,17 +66,23 @@ describe("migrate: objects larger than one request copies", function () {
     });
   }
 
-  it("gets over a lost answer to the joining of the parts", async () => {
+  const isOfCopy = ({ path }: ProxiedRequest, text: string): boolean =>
+    path.includes("media/") && path.includes(text);
+
+  it("survives a lost answer to the joining of the parts", async () => {
     let completions = 0;
-    const isJoin = ({ method, path }: ProxiedRequest) => method === "POST" && path.includes("media/") && path.includes("uploadId=");
-    const { error, tree } = await mendInParts([11 * MIB], (request) => (isJoin(request) && completions++ === 0 ? "lost" : undefined));
-    expect(error).to.equal(undefined);
+    const { error, tree } = await repairInParts([11 * MIB], (request) => {
+      const isJoining = request.method === "POST" && isOfCopy(request, "uploadId=");
+      return isJoining && completions++ === 0 ? "lost" : undefined;
+    });
+    expect(error).to.equal("none");
     expect(tree[NEW]).to.equal(tree[OLD]);
   });
 
   it("leaves no parts when it fails", async () => {
-    const isThird = ({ path }: ProxiedRequest) => path.includes("media/") && path.includes("partNumber=3");
-    const { error, tree, noted, left } = await mendInParts([11 * MIB], (request) => (isThird(request) ? { status: 403, code: "AccessDenied" } : undefined));
+    const { error, tree, noted, left } = await repairInParts([11 * MIB], (request) =>
+      isOfCopy(request, "partNumber=3") ? { status: 403, code: "AccessDenied" } : undefined,
+    );
     expect(error).to.include("AccessDenied");
     expect(Object.keys(tree)).to.deep.equal([OLD]);
     expect(noted).to.equal(0);

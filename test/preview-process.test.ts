@@ -2,14 +2,15 @@ import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { expect } from "chai";
-import { EngineError, policyArgs, runEngine } from "../tools/preview/engine.ts";
+import { PulumiError } from "../tools/lib/pulumi.ts";
+import { policyArgs, runEngine } from "../tools/preview/engine.ts";
 import { PlanError } from "../tools/preview/plan.ts";
 import { preview } from "../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../tools/preview/render.ts";
 
 const SUCCEEDED = '{"summaryEvent":{"result":"succeeded"}}';
 
-/** What the real tool does seldom or never. */
+/** Behaviour that the real tool shows rarely or never. */
 describe("a command line tool that misbehaves", function () {
   this.timeout(20_000);
   const path = process.env.PATH;
@@ -31,78 +32,153 @@ describe("a command line tool that misbehaves", function () {
     await chmod(join(dir, "pulumi"), 0o755);
   }
 
-  it("cannot say the secrets of the environment, as they are or in JSON", async () => {
+  it("prints secrets of the environment, which are redacted, also in JSON", async () => {
     const token = 'to\\"ken-123456';
     const message = `denied: ${token}, with ${JSON.stringify({ token })}`;
     await tool(`
       printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
       echo "error: and $TEST_SECRET_KEY too" >&2
       exit 1`);
-    const run = await runEngine("preview", "prod", [], { ...options(), envVars: { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" } });
-    expect(run.events[0]?.diagnosticEvent?.message).to.equal('denied: [secret], with {"token":"[secret]"}');
-    expect(run.words).to.equal("error: and [secret] too");
+    const envVars = { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" };
+    const run = await runEngine("preview", "prod", [], { ...options(), envVars });
+    expect(run.output).to.equal("error: and [secret] too");
+    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars });
+    expect(report.diagnostics[0]?.message).to.equal('denied: [secret], with {"token":"[secret]"}');
+    expect(JSON.stringify(report)).not.to.contain("123456");
   });
 
-  it("is judged by what it says, even where a secret of the environment is a part of that", async () => {
-    const [urn, type] = ["urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media", "aws:s3/bucket:Bucket"];
-    const metadata = { op: "delete", urn, type, old: { inputs: { bucket: "authentik-media", note: "about-authentik", port: 1234567890, "authentik-key": "x" } } };
+  it("is judged by its events, also when they contain a secret of the environment", async () => {
+    const [urn, type] = [
+      "urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media",
+      "aws:s3/bucket:Bucket",
+    ];
+    const metadata = {
+      op: "delete",
+      urn,
+      type,
+      old: {
+        inputs: {
+          bucket: "authentik-media",
+          note: "about-authentik",
+          port: 1234567890,
+          "authentik-key": "x",
+        },
+      },
+    };
     await tool(`echo '${JSON.stringify({ resourcePreEvent: { metadata } })}'; echo '${SUCCEEDED}'`);
-    for (const secret of ["resourcePreEvent", "metadata", "aws:s3/bucket:Bucket", "s3/bucket", "authentik-storage", "authentik", "succeeded", "1234567890", '{"resource']) {
-      const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_KEY: secret } });
+    for (const secret of [
+      "resourcePreEvent",
+      "metadata",
+      "aws:s3/bucket:Bucket",
+      "s3/bucket",
+      "authentik-storage",
+      "authentik",
+      "succeeded",
+      "1234567890",
+      '{"resource',
+    ]) {
+      const report = await preview("prod", {
+        ...options(),
+        deletionAllowed: false,
+        envVars: { TEST_KEY: secret },
+      });
       expect(report, secret).to.have.property("ok", false);
-      expect(report.endangered, secret).to.have.length(1);
-      for (const shown of [JSON.stringify(report.endangered), renderMarkdown(report), renderText(report, { color: false })]) expect(shown, secret).not.to.contain(secret);
+      expect(report.atRisk, secret).to.have.length(1);
+      for (const shown of [
+        JSON.stringify(report.atRisk),
+        renderMarkdown(report),
+        renderText(report, { color: false }),
+      ])
+        expect(shown, secret).not.to.contain(secret);
     }
   });
 
-  it("says no secret where what it says is not understood", async () => {
+  it("prints an unknown event, which is reported without secrets", async () => {
     await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$TEST_TOKEN"'"}'`);
-    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars: { TEST_TOKEN: "token-123456" } });
-    expect(report.failure).to.contain("no event of its engine").and.to.contain("[secret]").and.not.to.contain("token-123456");
+    const report = await preview("prod", {
+      ...options(),
+      deletionAllowed: false,
+      envVars: { TEST_TOKEN: "token-123456" },
+    });
+    expect(report.failure)
+      .to.contain("not an event of its engine")
+      .and.to.contain("[secret]")
+      .and.not.to.contain("token-123456");
   });
 
   it("gets no terminal, no input, and no secret in its arguments", async () => {
     await tool(`printf '%s\\n' "$@" > args; cat > input; echo '${SUCCEEDED}'`);
     expect((await runEngine("preview", "prod", ["--refresh"], options())).code).to.equal(0);
-    expect(await readFile(join(dir, "args"), "utf8")).to.equal("preview\n--json\n--non-interactive\n--color\nnever\n--stack\nprod\n--refresh\n");
+    expect(await readFile(join(dir, "args"), "utf8")).to.equal(
+      "preview\n--json\n--color\nnever\n--stack\nprod\n--refresh\n--non-interactive\n",
+    );
     expect(await readFile(join(dir, "input"), "utf8")).to.equal("");
   });
 
-  it("is refused where it prints another form of a step", async () => {
+  it("is refused when a step has another form", async () => {
     await tool(`echo '{"resourcePreEvent":{"metadata":{"kind":"delete"}}}'; echo '${SUCCEEDED}'`);
-    const error: unknown = await runEngine("preview", "prod", [], options()).catch((thrown: unknown) => thrown);
+    const error: unknown = await runEngine("preview", "prod", [], options()).catch(
+      (thrown: unknown) => thrown,
+    );
     expect(error).to.be.instanceOf(PlanError);
-    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property("ok", false);
+    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property(
+      "ok",
+      false,
+    );
   });
 
-  it("is not cut off in an update that is not understood", async () => {
+  it("finishes an update although an event cannot be read", async () => {
     await tool(`echo '{"resourcePreEvent":{}}'; sleep 0.5; touch done`);
-    const error: unknown = await runEngine("up", "prod", [], options()).catch((thrown: unknown) => thrown);
+    const error: unknown = await runEngine("up", "prod", [], options()).catch(
+      (thrown: unknown) => thrown,
+    );
     expect(error).to.be.instanceOf(PlanError);
     expect(await readFile(join(dir, "done"), "utf8")).to.equal("");
   });
 
-  it("is told once to end in order, and is waited for", async () => {
-    await tool(`trap 'echo x >> interrupts; sleep 0.5; touch ended; exit 1' INT; while true; do sleep 0.1; done`);
+  it("gets one SIGINT to stop in order, and the command waits for it", async () => {
+    await tool(
+      `trap 'echo x >> interrupts; sleep 0.5; touch ended; exit 1' INT; while true; do sleep 0.1; done`,
+    );
     const controller = new AbortController();
-    setTimeout(() => { controller.abort(); controller.abort(); }, 300);
-    const error: unknown = await runEngine("up", "prod", [], { ...options(), signal: controller.signal }).catch((thrown: unknown) => thrown);
-    expect(error).to.be.instanceOf(EngineError).and.have.property("message").that.contains("stopped");
+    setTimeout(() => {
+      controller.abort();
+      controller.abort();
+    }, 300);
+    const error: unknown = await runEngine("up", "prod", [], {
+      ...options(),
+      signal: controller.signal,
+    }).catch((thrown: unknown) => thrown);
+    expect(error)
+      .to.be.instanceOf(PulumiError)
+      .and.have.property("message")
+      .that.contains("stopped");
     expect(await readFile(join(dir, "interrupts"), "utf8")).to.equal("x\n");
     expect(await readFile(join(dir, "ended"), "utf8")).to.equal("");
   });
 
-  it("that ends well without a plan has none", async () => {
+  it("succeeds without a plan, which fails the preview", async () => {
     await tool("exit 0");
-    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property("ok", false);
+    expect(await preview("prod", { ...options(), deletionAllowed: true })).to.have.property(
+      "ok",
+      false,
+    );
   });
 
-  it("gets the policy pack that is there, and its leave only where deletion is allowed", async () => {
+  it("gets the policy pack, and its config for deletion only when that is allowed", async () => {
     expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal([]);
     const pack = join(dir, "policy");
     await mkdir(pack);
     await writeFile(join(pack, "allow-bucket-deletion.json"), "{}");
-    expect(await policyArgs(dir, { deletionAllowed: false })).to.deep.equal(["--policy-pack", pack]);
-    expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal(["--policy-pack", pack, "--policy-pack-config", join(pack, "allow-bucket-deletion.json")]);
+    expect(await policyArgs(dir, { deletionAllowed: false })).to.deep.equal([
+      "--policy-pack",
+      pack,
+    ]);
+    expect(await policyArgs(dir, { deletionAllowed: true })).to.deep.equal([
+      "--policy-pack",
+      pack,
+      "--policy-pack-config",
+      join(pack, "allow-bucket-deletion.json"),
+    ]);
   });
 });

@@ -1,22 +1,34 @@
 import { expect } from "chai";
 import fc from "fast-check";
 import { diff } from "../tools/preview/diff.ts";
-import { endangeredBy, holdsFiles } from "../tools/preview/guard.ts";
+import { bucketsAtRisk } from "../tools/preview/guard.ts";
 import { outcomeOf } from "../tools/preview/outcome.ts";
-import { parseEvent, PlanError, planOf, type EngineEvent, type Plan } from "../tools/preview/plan.ts";
-import { wholePlan } from "../tools/preview/preview.ts";
-import { purposeOf } from "../tools/preview/purposes.ts";
+import {
+  parseEvent,
+  PlanError,
+  planOf,
+  type EngineEvent,
+  type Plan,
+} from "../tools/preview/plan.ts";
+import { completePlan } from "../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../tools/preview/render.ts";
-import { failedReport, reportOn, type Report } from "../tools/preview/report.ts";
-import { PROVIDERS } from "../providers/index.ts";
+import { failedReport, reportOn, type PlanReport } from "../tools/preview/report.ts";
+import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
+import { PROVIDERS, resourceType } from "../providers/index.ts";
 import { exampleValues } from "./support/examples.ts";
 import { EXPECTED, PLAN_NAMES, recordedReport } from "./support/plans.ts";
 import { record } from "./support/recorder.ts";
 
+const typeOf = await lookUpTypes([
+  "aws:s3/bucket:Bucket",
+  "azure-native:storage:BlobContainer",
+  "aws:iam/user:User",
+]);
 const SIGNATURE = "4dabf18193072939515e22adb298388d";
 const SECRET = { [SIGNATURE]: "1b47061264138c4ac30d75fd1eb44270", ciphertext: "[secret]" };
 const BUCKET = "aws:s3/bucket:Bucket";
 /** Every operation of the engine's `StepOps`, by what it does to the resource. */
+// biome-ignore format: a table of cases
 const OPS = {
   harmless: ["same", "create", "update", "read", "refresh", "import", "diff", "extend-parameterize"],
   deleted: ["delete", "discard"],
@@ -36,14 +48,23 @@ interface Given {
   detailedDiff?: Record<string, unknown>;
 }
 
+const COMPONENT = "urn:pulumi:prod::p::authentik-storage:aws:AwsStorage";
+
 /** An event as the engine writes it for one step. */
-function event({ op, type = BUCKET, name = "authentik-media", before, after, protect, retainOnDelete, detailedDiff }: Given): EngineEvent {
-  const state = (inputs: Record<string, unknown>) => ({ inputs, outputs: {}, parent: "urn:pulumi:prod::p::authentik-storage:aws:AwsStorage::authentik", protect, retainOnDelete });
-  const metadata = {
-    op, type, urn: `urn:pulumi:prod::p::authentik-storage:aws:AwsStorage$${type}::${name}`, logical: true, detailedDiff,
-    old: before && state(before), new: after && state(after),
-  };
+function event(given: Given): EngineEvent {
+  const { op, type = BUCKET, name = "authentik-media", detailedDiff } = given;
+  const { protect, retainOnDelete } = given;
+  const options = { parent: `${COMPONENT}::authentik`, protect, retainOnDelete };
+  const state = (inputs?: Record<string, unknown>) => inputs && { inputs, outputs: {}, ...options };
+  const states = { old: state(given.before), new: state(given.after) };
+  const urn = `${COMPONENT}$${type}::${name}`;
+  const metadata = { op, type, urn, logical: true, detailedDiff, ...states };
   return parseEvent(JSON.stringify({ resourcePreEvent: { metadata } }));
+}
+
+/** An event with a message of the engine. */
+function messageEvent(message: string, severity: string): EngineEvent {
+  return parseEvent(JSON.stringify({ diagnosticEvent: { message, severity } }));
 }
 
 const END = parseEvent('{"summaryEvent":{"result":"succeeded"}}');
@@ -52,8 +73,8 @@ function planWith(...steps: Given[]): Plan {
   return planOf([...steps.map(event), END]);
 }
 
-function reportWith(...steps: Given[]): Report {
-  return reportOn("prod", planWith(...steps), { deletionAllowed: false });
+function reportWith(...steps: Given[]): PlanReport {
+  return reportOn("prod", planWith(...steps), { deletionAllowed: false, typeOf });
 }
 
 describe("recorded plans of the real engine", () => {
@@ -63,23 +84,25 @@ describe("recorded plans of the real engine", () => {
     });
   }
 
-  it("may delete and replace buckets where that is allowed and nothing is protected", async () => {
-    for (const name of ["renamed", "removed", "other endpoint", "target replaced", "component renamed", "unprotected and renamed", "left over", "left over, and renamed"] as const) {
-      expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", true);
-    }
-    for (const name of ["protected, renamed", "protected, removed"] as const) {
-      expect(await recordedReport(name, { deletionAllowed: true }), name).to.have.property("ok", false);
+  it("may delete and replace buckets when that is allowed and nothing is protected", async () => {
+    for (const name of PLAN_NAMES) {
+      const { atRisk, ok } = await recordedReport(name, { deletionAllowed: true });
+      if (atRisk.length > 0) expect(ok, name).to.equal(!name.startsWith("protected"));
     }
   });
 
-  it("read as what they are", async () => {
+  it("are rendered as Markdown and text", async () => {
     expect(renderMarkdown(await recordedReport("unchanged"))).to.equal(
-      "### Preview of `prod`: no changes\n\n3 resources stay as they are. Whether a secret has another value is not compared. Commit `0123456789ab`.");
-    expect(renderMarkdown(await recordedReport("origin"))).to.contain(`### Preview of \`prod\`: 1 to be changed
+      "### Preview of `prod`: no changes\n\n3 resources stay unchanged. " +
+        "The values of secrets are not compared. Commit `0123456789ab`.",
+    );
+    expect(
+      renderMarkdown(await recordedReport("origin")),
+    ).to.contain(`### Preview of \`prod\`: 1 to be updated
 
-2 resources stay as they are. Commit \`0123456789ab\`.
+2 resources stay unchanged. Commit \`0123456789ab\`.
 
-**CORS policy \`authentik-cors\` will be changed**
+**CORS policy \`authentik-cors\` will be updated**
 
 \`\`\`diff
   origins
@@ -88,109 +111,169 @@ describe("recorded plans of the real engine", () => {
 + https://auth.company
 \`\`\``);
     const renamed = renderMarkdown(await recordedReport("renamed"));
-    expect(renamed.split("\n").slice(2, 7).join("\n")).to.match(/> \[!CAUTION\]\n> \*\*The bucket "open-media" .*old one is deleted with every file in it\.\*\*/);
+    expect(renamed.split("\n").slice(2, 7).join("\n")).to.match(
+      /> \[!CAUTION\]\n> \*\*The bucket "open-media" .*old one is deleted with every file in it\.\*\*/,
+    );
     expect(renamed).to.contain("label `allow-bucket-deletion`");
     const text = renderText(await recordedReport("origin"), { color: false });
-    expect(text).to.equal(`Preview of prod: 1 to be changed
-2 resources stay as they are.
-CORS policy authentik-cors will be changed
+    expect(text).to.equal(`Preview of prod: 1 to be updated
+2 resources stay unchanged.
+CORS policy authentik-cors will be updated
     origins
   - https://authentik.company
   + https://new.company
   + https://auth.company
-Stack outputs will be changed
+Stack outputs will be updated
     origins
   - https://authentik.company
   + https://new.company
   + https://auth.company`);
   });
 
-  it("carry Pulumi's own words where it fails", async () => {
-    expect(renderMarkdown(await recordedReport("bad config"))).to.contain("**Pulumi's own words**").and.to.contain('origins[0] = "https://a.company/"');
-    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain("set protect to false as well.");
-    expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain("set protect to false in a change of its own first.");
+  it("show Pulumi's messages when it fails", async () => {
+    expect(renderMarkdown(await recordedReport("bad config")))
+      .to.contain("**Pulumi's messages**")
+      .and.to.contain('origins[0] = "https://a.company/"');
+    expect(renderMarkdown(await recordedReport("protected, renamed"))).to.contain(
+      "set protect to false as well.",
+    );
+    expect(renderMarkdown(await recordedReport("protected, removed"))).to.contain(
+      "set protect to false in an earlier change.",
+    );
   });
 });
 
-describe("the guard of the buckets", () => {
+describe("the guard of buckets", () => {
   it("knows every type that a provider protects", async () => {
     for (const provider of PROVIDERS) {
       const { resources } = await record(await exampleValues(provider));
-      const protectedTypes = resources.filter(({ options }) => options.protect === true).map(({ type }) => type);
+      const protectedTypes = resources
+        .filter(({ options }) => options.protect === true)
+        .map(({ type }) => type);
       expect(protectedTypes, provider).not.to.deep.equal([]);
-      expect(protectedTypes.filter((type) => !holdsFiles(type)), provider).to.deep.equal([]);
+      for (const type of protectedTypes)
+        expect((await resourceType(type))?.holdsFiles, type).to.equal(true);
     }
   });
 
-  it("knows Azure's types under each of its versions, and no type that only sounds like one", () => {
-    for (const type of ["azure-native:storage/v20230101:BlobContainer", "azure-native:storage/v20220901:StorageAccount", "azure-native:storage:StorageAccount", "azure-native_storage_v20230101:storage:StorageAccount", "aws:s3/bucketV2:BucketV2"]) {
-      expect(holdsFiles(type), type).to.equal(true);
+  it("knows Azure's types in every API version, and no type with a similar name", async () => {
+    for (const type of [
+      "azure-native:storage/v20230101:BlobContainer",
+      "azure-native:storage/v20220901:StorageAccount",
+      "azure-native:storage:StorageAccount",
+      "azure-native_storage_v20230101:storage:StorageAccount",
+      "aws:s3/bucketV2:BucketV2",
+    ]) {
+      expect((await resourceType(type))?.holdsFiles, type).to.equal(true);
     }
-    for (const type of ["aws:s3/bucketPolicy:BucketPolicy", "azure-native:storage:BlobServiceProperties"]) expect(holdsFiles(type), type).to.equal(false);
+    for (const type of [
+      "aws:s3/bucketPolicy:BucketPolicy",
+      "azure-native:storage:BlobServiceProperties",
+    ]) {
+      expect((await resourceType(type))?.holdsFiles, type).to.equal(undefined);
+    }
   });
 
-  for (const [fate, ops] of Object.entries(OPS)) {
+  for (const [risk, ops] of Object.entries(OPS)) {
     for (const op of ops) {
-      it(`takes "${op}" of a bucket for ${fate}`, () => {
-        const found = endangeredBy(planWith({ op, before: { bucket: "media" }, after: {} })).map(({ fate, bucket }) => ({ fate, bucket }));
-        expect(found).to.deep.equal(fate === "harmless" ? [] : [{ fate, bucket: "media" }]);
+      it(`takes "${op}" of a bucket for ${risk}`, () => {
+        const plan = planWith({ op, before: { bucket: "media" }, after: {} });
+        const found = bucketsAtRisk(plan, typeOf).map(({ risk, bucket }) => ({ risk, bucket }));
+        expect(found).to.deep.equal(risk === "harmless" ? [] : [{ risk, bucket: "media" }]);
       });
     }
   }
 
-  it("heeds what is protected, whatever its type", () => {
+  it("includes protected resources of every type", () => {
     const step = { type: "aws:dynamodb/table:Table", before: {}, after: {} };
-    expect(endangeredBy(planWith({ ...step, op: "delete", protect: true }))).to.have.length(1);
-    expect(endangeredBy(planWith({ ...step, op: "delete" }))).to.deep.equal([]);
+    expect(
+      bucketsAtRisk(planWith({ ...step, op: "delete", protect: true }), typeOf),
+    ).to.have.length(1);
+    expect(bucketsAtRisk(planWith({ ...step, op: "delete" }), typeOf)).to.deep.equal([]);
   });
 
-  it("names each bucket once, as replaced where it is", () => {
-    const steps = ["create-replacement", "replace", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: { bucket: "other" } }));
-    expect(endangeredBy(planWith(...steps))).to.have.length(1);
+  it("lists a replaced bucket once", () => {
+    const steps = ["create-replacement", "replace", "delete-replaced"].map((op) => ({
+      op,
+      before: { bucket: "media" },
+      after: { bucket: "other" },
+    }));
+    expect(bucketsAtRisk(planWith(...steps), typeOf)).to.have.length(1);
   });
 
-  it("takes what an earlier replacement left over for that, even beside a change of the new one of the same name", () => {
-    const steps = ["update", "delete-replaced"].map((op) => ({ op, before: { bucket: "media" }, after: {} }));
-    expect(endangeredBy(planWith(...steps)).map(({ fate }) => fate)).to.deep.equal(["left over"]);
+  it("finds a bucket that is left over, also when the new one of the same name changes", () => {
+    const steps = ["update", "delete-replaced"].map((op) => ({
+      op,
+      before: { bucket: "media" },
+      after: {},
+    }));
+    expect(bucketsAtRisk(planWith(...steps), typeOf).map(({ risk }) => risk)).to.deep.equal([
+      "left over",
+    ]);
   });
 
-  it("says of what Pulumi lets go of that it stays", () => {
-    const report = reportWith({ op: "delete", type: "azure-native:storage:BlobContainer", before: { containerName: "media" }, retainOnDelete: true });
+  it("reports that a retained bucket stays on the server", () => {
+    const report = reportWith({
+      op: "delete",
+      type: "azure-native:storage:BlobContainer",
+      before: { containerName: "media" },
+      retainOnDelete: true,
+    });
     expect(renderMarkdown(report)).to.contain("stays on the server with its files");
     expect(report.ok).to.equal(false);
   });
 
-  it("lets no plan pass that has one, whatever else it has", () => {
-    const harmless = fc.record({ op: fc.constantFrom(...OPS.harmless), type: fc.constantFrom(BUCKET, "aws:iam/user:User"), name: fc.string({ minLength: 1 }) });
-    const harmful = fc.record({ op: fc.constantFrom(...OPS.deleted, ...OPS.replaced, ...OPS["left over"], ...OPS.unknown), name: fc.string({ minLength: 1 }) });
-    fc.assert(fc.property(fc.array(harmless), harmful, fc.array(harmless), (before, step, after) => {
-      expect(reportWith(...before, step, ...after).ok).to.equal(false);
-    }), { numRuns: 50 });
+  it("fails every plan that puts a bucket at risk", () => {
+    const { harmless: harmlessOps, ...risks } = OPS;
+    const name = fc.string({ minLength: 1 });
+    const type = fc.constantFrom(BUCKET, "aws:iam/user:User");
+    const harmless = fc.record({ op: fc.constantFrom(...harmlessOps), type, name });
+    const harmful = fc.record({ op: fc.constantFrom(...Object.values(risks).flat()), name });
+    fc.assert(
+      fc.property(fc.array(harmless), harmful, fc.array(harmless), (before, step, after) => {
+        expect(reportWith(...before, step, ...after).ok).to.equal(false);
+      }),
+      { numRuns: 50 },
+    );
   });
 });
 
 describe("a plan", () => {
-  it("has not succeeded without the engine's word for it", () => {
+  it("has not succeeded without the engine's summary", () => {
     expect(planOf([]).succeeded).to.equal(false);
-    expect(wholePlan({ events: [END], code: 1, words: "error: killed" }).succeeded).to.equal(false);
-    expect(reportOn("prod", wholePlan({ events: [], code: 0, words: "" }), { deletionAllowed: true })).to.have.property("ok", false);
-    expect(planOf([parseEvent('{"errorEvent":{"error":"broken"}}'), END]).succeeded).to.equal(false);
+    expect(completePlan({ events: [END], code: 1, output: "error: killed" }).succeeded).to.equal(
+      false,
+    );
+    const empty = completePlan({ events: [], code: 0, output: "" });
+    expect(reportOn("prod", empty, { deletionAllowed: true, typeOf }).ok).to.equal(false);
+    expect(planOf([parseEvent('{"errorEvent":{"error":"broken"}}'), END]).succeeded).to.equal(
+      false,
+    );
   });
 
-  it("is not made of what is not understood", () => {
+  it("is not read from events of an unknown form", () => {
     expect(() => parseEvent("{")).to.throw(PlanError);
-    expect(() => parseEvent('{"resourcePreEvent":{"metadata":{"op":"delete"}}}')).to.throw(PlanError, /too old or too new/);
+    expect(() => parseEvent('{"resourcePreEvent":{"metadata":{"op":"delete"}}}')).to.throw(
+      PlanError,
+      /too old or too new/,
+    );
     expect(parseEvent('{"sequence":1,"newEvent":{}}')).to.deep.equal({});
   });
 
   it("leaves out the engine's debug messages, which have secrets in clear", () => {
-    const events = ["debug", "info#err", "error"].map((severity) => parseEvent(JSON.stringify({ diagnosticEvent: { message: `of ${severity}`, severity } })));
-    expect(planOf(events).diagnostics.map(({ severity, message }) => `${severity} ${message}`)).to.deep.equal(["info of info#err", "error of error"]);
+    const severities = ["debug", "info#err", "error"];
+    const { diagnostics } = planOf(severities.map((name) => messageEvent(`of ${name}`, name)));
+    const shown = diagnostics.map(({ severity, message }) => `${severity} ${message}`);
+    expect(shown).to.deep.equal(["info of info#err", "error of error"]);
   });
 
-  it("shows a secret that changes as one", () => {
+  it("shows that a secret changes, without its values", () => {
     const report = reportWith({
-      op: "update", type: "aws:x/y:Y", before: { password: SECRET, size: 1 }, after: { password: SECRET, size: 2 }, detailedDiff: { password: { diffKind: "update" }, size: {} },
+      op: "update",
+      type: "aws:x/y:Y",
+      before: { password: SECRET, size: 1 },
+      after: { password: SECRET, size: 2 },
+      detailedDiff: { password: { diffKind: "update" }, size: {} },
     });
     expect(report.groups[0]?.resources[0]?.changes).to.deep.equal([
       { property: "size", removed: ["1"], added: ["2"] },
@@ -198,124 +281,220 @@ describe("a plan", () => {
     ]);
   });
 
-  it("says of an update that shows nowhere that there is one", () => {
-    expect(renderMarkdown(reportWith({ op: "update", before: { __provider: "old" }, after: { __provider: "new" } }))).to.contain("in a way that does not show here");
+  it("reports an update whose change does not show", () => {
+    expect(
+      renderMarkdown(
+        reportWith({ op: "update", before: { __provider: "old" }, after: { __provider: "new" } }),
+      ),
+    ).to.contain("The change does not show here");
   });
 
-  it("says of a failure without words that there were none", () => {
-    expect(renderText(reportOn("prod", wholePlan({ events: [], code: 3, words: "" }), { deletionAllowed: false }), { color: false })).to.contain("status 3");
+  it("reports the exit status of a failure without a message", () => {
+    const plan = completePlan({ events: [], code: 3, output: "" });
+    const report = reportOn("prod", plan, { deletionAllowed: false, typeOf });
+    expect(renderText(report, { color: false })).to.contain("status 3");
   });
 });
 
 describe("a difference", () => {
-  it("of lists is what is added and what is removed, wherever it stands", () => {
-    expect(diff({ origins: ["a", "b", "c"] }, { origins: ["b", "d", "c"] })).to.deep.equal([{ property: "origins", removed: ["a"], added: ["d"] }]);
-    expect(diff({ origins: ["a", "b"] }, { origins: ["b", "a"] })).to.deep.equal([{ property: "origins", removed: [], added: [], note: "in another order" }]);
+  it("of lists has the added and removed entries, whatever their positions", () => {
+    expect(diff({ origins: ["a", "b", "c"] }, { origins: ["b", "d", "c"] })).to.deep.equal([
+      { property: "origins", removed: ["a"], added: ["d"] },
+    ]);
+    expect(diff({ origins: ["a", "b"] }, { origins: ["b", "a"] })).to.deep.equal([
+      { property: "origins", removed: [], added: [], note: "in another order" },
+    ]);
   });
 
-  it("of each cloud's CORS policy reads alike", () => {
+  it("of a CORS policy is the same for each cloud", () => {
     const change = [{ property: "origins", removed: ["https://old"], added: ["https://new"] }];
-    const aws = (origin: string) => ({ bucket: "b", corsRules: [{ allowedOrigins: [origin], allowedMethods: ["GET"] }] });
-    const r2 = (origin: string) => ({ rules: [{ allowed: { origins: [origin], methods: ["GET"] }, maxAgeSeconds: 3000 }] });
+    const aws = (origin: string) => ({
+      bucket: "b",
+      corsRules: [{ allowedOrigins: [origin], allowedMethods: ["GET"] }],
+    });
+    const r2 = (origin: string) => ({
+      rules: [{ allowed: { origins: [origin], methods: ["GET"] }, maxAgeSeconds: 3000 }],
+    });
     expect(diff(aws("https://old"), aws("https://new"))).to.deep.equal(change);
     expect(diff(r2("https://old"), r2("https://new"))).to.deep.equal(change);
   });
 
-  it("of policies in JSON is of what is in them", () => {
-    const policy = (action: string) => ({ policy: JSON.stringify({ Statement: [{ Action: ["s3:GetObject", action] }] }) });
-    expect(diff(policy("s3:PutObject"), policy("s3:*"))).to.deep.equal([{ property: "policy › Statement › Action", removed: ["s3:PutObject"], added: ["s3:*"] }]);
+  it("of policies in JSON compares their content", () => {
+    const policy = (action: string) => ({
+      policy: JSON.stringify({ Statement: [{ Action: ["s3:GetObject", action] }] }),
+    });
+    expect(diff(policy("s3:PutObject"), policy("s3:*"))).to.deep.equal([
+      { property: "policy › Statement › Action", removed: ["s3:PutObject"], added: ["s3:*"] },
+    ]);
   });
 
-  it("hides what is called a secret, even where Pulumi does not know that it is one", () => {
-    const text = JSON.stringify(diff({}, { accessKey: "AKIA1", options: { secretKey: "hunter2", list: [{ token: "hunter3" }, { token: "hunter4" }] }, env: [{ password: ["hunter5"] }] }));
+  it("hides values with a secret's name, also when Pulumi does not mark them as secrets", () => {
+    const text = JSON.stringify(
+      diff(
+        {},
+        {
+          accessKey: "AKIA1",
+          options: { secretKey: "hunter2", list: [{ token: "hunter3" }, { token: "hunter4" }] },
+          env: [{ password: ["hunter5"] }],
+        },
+      ),
+    );
     expect(text).not.to.match(/AKIA1|hunter/);
-    expect(diff({ secretKey: "a" }, { secretKey: "b" })).to.deep.equal([{ property: "secret key", removed: ["[secret]"], added: ["[secret]"] }]);
+    expect(diff({ secretKey: "a" }, { secretKey: "b" })).to.deep.equal([
+      { property: "secret key", removed: ["[secret]"], added: ["[secret]"] },
+    ]);
   });
 
-  it("says what is known only later", () => {
-    expect(diff({ arn: "x" }, { arn: "04da6b54-80e4-46f7-96ec-b56ff0331ba9" })).to.deep.equal([{ property: "arn", removed: ["x"], added: ["(known after the update)"] }]);
+  it("marks a value that is known after the update", () => {
+    expect(diff({ arn: "x" }, { arn: "04da6b54-80e4-46f7-96ec-b56ff0331ba9" })).to.deep.equal([
+      { property: "arn", removed: ["x"], added: ["(known after the update)"] },
+    ]);
   });
 
-  it("is there exactly where two values differ", () => {
-    const properties = fc.dictionary(fc.constantFrom("a", "b", "bC"), fc.oneof(fc.string(), fc.integer(), fc.boolean(), fc.array(fc.string()), fc.dictionary(fc.constantFrom("x", "y"), fc.string())));
-    fc.assert(fc.property(properties, (value) => { expect(diff(value, structuredClone(value))).to.deep.equal([]); }));
-    fc.assert(fc.property(properties, fc.string(), (value, text) => {
-      fc.pre(value.b !== text && typeof value.b === "string");
-      expect(diff(value, { ...value, b: text }).map(({ property }) => property)).to.deep.equal(["b"]);
-    }));
+  it("exists exactly when two values differ", () => {
+    const properties = fc.dictionary(
+      fc.constantFrom("a", "b", "bC"),
+      fc.oneof(
+        fc.string(),
+        fc.integer(),
+        fc.boolean(),
+        fc.array(fc.string()),
+        fc.dictionary(fc.constantFrom("x", "y"), fc.string()),
+      ),
+    );
+    fc.assert(
+      fc.property(properties, (value) => {
+        expect(diff(value, structuredClone(value))).to.deep.equal([]);
+      }),
+    );
+    fc.assert(
+      fc.property(properties, fc.string(), (value, text) => {
+        fc.pre(value.b !== text && typeof value.b === "string");
+        expect(diff(value, { ...value, b: text }).map(({ property }) => property)).to.deep.equal([
+          "b",
+        ]);
+      }),
+    );
   });
 });
 
 describe("a comment", () => {
-  const NASTY = ["```\n# Merge at once", "@everyone #1 <img src=x>", "a | b", "<!-- -->", "[x](javascript:1)", "\u202Eoverride", "line\nline", "````", "<details>"];
+  // biome-ignore format: a table of cases
+  const NASTY = [
+    "```\n# Merge at once", "@everyone #1 <img src=x>", "a | b", "<!-- -->", "[x](javascript:1)",
+    "\u202Eoverride", "line\nline", "````", "<details>",
+  ];
 
-  /** The text without its blocks of code, in which nothing has a meaning. */
+  /** The text without code, in which nothing is rendered. */
   function outsideOfCode(markdown: string): string {
     const lines: string[] = [];
     let fence: string | undefined;
     for (const line of markdown.split("\n")) {
       if (fence === undefined) fence = /^`{3,}/.exec(line)?.[0];
       else if (line === fence) fence = undefined;
-      if (fence === undefined) lines.push(line.replaceAll(/(`+)(?:(?!\1)[^]|(?!\1)`)*?\1(?!`)/g, ""));
+      if (fence === undefined)
+        lines.push(line.replaceAll(/(`+)(?:(?!\1)[^]|(?!\1)`)*?\1(?!`)/g, ""));
     }
     expect(fence, "an open block").to.equal(undefined);
     return lines.join("\n");
   }
 
-  it("gives no meaning to what comes from config, resources or Pulumi's words", () => {
-    const text = fc.oneof(fc.constantFrom(...NASTY), fc.string(), fc.array(fc.constantFrom(...NASTY, "`", "\n")).map((parts) => parts.join("")));
-    fc.assert(fc.property(text, text, text, (name, value, message) => {
-      const step = { name: `n${name}`, before: { bucket: value }, after: { bucket: `${value}x`, list: [value] } };
-      const diagnostic = parseEvent(JSON.stringify({ diagnosticEvent: { message: `m${message}`, severity: "warning" } }));
-      const events = [event({ ...step, op: "replace" }), event({ ...step, op: "update", type: "x:y:Z" }), diagnostic, END];
-      const markdown = renderMarkdown(reportOn("prod", planOf(events), { deletionAllowed: false }));
-      const outside = outsideOfCode(markdown).replaceAll(/<\/?details>|<\/?summary>/g, "");
-      expect(outside).not.to.match(/[<@|]|\]\(|javascript:|^# /m);
-      expect(markdown).not.to.match(/\u202E/);
-    }), { numRuns: 300 });
+  it("escapes values of config, resources and Pulumi's messages", () => {
+    const text = fc.oneof(
+      fc.constantFrom(...NASTY),
+      fc.string(),
+      fc.array(fc.constantFrom(...NASTY, "`", "\n")).map((parts) => parts.join("")),
+    );
+    fc.assert(
+      fc.property(text, text, text, (name, value, message) => {
+        const step = {
+          name: `n${name}`,
+          before: { bucket: value },
+          after: { bucket: `${value}x`, list: [value] },
+        };
+        const steps = [
+          { ...step, op: "replace" },
+          { ...step, op: "update", type: "x:y:Z" },
+        ];
+        const events = [...steps.map(event), messageEvent(`m${message}`, "warning"), END];
+        const markdown = renderMarkdown(
+          reportOn("prod", planOf(events), { deletionAllowed: false, typeOf }),
+        );
+        const outside = outsideOfCode(markdown).replaceAll(/<\/?details>|<\/?summary>/g, "");
+        expect(outside).not.to.match(/[<@|]|\]\(|javascript:|^# /m);
+        expect(markdown).not.to.match(/\u202E/);
+      }),
+      { numRuns: 300 },
+    );
   });
 
-  it("mentions nobody in a sentence, and leads nowhere, in what GitHub makes of it", () => {
-    const failure = "said @octocat, @company/team, #1, company/repo#2, GH-3, gh-4, www.evil.example and https://evil.example";
-    const text = renderMarkdown(failedReport("prod", failure)).replaceAll(/&#(\d+);/g, (_, digits: string) => String.fromCharCode(Number(digits)));
+  it("has no mention and no link after GitHub has rendered it", () => {
+    const failure =
+      "said @octocat, @company/team, #1, company/repo#2, GH-3, gh-4, " +
+      "www.evil.example and https://evil.example";
+    const text = renderMarkdown(failedReport("prod", failure)).replaceAll(
+      /&#(\d+);/g,
+      (_, digits: string) => String.fromCharCode(Number(digits)),
+    );
     expect(text).not.to.match(/@\w|#\d|\bGH-\d|\bwww\.|:\/\//i);
     expect(text.replaceAll("\u2060", "")).to.contain(failure);
   });
 
-  it("shows a value of several lines as one, so that none passes for a change of its own", () => {
-    const markdown = renderMarkdown(reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }));
+  it("shows a value of several lines in one, so that no line looks like a change", () => {
+    const markdown = renderMarkdown(
+      reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }),
+    );
     expect(markdown).to.contain('+ "a\\n+ https://safe"');
     expect(markdown.split("\n")).not.to.include("+ https://safe");
   });
 
-  it("is never longer than GitHub takes, and says so where it is cut", () => {
-    const many = Array.from({ length: 2000 }, (_, index) => ({ op: "create", type: "x:y:Z", name: `name-${index}`, after: { text: `ü${"x".repeat(900)}` } }));
+  it("is never longer than GitHub allows, and says where it is cut", () => {
+    const many = Array.from({ length: 2000 }, (_, index) => ({
+      op: "create",
+      type: "x:y:Z",
+      name: `name-${index}`,
+      after: { text: `ü${"x".repeat(900)}` },
+    }));
     const markdown = renderMarkdown(reportWith(...many, { op: "delete", before: {} }));
     expect(markdown.length).to.be.within(50_000, 65_000);
     expect(Buffer.byteLength(markdown)).to.be.lessThan(65_500);
-    expect(markdown).to.contain("More is left out").and.to.contain("[!CAUTION]");
+    expect(markdown)
+      .to.contain("GitHub limits the length of comments")
+      .and.to.contain("[!CAUTION]");
     outsideOfCode(markdown);
-    const long = reportWith({ op: "update", type: "x:y:Z", before: { list: [] }, after: { list: Array.from({ length: 9000 }, (_, index) => `https://${index}`) } });
+    const long = reportWith({
+      op: "update",
+      type: "x:y:Z",
+      before: { list: [] },
+      after: { list: Array.from({ length: 9000 }, (_, index) => `https://${index}`) },
+    });
     expect(renderMarkdown(long)).to.contain("more lines)");
-    expect(renderMarkdown(failedReport("prod", "x".repeat(100_000)))).to.have.property("length").that.is.within(2000, 2100);
+    expect(renderMarkdown(failedReport("prod", "x".repeat(100_000))))
+      .to.have.property("length")
+      .that.is.within(2000, 2100);
   });
 
-  it("names every resource of each provider in words", async () => {
+  it("has a label for every resource of each provider", async () => {
     for (const provider of PROVIDERS) {
-      for (const { type } of (await record(await exampleValues(provider))).resources) {
-        expect(purposeOf(type), type).to.match(/^[A-Za-z]['A-Za-z0-9. -]+$/).and.not.to.match(/[a-z][A-Z](?!ORS)/);
+      const types = (await record(await exampleValues(provider))).resources.map(({ type }) => type);
+      const typeOf = await lookUpTypes(types);
+      for (const type of types) {
+        expect(labelOf(type, typeOf), type)
+          .to.match(/^[A-Za-z]['A-Za-z0-9. -]+$/)
+          .and.not.to.match(/[a-z][A-Z](?!ORS)/);
       }
     }
-    expect(purposeOf("aws:sns/topicPolicy:TopicPolicy")).to.equal("Topic policy");
-    expect(purposeOf("pulumi:providers:aws")).to.equal("Access to aws");
-    expect(purposeOf("")).to.equal("Resource");
+    expect(labelOf("aws:sns/topicPolicy:TopicPolicy", typeOf)).to.equal("Topic policy");
+    expect(labelOf("pulumi:providers:aws", typeOf)).to.equal("Access to aws");
+    expect(labelOf("", typeOf)).to.equal("Resource");
   });
 });
 
 describe("a job's log", () => {
-  it("has no command for GitHub's runner, and none for the terminal", () => {
+  it("has no commands to GitHub's runner or to the terminal", () => {
     const message = "::add-mask::x\n  ::set-output name=a::b\n##[error]x\u001b[2J";
-    const report = reportOn("prod", planOf([parseEvent(JSON.stringify({ diagnosticEvent: { message, severity: "info" } })), END]), { deletionAllowed: false });
+    const plan = planOf([messageEvent(message, "info"), END]);
+    const report = reportOn("prod", plan, { deletionAllowed: false, typeOf });
     for (const color of [false, true]) {
       const text = renderText(report, { color }).replaceAll(/\u001b\[\d+m/g, "");
       expect(text).not.to.match(/^\s*::/m);
@@ -327,26 +506,35 @@ describe("a job's log", () => {
 
 describe("the outcome of a pull request's jobs", () => {
   const job = (result: string, stacks = '[{"stack":"prod"}]') => ({ result, outputs: { stacks } });
-  const needs = (test: string, preview: string, stacks?: string) => JSON.stringify({ test: job(test), stacks: job("success", stacks), preview: job(preview) });
+  const needs = (test: string, preview: string, stacks?: string) =>
+    JSON.stringify({ test: job(test), stacks: job("success", stacks), preview: job(preview) });
   const own = { isFork: false, author: "somebody", actor: "somebody" };
 
-  it("is good where all went well, and bad where anything did not", () => {
+  it("passes when every job passed, and fails when one failed", () => {
     expect(outcomeOf(needs("success", "success"), own).ok).to.equal(true);
     for (const bad of ["failure", "cancelled"]) {
-      expect(outcomeOf(needs("success", bad), own)).to.deep.equal({ ok: false, text: `The job preview: ${bad}.` });
+      expect(outcomeOf(needs("success", bad), own)).to.deep.equal({
+        ok: false,
+        text: `The job preview: ${bad}.`,
+      });
       expect(outcomeOf(needs(bad, "skipped"), { ...own, isFork: true }).ok).to.equal(false);
     }
   });
 
-  it("says why there was no preview", () => {
-    expect(outcomeOf(needs("success", "skipped"), { ...own, isFork: true })).to.have.property("text").that.contains("comes from a fork");
+  it("reports why there was no preview", () => {
+    expect(outcomeOf(needs("success", "skipped"), { ...own, isFork: true }))
+      .to.have.property("text")
+      .that.contains("comes from a fork");
     for (const dependabots of [{ actor: "dependabot[bot]" }, { author: "dependabot[bot]" }]) {
-      expect(outcomeOf(needs("success", "skipped"), { ...own, ...dependabots })).to.include({ ok: true }).and.property("text").contains("Dependabot");
+      expect(outcomeOf(needs("success", "skipped"), { ...own, ...dependabots }))
+        .to.include({ ok: true })
+        .and.property("text")
+        .contains("Dependabot");
     }
     expect(outcomeOf(needs("success", "skipped", "[]"), own)).to.have.property("ok", true);
   });
 
-  it("is bad where there is no reason for that", () => {
+  it("fails when there is no reason for that", () => {
     expect(outcomeOf(needs("success", "skipped"), own).ok).to.equal(false);
     expect(() => outcomeOf("{}x", own)).to.throw(SyntaxError);
     expect(outcomeOf("{}", own).ok).to.equal(false);

@@ -10,21 +10,35 @@ const TABLE = /(?<=<!-- config table: begin -->\n)[^]*?(?=<!-- config table: end
 
 /** The config table as the schemas have it: a row for each key, and one more where a provider has a key of the same name. */
 async function table(): Promise<string> {
-  const own = await Promise.all(PROVIDERS.map(async (provider) => {
-    const { keys } = (await providers[provider]()).default;
-    return Object.entries(keys).map(([key, schema]) => keyRow(key, provider, schema));
-  }));
+  const own = await Promise.all(
+    PROVIDERS.map(async (provider) => {
+      const { keys } = (await providers[provider].load()).default;
+      return Object.entries(keys).map(([key, schema]) => keyRow(key, provider, schema));
+    }),
+  );
   const rows = [
-    row("provider", "all", PROVIDERS.map((name) => `\`${name}\``).join(", "), "required", "Where the bucket is."),
+    row(
+      "provider",
+      "all",
+      PROVIDERS.map((name) => `\`${name}\``).join(", "),
+      "required",
+      "Where the bucket is.",
+    ),
     ...Object.entries(commonKeys).map(([key, schema]) => keyRow(key, "all", schema)),
     ...own.flat(),
   ];
-  return ["| Key | Provider | Type | Default | Meaning |", "| --- | --- | --- | --- | --- |", ...rows, ""].join("\n");
+  return [
+    "| Key | Provider | Type | Default | Meaning |",
+    "| --- | --- | --- | --- | --- |",
+    ...rows,
+    "",
+  ].join("\n");
 }
 
 function keyRow(key: string, provider: string, schema: v.GenericSchema): string {
   const fallback = defaultOf(schema);
-  const shown = fallback !== undefined ? `\`${fallback}\`` : schema.type === "optional" ? "" : "required";
+  const shown =
+    fallback !== undefined ? `\`${fallback}\`` : schema.type === "optional" ? "" : "required";
   return row(key, provider, documentationOf(schema).type, shown, v.getDescription(schema) ?? "");
 }
 
@@ -36,7 +50,11 @@ describe("README", () => {
   it("lists every key of the config with its type, default and meaning (UPDATE_README=1 writes it)", async () => {
     const readme = await readFile(README, "utf8");
     const actual = await table();
-    if (process.env.UPDATE_README) await writeFile(README, readme.replace(TABLE, () => actual));
+    if (process.env.UPDATE_README)
+      await writeFile(
+        README,
+        readme.replace(TABLE, () => actual),
+      );
     else expect(TABLE.exec(readme)?.[0]).to.equal(actual);
   });
 });

@@ -10,15 +10,28 @@ function validKeys(rotation: Rotation): Map<number, number> {
 }
 
 describe("rotation of keys", () => {
-  it("generation n takes slot n mod 2, and the one before stays in the other", () => {
-    expect(keySlots({ keyGeneration: 1, retirePreviousKey: false })).to.deep.equal([{ slot: 1, generation: 1 }]);
-    expect(keySlots({ keyGeneration: 2, retirePreviousKey: false })).to.deep.equal([{ slot: 0, generation: 2 }, { slot: 1, generation: 1 }]);
-    expect(keySlots({ keyGeneration: 3, retirePreviousKey: false })).to.deep.equal([{ slot: 1, generation: 3 }, { slot: 0, generation: 2 }]);
-    expect(keySlots({ keyGeneration: 3, retirePreviousKey: true })).to.deep.equal([{ slot: 1, generation: 3 }]);
+  it("generation n uses slot n mod 2, and the previous key stays in the other slot", () => {
+    expect(keySlots({ keyGeneration: 1, retirePreviousKey: false })).to.deep.equal([
+      { slot: 1, generation: 1 },
+    ]);
+    expect(keySlots({ keyGeneration: 2, retirePreviousKey: false })).to.deep.equal([
+      { slot: 0, generation: 2 },
+      { slot: 1, generation: 1 },
+    ]);
+    expect(keySlots({ keyGeneration: 3, retirePreviousKey: false })).to.deep.equal([
+      { slot: 1, generation: 3 },
+      { slot: 0, generation: 2 },
+    ]);
+    expect(keySlots({ keyGeneration: 3, retirePreviousKey: true })).to.deep.equal([
+      { slot: 1, generation: 3 },
+    ]);
   });
 
-  it("never takes away the key that authentik has, whatever steps are tried (property)", () => {
-    const step = fc.record({ keyGeneration: fc.integer({ min: 1, max: 9 }), retirePreviousKey: fc.boolean() });
+  it("never deletes the key in use, for any steps (property)", () => {
+    const step = fc.record({
+      keyGeneration: fc.integer({ min: 1, max: 9 }),
+      retirePreviousKey: fc.boolean(),
+    });
     fc.assert(
       fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
         let before: Rotation = { keyGeneration: 1, retirePreviousKey: false };
@@ -34,11 +47,17 @@ describe("rotation of keys", () => {
     );
   });
 
-  it("refuses a step of two, a step back, and to retire the key while it is rotated", () => {
+  it("refuses a step of two, a step back, and a rotation that retires the key in use", () => {
     const now = { keyGeneration: 3, retirePreviousKey: false };
-    expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(/raise it by one: pulumi config set keyGeneration 4/);
-    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(/would replace the key that authentik has, of generation 3/);
-    expect(rotationFault(now, { keyGeneration: 4, retirePreviousKey: true })).to.match(/retirePreviousKey = "true" would delete the key/);
+    expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(
+      /raise it by one: pulumi config set keyGeneration 4/,
+    );
+    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(
+      /would replace the key in use, of generation 3/,
+    );
+    expect(rotationFault(now, { keyGeneration: 4, retirePreviousKey: true })).to.match(
+      /retirePreviousKey = "true" would delete the key/,
+    );
     expect(rotationFault(now, { keyGeneration: 3, retirePreviousKey: true })).to.equal(undefined);
   });
 });
@@ -49,24 +68,28 @@ describe("rotation of keys", () => {
   let project: EngineProject;
 
   before(async () => {
-    project = await EngineProject.create({ main: join(REPOSITORY, "test/fixtures/rotation/index.ts") });
+    project = await EngineProject.create({
+      main: join(REPOSITORY, "test/fixtures/rotation/index.ts"),
+    });
   });
   after(() => project.remove());
 
-  it("stops an update that would take the key away, in the preview already, and lets the others pass", async () => {
+  it("stops an update that would delete the key in use, already in the preview, and allows the others", async () => {
     await project.configure({ keyGeneration: 1, retirePreviousKey: false });
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ keyGeneration: 3 });
     for (const command of [["preview"], ["up", "--yes", "--skip-preview"]]) {
       const { ok, text } = await project.run(...command);
       expect(ok).to.equal(false);
-      expect(text).to.contain('keyGeneration = "3" would replace the key that authentik has, of generation 1');
+      expect(text).to.contain('keyGeneration = "3" would replace the key in use, of generation 1');
     }
     await project.configure({ keyGeneration: 2 });
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ retirePreviousKey: true });
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ keyGeneration: 3 });
-    expect((await project.run("preview")).text).to.contain('retirePreviousKey = "true" would delete the key that authentik has');
+    expect((await project.run("preview")).text).to.contain(
+      'retirePreviousKey = "true" would delete the key that authentik has',
+    );
   });
 });

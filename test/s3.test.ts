@@ -38,13 +38,23 @@ describe("S3 resources on a real server", () => {
   });
 
   /** Inputs for a bucket that is not there yet. */
-  const fresh = (changes: Partial<operations.BucketInputs> = {}): operations.BucketInputs =>
-    ({ endpoint: server.endpoint, bucket: `media-${String((count += 1))}`, credentials: ROOT, ...changes });
-  const names = async () => ((await s3.send(new ListBucketsCommand({}))).Buckets ?? []).map(({ Name }) => Name);
-  const put = (bucket: string, key: string) => s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: "x" }));
+  const fresh = (changes: Partial<operations.BucketInputs> = {}): operations.BucketInputs => ({
+    endpoint: server.endpoint,
+    bucket: `media-${String((count += 1))}`,
+    credentials: ROOT,
+    ...changes,
+  });
+  const names = async () =>
+    ((await s3.send(new ListBucketsCommand({}))).Buckets ?? []).map(({ Name }) => Name);
+  const put = (bucket: string, key: string) =>
+    s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: "x" }));
   const failure = async (work: Promise<unknown>): Promise<ServerError> => {
-    const error: unknown = await work.then(() => undefined, (reason: unknown) => reason);
-    if (!(error instanceof ServerError)) throw new Error("it did not fail as it should", { cause: error });
+    const error: unknown = await work.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    if (!(error instanceof ServerError))
+      throw new Error("it did not fail as it should", { cause: error });
     expect(error.message).not.to.contain(ROOT.secretKey);
     return error;
   };
@@ -64,7 +74,11 @@ describe("S3 resources on a real server", () => {
       const { id, outs } = await operations.bucket.create(inputs);
       expect(id).to.equal(inputs.bucket);
       expect(await names()).to.include(inputs.bucket);
-      expect(await operations.bucket.read(id, inputs)).to.deep.equal({ id, props: outs, inputs: outs });
+      expect(await operations.bucket.read(id, inputs)).to.deep.equal({
+        id,
+        props: outs,
+        inputs: outs,
+      });
       await operations.bucket.delete(id, inputs);
       expect(await names()).not.to.include(inputs.bucket);
     });
@@ -80,21 +94,29 @@ describe("S3 resources on a real server", () => {
       await operations.bucket.create(inputs);
       await put(inputs.bucket, "kept");
       expect((await failure(operations.bucket.create(inputs))).message).to.contain("adopt: true");
-      expect((await operations.bucket.create({ ...inputs, adopt: true })).id).to.equal(inputs.bucket);
+      expect((await operations.bucket.create({ ...inputs, adopt: true })).id).to.equal(
+        inputs.bucket,
+      );
     });
 
     it("of another owner is not touched, even with adopt", async () => {
       const inputs = fresh();
       await operations.bucket.create(inputs);
-      const { message } = await failure(operations.bucket.create({ ...inputs, adopt: true, credentials: AUTHENTIK }));
+      const { message } = await failure(
+        operations.bucket.create({ ...inputs, adopt: true, credentials: AUTHENTIK }),
+      );
       expect(message).to.match(/HTTP 403.*AccessDenied.*another owner/);
     });
 
     it("that has objects is deleted only with forceDestroy", async () => {
       const inputs = fresh();
       await operations.bucket.create(inputs);
-      await Promise.all(Array.from({ length: 40 }, (_, index) => put(inputs.bucket, `media/public/${index}`)));
-      expect((await failure(operations.bucket.delete(inputs.bucket, inputs))).message).to.match(/not empty.*forceDestroy: true/);
+      await Promise.all(
+        Array.from({ length: 40 }, (_, index) => put(inputs.bucket, `media/public/${index}`)),
+      );
+      expect((await failure(operations.bucket.delete(inputs.bucket, inputs))).message).to.match(
+        /not empty.*forceDestroy: true/,
+      );
       expect(await names()).to.include(inputs.bucket);
       await operations.bucket.delete(inputs.bucket, { ...inputs, forceDestroy: true });
       expect(await names()).not.to.include(inputs.bucket);
@@ -102,10 +124,17 @@ describe("S3 resources on a real server", () => {
 
     it("is replaced under another name or endpoint, and updated with other options", async () => {
       const inputs = fresh();
-      const diff = (changes: Partial<operations.BucketInputs>) => operations.bucket.diff(inputs.bucket, inputs, { ...inputs, ...changes });
+      const diff = (changes: Partial<operations.BucketInputs>) =>
+        operations.bucket.diff(inputs.bucket, inputs, { ...inputs, ...changes });
       expect(await diff({})).to.deep.equal({ changes: false, replaces: [] });
-      expect(await diff({ bucket: "other" })).to.deep.equal({ changes: true, replaces: ["bucket"] });
-      expect(await diff({ endpoint: "http://other" })).to.deep.equal({ changes: true, replaces: ["endpoint"] });
+      expect(await diff({ bucket: "other" })).to.deep.equal({
+        changes: true,
+        replaces: ["bucket"],
+      });
+      expect(await diff({ endpoint: "http://other" })).to.deep.equal({
+        changes: true,
+        replaces: ["endpoint"],
+      });
       expect(await diff({ forceDestroy: true })).to.deep.equal({ changes: true, replaces: [] });
     });
 
@@ -113,8 +142,16 @@ describe("S3 resources on a real server", () => {
       this.timeout(10_000);
       const other = await startTestServer({ flags: ["--region", "eu-central-1"] });
       try {
-        expect((await operations.bucket.create(fresh({ endpoint: other.endpoint, region: "eu-central-1" }))).id).to.be.a("string");
-        expect((await failure(operations.bucket.create(fresh({ endpoint: other.endpoint })))).message).to.contain("set region");
+        expect(
+          (
+            await operations.bucket.create(
+              fresh({ endpoint: other.endpoint, region: "eu-central-1" }),
+            )
+          ).id,
+        ).to.be.a("string");
+        expect(
+          (await failure(operations.bucket.create(fresh({ endpoint: other.endpoint })))).message,
+        ).to.contain("set region");
       } finally {
         await other.stop();
       }
@@ -124,13 +161,18 @@ describe("S3 resources on a real server", () => {
       this.timeout(10_000);
       const refuse = ({ method, headers }: ProxiedRequest) => {
         if (method !== "PUT") return undefined;
-        if (Number(headers["content-length"] ?? 0) > 0) return { status: 400, code: "InvalidLocationConstraint" };
-        return headers["x-amz-acl"] === undefined ? undefined : { status: 501, code: "NotImplemented" };
+        if (Number(headers["content-length"] ?? 0) > 0)
+          return { status: 400, code: "InvalidLocationConstraint" };
+        return headers["x-amz-acl"] === undefined
+          ? undefined
+          : { status: 501, code: "NotImplemented" };
       };
       const other = await startTestServer({ flags: ["--region", "eu-central-1"] });
       const proxy = await startFaultProxy(other.endpoint, refuse);
       try {
-        const { id, outs } = await operations.bucket.create(fresh({ endpoint: proxy.endpoint, region: "eu-central-1" }));
+        const { id, outs } = await operations.bucket.create(
+          fresh({ endpoint: proxy.endpoint, region: "eu-central-1" }),
+        );
         expect((await operations.bucket.read(id, outs)).id).to.equal(id);
         expect(proxy.done.size).to.equal(2);
       } finally {
@@ -141,10 +183,13 @@ describe("S3 resources on a real server", () => {
 
     it("is created once although the answer was lost", async () => {
       let lost = 0;
-      await behind(({ method }) => (method === "PUT" && lost++ === 0 ? "lost" : undefined), async (endpoint) => {
-        const { id } = await operations.bucket.create(fresh({ endpoint }));
-        expect(await names()).to.include(id);
-      });
+      await behind(
+        ({ method }) => (method === "PUT" && lost++ === 0 ? "lost" : undefined),
+        async (endpoint) => {
+          const { id } = await operations.bucket.create(fresh({ endpoint }));
+          expect(await names()).to.include(id);
+        },
+      );
     });
   });
 
@@ -155,10 +200,23 @@ describe("S3 resources on a real server", () => {
       const inputs = { ...bucket, rules };
       const { id } = await operations.cors.create(inputs);
       expect(await operations.cors.read(id, inputs)).to.deep.equal({ id, props: inputs, inputs });
-      const changed = { ...inputs, rules: rules.map((rule) => ({ ...rule, allowedOrigins: ["https://a.company", "https://b.company"] })) };
-      expect(await operations.cors.diff(id, inputs, changed)).to.deep.equal({ changes: true, replaces: [] });
+      const changed = {
+        ...inputs,
+        rules: rules.map((rule) => ({
+          ...rule,
+          allowedOrigins: ["https://a.company", "https://b.company"],
+        })),
+      };
+      expect(await operations.cors.diff(id, inputs, changed)).to.deep.equal({
+        changes: true,
+        replaces: [],
+      });
       await operations.cors.update(id, inputs, changed);
-      expect(await operations.cors.read(id, inputs)).to.deep.equal({ id, props: changed, inputs: changed });
+      expect(await operations.cors.read(id, inputs)).to.deep.equal({
+        id,
+        props: changed,
+        inputs: changed,
+      });
       await operations.cors.delete(id, changed);
       expect(await operations.cors.read(id, changed)).to.deep.equal({});
       await operations.cors.delete(id, changed);
@@ -168,10 +226,17 @@ describe("S3 resources on a real server", () => {
       const bucket = fresh();
       await operations.bucket.create(bucket);
       const origins = ["https://a.company", "https://b.company"];
-      const inputs = { ...bucket, rules: rules.map((rule) => ({ ...rule, allowedOrigins: origins })) };
+      const inputs = {
+        ...bucket,
+        rules: rules.map((rule) => ({ ...rule, allowedOrigins: origins })),
+      };
       const { id } = await operations.cors.create(inputs);
       const change = async (AllowedOrigins: string[]) => {
-        const rule = { AllowedMethods: ["GET"], AllowedHeaders: ["Authorization"], MaxAgeSeconds: 3000 };
+        const rule = {
+          AllowedMethods: ["GET"],
+          AllowedHeaders: ["Authorization"],
+          MaxAgeSeconds: 3000,
+        };
         const CORSConfiguration = { CORSRules: [{ ...rule, AllowedOrigins }] };
         await s3.send(new PutBucketCorsCommand({ Bucket: bucket.bucket, CORSConfiguration }));
       };
@@ -186,11 +251,15 @@ describe("S3 resources on a real server", () => {
       const bucket = fresh();
       await operations.bucket.create(bucket);
       const refuse = ({ path, method }: ProxiedRequest) =>
-        path.includes("?cors") && method !== "OPTIONS" ? { status: 501, code: "NotImplemented" } : undefined;
+        path.includes("?cors") && method !== "OPTIONS"
+          ? { status: 501, code: "NotImplemented" }
+          : undefined;
       await behind(refuse, async (endpoint) => {
         const inputs = { ...bucket, endpoint, rules };
         const { message } = await failure(operations.cors.create(inputs));
-        expect(message).to.match(/refuses https:\/\/authentik.company.*MINIO_API_CORS_ALLOW_ORIGIN/);
+        expect(message).to.match(
+          /refuses https:\/\/authentik.company.*MINIO_API_CORS_ALLOW_ORIGIN/,
+        );
         // The server answers preflights by the CORS policy that it was given without the proxy.
         await operations.cors.create({ ...bucket, rules });
         const { id } = await operations.cors.create(inputs);
@@ -227,7 +296,10 @@ describe("S3 resources on a real server", () => {
       for (const [what, change] of Object.entries(changes)) {
         it(`of ${kind} calls no server for ${what}`, async () => {
           const news = { ...olds, ...change };
-          expect(await setting.diff("id", olds, news)).to.deep.equal({ changes: true, replaces: [] });
+          expect(await setting.diff("id", olds, news)).to.deep.equal({
+            changes: true,
+            replaces: [],
+          });
           expect(await setting.update("id", olds, news)).to.deep.equal({ outs: news });
         });
       }
@@ -276,25 +348,39 @@ describe("S3 resources on a real server", () => {
       const inputs = fresh();
       await operations.bucket.create(inputs);
       const stale = { ...inputs, credentials: { ...ROOT, secretKey: "old" } };
-      expect((await failure(operations.bucket.read(inputs.bucket, stale))).message).to.match(/credentials of the last pulumi up/);
-      expect((await failure(operations.bucket.delete(inputs.bucket, stale))).message).to.match(/credentials of the last pulumi up/);
+      expect((await failure(operations.bucket.read(inputs.bucket, stale))).message).to.match(
+        /credentials of the last pulumi up/,
+      );
+      expect((await failure(operations.bucket.delete(inputs.bucket, stale))).message).to.match(
+        /credentials of the last pulumi up/,
+      );
     });
 
     it("say that the clock is wrong", async () => {
-      await behind(() => ({ status: 403, code: "RequestTimeTooSkewed" }), async (endpoint) => {
-        expect((await failure(operations.bucket.create(fresh({ endpoint })))).message).to.contain("set the clock");
-      });
+      await behind(
+        () => ({ status: 403, code: "RequestTimeTooSkewed" }),
+        async (endpoint) => {
+          expect((await failure(operations.bucket.create(fresh({ endpoint })))).message).to.contain(
+            "set the clock",
+          );
+        },
+      );
     });
   });
 
   it("survive a busy server and a lost connection", async () => {
     const faults: (Fault | undefined)[] = ["slow-down", "reset", undefined, "lost"];
-    await behind(({ index }) => faults[index], async (endpoint) => {
-      const inputs = fresh({ endpoint });
-      await operations.bucket.create(inputs);
-      await operations.cors.create({ ...inputs, rules });
-      expect((await s3.send(new GetBucketCorsCommand({ Bucket: inputs.bucket }))).CORSRules).to.have.length(1);
-    });
+    await behind(
+      ({ index }) => faults[index],
+      async (endpoint) => {
+        const inputs = fresh({ endpoint });
+        await operations.bucket.create(inputs);
+        await operations.cors.create({ ...inputs, rules });
+        expect(
+          (await s3.send(new GetBucketCorsCommand({ Bucket: inputs.bucket }))).CORSRules,
+        ).to.have.length(1);
+      },
+    );
   });
 
   it("retry a call for as long as the retry time allows", async function () {
@@ -302,9 +388,12 @@ describe("S3 resources on a real server", () => {
     const bucket = fresh();
     await operations.bucket.create(bucket);
     let refused = 0;
-    await behind(() => (refused++ < 1 ? { status: 403, code: "AccessDenied" } : undefined), async (endpoint) => {
-      await operations.cors.create({ ...bucket, endpoint, rules, retrySeconds: 60 });
-    });
+    await behind(
+      () => (refused++ < 1 ? { status: 403, code: "AccessDenied" } : undefined),
+      async (endpoint) => {
+        await operations.cors.create({ ...bucket, endpoint, rules, retrySeconds: 60 });
+      },
+    );
     expect(refused).to.be.greaterThan(1);
     const inputs = { ...bucket, endpoint: "http://127.0.0.1:1", rules, retrySeconds: 1 };
     expect((await failure(operations.cors.create(inputs))).message).to.match(/tried for 1 s/);

@@ -6,18 +6,28 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
-import { openLocalHome } from "../tools/start/folder.ts";
+import { openLocalFolder } from "../tools/start/folder.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 
 const docker = await onPath("docker");
-/** Whether there is a container engine here, and not only its client. */
-const hasEngine = docker !== undefined && spawnSync(docker, ["version"], { stdio: "ignore" }).status === 0;
-/** A folder with Docker's client alone, neither versitygw nor Go. */
+/** Whether this machine has a container engine, and not only the client. */
+const hasEngine =
+  docker !== undefined && spawnSync(docker, ["version"], { stdio: "ignore" }).status === 0;
+/** A folder with only Docker's client, without versitygw and Go. */
 const PATH_WITH_DOCKER = join(tmpdir(), `authentik-storage-docker-${process.pid}`);
 
-/** Without the folder that has the Pulumi command line tool: the way that a machine without it takes. */
-const PATH_WITHOUT_PULUMI = (process.env.PATH ?? "").split(":").filter((folder) => !pulumi?.startsWith(`${folder}/`)).join(":");
+/** PATH of a machine without the Pulumi command line tool. */
+const PATH_WITHOUT_PULUMI = (process.env.PATH ?? "")
+  .split(":")
+  .filter((folder) => !pulumi?.startsWith(`${folder}/`))
+  .join(":");
+
+/** A machine on which the command runs. */
+interface Setup {
+  title: string;
+  env: NodeJS.ProcessEnv;
+}
 
 describe("npm start", function () {
   this.timeout(180_000);
@@ -29,89 +39,107 @@ describe("npm start", function () {
     await symlink(docker, join(PATH_WITH_DOCKER, "docker"));
   });
   after(() => rm(PATH_WITH_DOCKER, { recursive: true, force: true }));
-  beforeEach(async () => { dir = await mkdtemp(join(tmpdir(), "authentik-storage-start-")); });
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), "authentik-storage-start-"));
+  });
   afterEach(() => rm(dir, { recursive: true, force: true }));
 
   const launch = (env: NodeJS.ProcessEnv) => {
     const args = ["--import", "tsx/esm", "tools/start/command.ts", "--dir", dir];
-    const child = spawn(process.execPath, args, { cwd: REPOSITORY, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+    const options = { cwd: REPOSITORY, env: { ...process.env, ...env } };
+    const child = spawn(process.execPath, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
     let text = "";
-    for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (text += chunk.toString()));
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (chunk: Buffer) => (text += chunk.toString()));
+    }
     const ended = once(child, "close").then(([code]: unknown[]) => code);
-    return { child, ended, said: () => text };
+    return { child, ended, output: () => text };
   };
   const start = async (env: NodeJS.ProcessEnv = {}) => {
-    const { ended, said } = launch(env);
-    return { code: await ended, text: said() };
+    const { ended, output } = launch(env);
+    return { code: await ended, text: output() };
   };
   const isServed = async () => {
-    const { port } = await openLocalHome(dir);
+    const { port } = await openLocalFolder(dir);
     const socket = connect(port, "127.0.0.1");
-    const served = await once(socket, "connect").then(() => true, () => false);
-    socket.destroy();
-    return served;
+    try {
+      await once(socket, "connect");
+      return true;
+    } catch {
+      return false;
+    } finally {
+      socket.destroy();
+    }
   };
-  const expectWell = ({ code, text }: { code: unknown; text: string }) => {
+  const expectSuccess = ({ code, text }: { code: unknown; text: string }) => {
     expect(code, text).to.equal(0);
     expect(text).to.contain("AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME=authentik-media");
-    expect(text).to.match(/ok +cors http:\/\/localhost:9000/).and.to.match(/ok +unsigned URL/).and.to.match(/ok +delete/);
+    for (const check of ["cors http://localhost:9000", "unsigned URL", "delete"]) {
+      expect(text).to.match(new RegExp(`ok +${check}`));
+    }
     expect(text).not.to.match(/FAIL|\u001b\[/);
   };
 
-  const ways: [title: string, env: NodeJS.ProcessEnv, exists: boolean][] = [
-    ["in this process", { PATH: PATH_WITHOUT_PULUMI }, true],
-    ["with the real Pulumi engine", {}, pulumi !== undefined],
-  ];
-  if (hasEngine) ways.push(["with the server in a container", { PATH: PATH_WITH_DOCKER }, true]);
-  for (const [title, env, exists] of ways) {
-    (exists ? describe : describe.skip)(title, () => {
-      it("works twice in a row, with the same keys, and leaves nothing running", async () => {
+  const withEngine: Setup = { title: "with the real Pulumi engine", env: {} };
+  const withoutEngine: Setup[] = [{ title: "in this process", env: { PATH: PATH_WITHOUT_PULUMI } }];
+  if (hasEngine) {
+    const env = { PATH: PATH_WITH_DOCKER };
+    withoutEngine.push({ title: "with the server in a container", env });
+  }
+  for (const setup of [...withoutEngine, withEngine]) {
+    const { title, env } = setup;
+    const isSkipped = setup === withEngine && pulumi === undefined;
+    (isSkipped ? describe.skip : describe)(title, () => {
+      it("works twice, with the same keys, and leaves nothing running", async () => {
         const first = await start(env);
-        expectWell(first);
-        const home = await openLocalHome(dir);
+        expectSuccess(first);
+        const folder = await openLocalFolder(dir);
         expect(((await stat(join(dir, "server.json"))).mode & 0o777).toString(8)).to.equal("600");
         const second = await start(env);
-        expectWell(second);
-        expect(await openLocalHome(dir)).to.deep.equal(home);
-        expect(second.text).to.contain(home.authentik.accessKey).and.not.to.contain(home.root.secretKey);
+        expectSuccess(second);
+        expect(await openLocalFolder(dir)).to.deep.equal(folder);
+        expect(second.text).to.contain(folder.authentik.accessKey);
+        expect(second.text).not.to.contain(folder.root.secretKey);
         expect(await isServed()).to.equal(false);
       });
 
-      for (const step of ["starting the S3 server", title === "with the real Pulumi engine" ? "pulumi up" : "running the program", "acting as authentik"]) {
+      const program = setup === withEngine ? "pulumi up" : "running the program";
+      for (const step of ["starting the S3 server", program, "verifying the bucket"]) {
         it(`works again after Ctrl-C at "${step}", which leaves nothing running`, async () => {
-          const { child, ended, said } = launch(env);
-          while (!said().includes(step)) await sleep(20);
-          // On a fast machine authentik's calls take no more than 0.2 s.
-          await sleep(step === "acting as authentik" ? 50 : 200);
+          const { child, ended, output } = launch(env);
+          while (!output().includes(step)) await sleep(20);
+          // On a fast machine the calls of this step take less than 0.2 s.
+          await sleep(step === "verifying the bucket" ? 50 : 200);
           child.kill("SIGINT");
-          expect(await ended, said()).not.to.equal(null);
+          expect(await ended, output()).not.to.equal(null);
           expect(await isServed()).to.equal(false);
-          expectWell(await start(env));
+          expectSuccess(await start(env));
         });
       }
     });
   }
 
-  it("says in one line that the tool is missing, and throws the data away", async () => {
+  it("reports in one line that the tool is missing, and deletes the data", async () => {
     const { text } = await start({ PATH: PATH_WITHOUT_PULUMI });
-    expect(text.split("\n").filter((line) => line.includes("command line tool is not here"))).to.have.length(1);
+    const notices = text.split("\n").filter((line) => line.includes("tool is not installed"));
+    expect(notices).to.have.length(1);
     expect(await readdir(join(dir, "data"))).to.deep.equal([]);
   });
 
-  for (const [title, env] of ways.filter(([title]) => !title.includes("engine"))) {
-    it(`${title}: stops what a killed run has left behind`, async () => {
-      const { child, ended, said } = launch(env);
-      while (!said().includes("acting as authentik")) await sleep(5);
+  for (const { title, env } of withoutEngine) {
+    it(`${title}: stops the server of a killed run`, async () => {
+      const { child, ended, output } = launch(env);
+      while (!output().includes("verifying the bucket")) await sleep(5);
       child.kill("SIGKILL");
       await ended;
       expect(await isServed()).to.equal(true);
-      expectWell(await start(env));
+      expectSuccess(await start(env));
       expect(await isServed()).to.equal(false);
     });
   }
 
-  it("says that another program has its port", async () => {
-    const { port } = await openLocalHome(dir);
+  it("fails when another program uses its port", async () => {
+    const { port } = await openLocalFolder(dir);
     const other = createServer().listen(port, "127.0.0.1");
     await once(other, "listening");
     const { code, text } = await start({ PATH: PATH_WITHOUT_PULUMI });
@@ -120,17 +148,9 @@ describe("npm start", function () {
     expect(text).to.contain(`port ${port} on 127.0.0.1`);
   });
 
-  it("says what to install where there is nothing to get a server with", async () => {
+  it("lists what to install when it cannot get a server", async () => {
     const { code, text } = await start({ PATH: "" });
     expect(code).to.equal(1);
     expect(text).to.contain("needs versitygw, Go or Docker");
-  });
-
-  it("explains itself", async () => {
-    const child = spawn(process.execPath, ["--import", "tsx/esm", "tools/start/command.ts", "--help"], { cwd: REPOSITORY });
-    let text = "";
-    child.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()));
-    await once(child, "close");
-    expect(text).to.contain("Examples:").and.to.contain("--dir");
   });
 });

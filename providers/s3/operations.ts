@@ -5,7 +5,11 @@
  * Stacks of earlier versions store this file's path, from program/, and the names that it exports.
  * So the file stays here, as docs/architecture.md says under "What a stack stores".
  */
-import type { BucketLocationConstraint, CORSRule, CreateBucketCommandInput } from "@aws-sdk/client-s3";
+import type {
+  BucketLocationConstraint,
+  CORSRule,
+  CreateBucketCommandInput,
+} from "@aws-sdk/client-s3";
 import type * as dynamic from "@pulumi/pulumi/dynamic/index.js";
 import {
   adminCredentials,
@@ -42,7 +46,9 @@ export interface PolicyInputs extends Connection {
 const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 
 /** What the three resources have in common. */
-abstract class Operations<Inputs extends Connection> implements dynamic.ResourceProvider<Inputs, Inputs> {
+abstract class Operations<Inputs extends Connection>
+  implements dynamic.ResourceProvider<Inputs, Inputs>
+{
   #stackCredentials: AdminCredentials = {};
 
   async configure({ config }: dynamic.ConfigureRequest): Promise<void> {
@@ -65,7 +71,9 @@ abstract class Operations<Inputs extends Connection> implements dynamic.Resource
   async read(id: string, props?: Inputs): Promise<dynamic.ReadResult<Inputs>> {
     // The engine cannot import dynamic resources: an id alone is not enough to read one.
     if (!props) return {};
-    const actual = await this.#hinted(() => this.call(props, (call) => this.readState(props, call)));
+    const actual = await this.#hinted(() =>
+      this.call(props, (call) => this.readState(props, call)),
+    );
     // Without an id the engine records the resource as deleted, and the next `up` creates it again.
     return actual ? { id, props: actual, inputs: actual } : {};
   }
@@ -88,7 +96,8 @@ abstract class Operations<Inputs extends Connection> implements dynamic.Resource
     try {
       return await work();
     } catch (error) {
-      if (!(error instanceof ServerError) || (error.status !== 403 && error.status !== 401)) throw error;
+      if (!(error instanceof ServerError) || (error.status !== 403 && error.status !== 401))
+        throw error;
       const hint =
         "Refresh and destroy use the credentials of the last pulumi up: " +
         "if they have changed since, run pulumi up first.";
@@ -107,7 +116,11 @@ class BucketOperations extends Operations<BucketInputs> {
   }
 
   /** The server keeps no input of a bucket but its name. */
-  update(_id: string, _olds: BucketInputs, news: BucketInputs): Promise<dynamic.UpdateResult<BucketInputs>> {
+  update(
+    _id: string,
+    _olds: BucketInputs,
+    news: BucketInputs,
+  ): Promise<dynamic.UpdateResult<BucketInputs>> {
     return Promise.resolve({ outs: news });
   }
 
@@ -122,7 +135,9 @@ class BucketOperations extends Operations<BucketInputs> {
     else if (state === "filled") throw notEmpty(props);
     const { DeleteBucketCommand } = await import("@aws-sdk/client-s3");
     try {
-      await call("delete the bucket", (s3) => s3.send(new DeleteBucketCommand({ Bucket: props.bucket })));
+      await call("delete the bucket", (s3) =>
+        s3.send(new DeleteBucketCommand({ Bucket: props.bucket })),
+      );
     } catch (error) {
       if (isCode(error, "BucketNotEmpty")) throw notEmpty(props, error);
       if (!isCode(error, "NoSuchBucket")) throw error;
@@ -165,7 +180,10 @@ async function look({ bucket }: Connection, call: Call): Promise<"absent" | "emp
  * Creates the bucket as the setup page says: with a private ACL, and with its region if that is not
  * the default one. An option that the server refuses is left out.
  */
-async function createBucket({ bucket, region = "us-east-1" }: Connection, call: Call): Promise<void> {
+async function createBucket(
+  { bucket, region = "us-east-1" }: Connection,
+  call: Call,
+): Promise<void> {
   const { CreateBucketCommand } = await import("@aws-sdk/client-s3");
   let acl = true;
   let location = needsLocation(region);
@@ -173,7 +191,9 @@ async function createBucket({ bucket, region = "us-east-1" }: Connection, call: 
     const input: CreateBucketCommandInput = {
       Bucket: bucket,
       ...(acl ? { ACL: "private" } : {}),
-      ...(location && needsLocation(region) ? { CreateBucketConfiguration: { LocationConstraint: region } } : {}),
+      ...(location && needsLocation(region)
+        ? { CreateBucketConfiguration: { LocationConstraint: region } }
+        : {}),
     };
     const command = new CreateBucketCommand({ ...input });
     // The SDK adds its own region as the location if there is none. This removes it again.
@@ -219,7 +239,9 @@ async function emptyBucket({ bucket: Bucket }: Connection, call: Call): Promise<
     });
   }
   const listing = new client.ListMultipartUploadsCommand({ Bucket });
-  const uploads = await unless(isUnsupported, () => call("list the unfinished uploads", (s3) => s3.send(listing)));
+  const uploads = await unless(isUnsupported, () =>
+    call("list the unfinished uploads", (s3) => s3.send(listing)),
+  );
   await inParallel(uploads?.Uploads ?? [], async ({ Key, UploadId }) => {
     const command = new client.AbortMultipartUploadCommand({ Bucket, Key, UploadId });
     await call(`abort the upload of "${Key}"`, (s3) => s3.send(command));
@@ -235,7 +257,9 @@ interface ObjectVersion {
 async function listEverything(Bucket: string, call: Call): Promise<ObjectVersion[]> {
   const { ListObjectsV2Command, ListObjectVersionsCommand } = await import("@aws-sdk/client-s3");
   const listing = new ListObjectVersionsCommand({ Bucket });
-  const versions = await unless(isUnsupported, () => call("list the object versions", (s3) => s3.send(listing)));
+  const versions = await unless(isUnsupported, () =>
+    call("list the object versions", (s3) => s3.send(listing)),
+  );
   if (versions) return [...(versions.Versions ?? []), ...(versions.DeleteMarkers ?? [])];
   const objects = new ListObjectsV2Command({ Bucket });
   return (await call("list the objects", (s3) => s3.send(objects))).Contents ?? [];
@@ -304,7 +328,8 @@ class CorsOperations extends SettingOperations<CorsInputs> {
       const actual = { ...props, rules: CORSRules.map(fromServer) };
       return sameMeaning(actual, props) ? props : actual;
     } catch (error) {
-      if (isUnsupported(error)) return (await originsTheServerRefuses(props)).length === 0 ? props : undefined;
+      if (isUnsupported(error))
+        return (await originsTheServerRefuses(props)).length === 0 ? props : undefined;
       if (isAbsent(error)) return undefined;
       throw error;
     }
@@ -376,7 +401,9 @@ class PolicyOperations extends SettingOperations<PolicyInputs> {
   protected async readState(props: PolicyInputs, call: Call): Promise<PolicyInputs | undefined> {
     const { GetBucketPolicyCommand } = await import("@aws-sdk/client-s3");
     const command = new GetBucketPolicyCommand({ Bucket: props.bucket });
-    const answer = await unless(isAbsent, () => call("read the bucket policy", (s3) => s3.send(command)));
+    const answer = await unless(isAbsent, () =>
+      call("read the bucket policy", (s3) => s3.send(command)),
+    );
     if (!answer?.Policy) return undefined;
     const policy: unknown = JSON.parse(answer.Policy);
     if (typeof policy !== "object" || policy === null) return undefined;
@@ -392,7 +419,10 @@ class PolicyOperations extends SettingOperations<PolicyInputs> {
 }
 
 /** What the work gives; undefined where it fails with an error of this kind. */
-async function unless<T>(isExpected: (error: unknown) => boolean, work: () => Promise<T>): Promise<T | undefined> {
+async function unless<T>(
+  isExpected: (error: unknown) => boolean,
+  work: () => Promise<T>,
+): Promise<T | undefined> {
   try {
     return await work();
   } catch (error) {
@@ -425,7 +455,9 @@ function sameMeaning(a: object, b: object): boolean {
 
 function canonical(value: unknown): unknown {
   if (Array.isArray(value)) {
-    const items = value.map(canonical).sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
+    const items = value
+      .map(canonical)
+      .sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
     return items.length === 1 ? items[0] : items;
   }
   if (typeof value !== "object" || value === null) return value;

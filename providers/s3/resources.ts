@@ -30,7 +30,9 @@ export interface ConnectionArgs {
    * the resource takes `adminAccessKey` and `adminSecretKey`, or else `accessKey` and `secretKey`,
    * from the stack's config, and does not store them.
    */
-  credentials?: Input<{ accessKey: Input<string>; secretKey: Input<string>; sessionToken?: Input<string> } | undefined>;
+  credentials?: Input<
+    { accessKey: Input<string>; secretKey: Input<string>; sessionToken?: Input<string> } | undefined
+  >;
   /**
    * For how many seconds a call is retried, while the server does not answer or does not know the
    * keys yet. 0 by default.
@@ -124,7 +126,10 @@ function dynamicResource(
     `pulumi-nodejs:dynamic/authentik-storage:${type}`,
     name,
     { ...args, __provider: handler },
-    { ...options, additionalSecretOutputs: ["credentials", ...(options.additionalSecretOutputs ?? [])] },
+    {
+      ...options,
+      additionalSecretOutputs: ["credentials", ...(options.additionalSecretOutputs ?? [])],
+    },
   ];
 }
 

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import type { S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
 import pRetry from "p-retry";
-import type { ConfigKey } from "./index.ts";
+import type { ConfigKey } from "./config.ts";
 
 /** Where a bucket is and how to reach it: part of the inputs of every resource in this folder. */
 export interface Connection {
@@ -88,7 +88,8 @@ export async function onServer<T>(
       minTimeout: RETRY_EVERY_MS,
       factor: 1,
       maxRetryTime: Math.max(0, deadline - Date.now()),
-      shouldRetry: ({ error }) => error instanceof ServerError && isRetryable(error.code, error.status),
+      shouldRetry: ({ error }) =>
+        error instanceof ServerError && isRetryable(error.code, error.status),
     });
   };
   try {
@@ -101,7 +102,10 @@ export async function onServer<T>(
 /** Makes one request, again within `retrySeconds`. It throws a `ServerError`. */
 export type Call = <T>(purpose: string, request: (s3: S3Client) => Promise<T>) => Promise<T>;
 
-async function createClient(connection: Connection, credentials: AdminCredentials): Promise<S3Client> {
+async function createClient(
+  connection: Connection,
+  credentials: AdminCredentials,
+): Promise<S3Client> {
   // On Node 20 the SDK warns at every start that later versions need a newer Node. The lock file
   // keeps this version.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = "true";
@@ -114,7 +118,11 @@ async function createClient(connection: Connection, credentials: AdminCredential
     requestChecksumCalculation: "WHEN_REQUIRED",
     responseChecksumValidation: "WHEN_REQUIRED",
     maxAttempts: 4,
-    requestHandler: { connectionTimeout: 5_000, requestTimeout: 30_000, throwOnRequestTimeout: true },
+    requestHandler: {
+      connectionTimeout: 5_000,
+      requestTimeout: 30_000,
+      throwOnRequestTimeout: true,
+    },
   });
   // S3 requires a checksum of some requests (CORS, policy). Older servers know only Content-MD5.
   client.middlewareStack.add(
@@ -127,7 +135,12 @@ async function createClient(connection: Connection, credentials: AdminCredential
   return client;
 }
 
-function clientCredentials({ accessKey, secretKey, sessionToken, sessionProfile }: AdminCredentials): S3ClientConfig {
+function clientCredentials({
+  accessKey,
+  secretKey,
+  sessionToken,
+  sessionProfile,
+}: AdminCredentials): S3ClientConfig {
   const config: S3ClientConfig = {};
   if (accessKey !== undefined && secretKey !== undefined) {
     const keys = { accessKeyId: accessKey, secretAccessKey: secretKey };
@@ -167,7 +180,9 @@ function explain(error: unknown, purpose: string, connection: Connection): Serve
     advice(code, status, connection),
   ];
   if (retrySeconds > 0 && isRetryable(code, status)) {
-    sentences.push(`This was tried for ${retrySeconds} s; run pulumi up again if the server needs longer.`);
+    sentences.push(
+      `This was tried for ${retrySeconds} s; run pulumi up again if the server needs longer.`,
+    );
   }
   return new ServerError(sentences.join(" "), code, status, error);
 }
@@ -179,7 +194,8 @@ interface Facts {
 }
 
 function factsOf(error: unknown): Facts {
-  if (!(error instanceof Error)) return { code: "unknown", status: undefined, message: String(error) };
+  if (!(error instanceof Error))
+    return { code: "unknown", status: undefined, message: String(error) };
   const status = "$metadata" in error ? statusOf(error.$metadata) : undefined;
   // A Node error's code says more than its class. A service error has only its name, which is the
   // server's code.
@@ -227,7 +243,9 @@ const ADVICE: Readonly<Record<string, string | ((connection: Connection) => stri
 function advice(code: string, status: number | undefined, connection: Connection): string {
   const known = ADVICE[code];
   if (known !== undefined) return typeof known === "string" ? known : known(connection);
-  if (status === undefined) return `No answer: check that ${connection.endpoint} is right and its server runs.`;
-  if (status === 403) return "The keys do not allow this, or the bucket belongs to another owner: check both.";
+  if (status === undefined)
+    return `No answer: check that ${connection.endpoint} is right and its server runs.`;
+  if (status === 403)
+    return "The keys do not allow this, or the bucket belongs to another owner: check both.";
   return status >= 500 ? "The server failed or is busy: try again." : "This call changed nothing.";
 }

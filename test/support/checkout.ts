@@ -1,5 +1,6 @@
-/** A checkout of this project with a stack of its own, in which the steps of the workflows are run as a runner does. */
+/** A checkout of this project with a stack, where the steps of the workflows run as on a runner. */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { cp, mkdir, mkdtemp, readFile, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
@@ -7,30 +8,39 @@ import { text as readText } from "node:stream/consumers";
 import * as v from "valibot";
 import { parse } from "yaml";
 import { run } from "../../tools/lib/programs.ts";
-import { isOwnStackFile, projectName, pulumi, REPOSITORY, setSecrets, setValues } from "./engine.ts";
+import {
+  isOwnStackFile,
+  projectName,
+  pulumi,
+  REPOSITORY,
+  setSecrets,
+  setValues,
+} from "./engine.ts";
 
-/** Not of a checkout, or written by other tests. */
+/** Files that a checkout does not have, or that other tests write. */
 const LEFT_OUT = new Set(["node_modules", ".git", ".local", "test", "bench", "docs"]);
 const isOfCheckout = (path: string): boolean => !LEFT_OUT.has(path) && !isOwnStackFile(path);
-const Workflow = v.object({
-  jobs: v.record(v.string(), v.object({ steps: v.array(v.object({ run: v.optional(v.string()), env: v.optional(v.record(v.string(), v.string()), {}) })) })),
+const Step = v.object({
+  run: v.optional(v.string()),
+  env: v.optional(v.record(v.string(), v.string()), {}),
 });
+const Workflow = v.object({ jobs: v.record(v.string(), v.object({ steps: v.array(Step) })) });
 
 export interface StepResult {
   status: number;
   /** The job's log. */
   log: string;
-  /** What was added to the file of GITHUB_OUTPUT. */
+  /** The text in the file of GITHUB_OUTPUT. */
   output: string;
-  /** What was added to the file of GITHUB_STEP_SUMMARY. */
+  /** The text in the file of GITHUB_STEP_SUMMARY. */
   summary: string;
 }
 
 export class Checkout {
   readonly dir: string;
-  /** Everything that any step has written to its log or its files. */
+  /** Everything that the steps have written to their logs and files. */
   written = "";
-  /** The values of the workflows' expressions, by the variable that gets them. */
+  /** The variables that the workflows set, with the values of their expressions. */
   readonly variables: Record<string, string>;
   private readonly place: string;
 
@@ -38,28 +48,40 @@ export class Checkout {
     this.place = dir;
     this.dir = join(dir, "checkout");
     this.variables = {
-      STACK: "prod", PULUMI_BACKEND_URL: `file://${join(dir, "state")}`, PULUMI_CONFIG_PASSPHRASE: "test", PULUMI_ACCESS_TOKEN: "",
-      AWS_ACCESS_KEY_ID: "", AWS_SECRET_ACCESS_KEY: "", CLOUDFLARE_API_TOKEN: "",
-      ARM_USE_OIDC: "false", ARM_CLIENT_ID: "", ARM_TENANT_ID: "", ARM_SUBSCRIPTION_ID: "",
+      STACK: "prod",
+      PULUMI_BACKEND_URL: `file://${join(dir, "state")}`,
+      PULUMI_CONFIG_PASSPHRASE: "test",
+      PULUMI_ACCESS_TOKEN: "",
+      AWS_ACCESS_KEY_ID: "",
+      AWS_SECRET_ACCESS_KEY: "",
+      CLOUDFLARE_API_TOKEN: "",
+      ARM_USE_OIDC: "false",
+      ARM_CLIENT_ID: "",
+      ARM_TENANT_ID: "",
+      ARM_SUBSCRIPTION_ID: "",
     };
   }
 
   static async create(): Promise<Checkout> {
     const checkout = new Checkout(await mkdtemp(join(tmpdir(), "authentik-storage-checkout-")));
-    await cp(REPOSITORY, checkout.dir, { recursive: true, filter: (path) => isOfCheckout(path.slice(REPOSITORY.length)) });
-    await symlink(await realpath(join(REPOSITORY, "node_modules")), join(checkout.dir, "node_modules"));
+    const filter = (path: string) => isOfCheckout(path.slice(REPOSITORY.length));
+    await cp(REPOSITORY, checkout.dir, { recursive: true, filter });
+    await symlink(
+      await realpath(join(REPOSITORY, "node_modules")),
+      join(checkout.dir, "node_modules"),
+    );
     await mkdir(join(checkout.place, "state"));
     return checkout;
   }
 
-  /** Makes the stack `prod`. */
+  /** Creates the stack `prod`. */
   async init(values: Record<string, unknown>, secrets: Record<string, string>): Promise<void> {
     await this.pulumi("stack", "init", "prod");
     await this.configure(values);
     await setSecrets(this.dir, "prod", secrets, this.variables);
   }
 
-  /** Sets values in the stack's file; those that are undefined are removed. */
+  /** Sets values in the stack's file, and removes undefined ones. */
   async configure(values: Record<string, unknown>): Promise<void> {
     await setValues(this.dir, "prod", projectName, values);
   }
@@ -69,33 +91,60 @@ export class Checkout {
   }
 
   /**
-   * Runs the step of a workflow's job that runs a script, with the variables that the workflow gives it and those that GitHub gives all.
+   * Runs the step that runs a script, with the variables of the workflow and of GitHub.
    *
-   * @param env what GitHub's variables are, the token among them
+   * @param env the values of GitHub's variables, with the token
    * @param options.args further arguments of the script, as a person would add them
    */
-  async step(workflow: string, job: string, env: Record<string, string>, { withPulumi = true, args = "" } = {}): Promise<StepResult> {
-    const { jobs } = v.parse(Workflow, parse(await readFile(join(this.dir, ".github", "workflows", `${workflow}.yml`), "utf8")));
-    const step = jobs[job]?.steps.find(({ run }) => run?.startsWith("npm run") === true);
-    if (step?.run === undefined) throw new Error(`the job "${job}" of ${workflow}.yml runs no script`);
+  async step(
+    workflow: string,
+    job: string,
+    env: Record<string, string>,
+    { withPulumi = true, args = "" } = {},
+  ): Promise<StepResult> {
+    const step = await this.scriptStep(workflow, job);
     const values = { ...this.variables, ...env };
     const own = Object.keys(step.env).map((name) => {
       const value = values[name];
-      if (value === undefined) throw new Error(`the test has no value for ${name}, which ${workflow}.yml sets`);
+      if (value === undefined) {
+        throw new Error(`the test has no value for ${name}, which ${workflow}.yml sets`);
+      }
       return [name, value] as const;
     });
-    // Only a step that asks for the token has it.
-    const gitHub = Object.fromEntries(Object.entries(env).filter(([name]) => name !== "GITHUB_TOKEN"));
     const [output, summary] = [join(this.place, "output"), join(this.place, "summary")];
     await Promise.all([output, summary].map((file) => writeFile(file, "")));
-    const given = {
-      PATH: withPulumi ? process.env.PATH : pathWithoutPulumi(), HOME: process.env.HOME, PULUMI_HOME: process.env.PULUMI_HOME, CI: "true", GITHUB_ACTIONS: "true",
-      ...gitHub, ...Object.fromEntries(own), GITHUB_OUTPUT: output, GITHUB_STEP_SUMMARY: summary,
+    const { HOME, PULUMI_HOME } = process.env;
+    const result = await shell(`${step.run} ${args}`, this.dir, {
+      PATH: withPulumi ? process.env.PATH : pathWithoutPulumi(),
+      HOME,
+      PULUMI_HOME,
+      CI: "true",
+      GITHUB_ACTIONS: "true",
+      ...env,
+      // Only a step that sets the token has it.
+      GITHUB_TOKEN: undefined,
+      ...Object.fromEntries(own),
+      GITHUB_OUTPUT: output,
+      GITHUB_STEP_SUMMARY: summary,
+    });
+    const written = {
+      output: await readFile(output, "utf8"),
+      summary: await readFile(summary, "utf8"),
     };
-    const result = await shell(`${step.run.trim()} ${args}`, this.dir, given);
-    const written = { output: await readFile(output, "utf8"), summary: await readFile(summary, "utf8") };
     this.written += `${result.log}\n${written.output}\n${written.summary}`;
     return { ...result, ...written };
+  }
+
+  private async scriptStep(
+    workflow: string,
+    job: string,
+  ): Promise<{ run: string; env: Record<string, string> }> {
+    const file = join(this.dir, ".github", "workflows", `${workflow}.yml`);
+    const { jobs } = v.parse(Workflow, parse(await readFile(file, "utf8")));
+    for (const { run = "", env } of jobs[job]?.steps ?? []) {
+      if (run.startsWith("npm run")) return { run: run.trim(), env };
+    }
+    throw new Error(`the job "${job}" of ${workflow}.yml runs no script`);
   }
 
   async remove(): Promise<void> {
@@ -103,14 +152,21 @@ export class Checkout {
   }
 }
 
-/** As GitHub's runner does: `bash -e`, and nothing to read. */
-async function shell(script: string, cwd: string, env: NodeJS.ProcessEnv): Promise<{ status: number; log: string }> {
-  const child = spawn("bash", ["--noprofile", "--norc", "-eo", "pipefail", "-c", `(${script}) 2>&1`], { cwd, env, stdio: ["ignore", "pipe", "inherit"] });
-  const ended = new Promise<number>((resolve, reject) => child.once("close", (code) => { resolve(code ?? -1); }).once("error", reject));
+/** As GitHub's runner does: `bash -e` without input. */
+async function shell(
+  script: string,
+  cwd: string,
+  env: NodeJS.ProcessEnv,
+): Promise<{ status: number; log: string }> {
+  const args = ["--noprofile", "--norc", "-eo", "pipefail", "-c", `(${script}) 2>&1`];
+  const child = spawn("bash", args, { cwd, env, stdio: ["ignore", "pipe", "inherit"] });
+  const ended = once(child, "close").then(([code]: unknown[]) => Number(code ?? -1));
   const [log, status] = await Promise.all([readText(child.stdout), ended]);
   return { status, log };
 }
 
 function pathWithoutPulumi(): string {
-  return (process.env.PATH ?? "").split(delimiter).filter((folder) => pulumi === undefined || folder !== dirname(pulumi)).join(delimiter);
+  const folders = (process.env.PATH ?? "").split(delimiter);
+  const without = pulumi === undefined ? undefined : dirname(pulumi);
+  return folders.filter((folder) => folder !== without).join(delimiter);
 }

@@ -32,7 +32,9 @@ export function isOwnStackFile(path: string): boolean {
 }
 
 const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
-const Plan = v.object({ steps: v.optional(v.array(v.object({ op: v.string(), urn: v.string() })), []) });
+const Plan = v.object({
+  steps: v.optional(v.array(v.object({ op: v.string(), urn: v.string() })), []),
+});
 
 export interface RunResult {
   ok: boolean;
@@ -49,8 +51,14 @@ export async function setValues(
 ): Promise<void> {
   const file = join(dir, `Pulumi.${stack}.yaml`);
   const content = v.parse(StackFile, parse(await readFile(file, "utf8").catch(() => "")) ?? {});
-  const changes = Object.entries(values).map(([key, value]): [string, unknown] => [`${project}:${key}`, value]);
-  await writeFile(file, stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }));
+  const changes = Object.entries(values).map(([key, value]): [string, unknown] => [
+    `${project}:${key}`,
+    value,
+  ]);
+  await writeFile(
+    file,
+    stringify({ ...content, config: { ...content.config, ...Object.fromEntries(changes) } }),
+  );
 }
 
 /** Sets secrets of a stack, by the tool itself. */
@@ -113,7 +121,10 @@ export class EngineProject {
   }
 
   /** Sets values in the stack's file, removes those that are undefined, and sets secrets. */
-  async configure(values: Record<string, unknown>, secrets: Record<string, string> = {}): Promise<void> {
+  async configure(
+    values: Record<string, unknown>,
+    secrets: Record<string, string> = {},
+  ): Promise<void> {
     await setValues(this.dir, STACK, this.name, values);
     await setSecrets(this.dir, STACK, secrets, this.env);
   }
@@ -141,13 +152,19 @@ export class EngineProject {
   /** The operations that a preview plans, by the resource's name, without unchanged resources. */
   async plan(...args: string[]): Promise<Record<string, string>> {
     const { steps } = v.parse(Plan, JSON.parse(await this.expectOk("preview", "--json", ...args)));
-    return Object.fromEntries(steps.filter(({ op }) => op !== "same").map(({ op, urn }) => [urn.split("::").at(-1) ?? urn, op]));
+    return Object.fromEntries(
+      steps
+        .filter(({ op }) => op !== "same")
+        .map(({ op, urn }) => [urn.split("::").at(-1) ?? urn, op]),
+    );
   }
 
   /** All files of state and config, as text. */
   async stored(): Promise<string> {
     const files = await readdir(this.dir, { recursive: true, withFileTypes: true });
-    const paths = files.filter((file) => file.isFile()).map((file) => join(file.parentPath, file.name));
+    const paths = files
+      .filter((file) => file.isFile())
+      .map((file) => join(file.parentPath, file.name));
     const texts = await Promise.all(paths.map((path) => readFile(path, "utf8")));
     return texts.join("\n");
   }

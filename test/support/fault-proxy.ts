@@ -1,28 +1,37 @@
-/** An HTTP proxy that spoils chosen requests. It has no clock and no chance of its own: the caller says what happens to which request. */
-import { createServer, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
+/**
+ * An HTTP proxy that causes faults in chosen requests. Nothing in it depends on time or chance: the
+ * caller says what happens to which request.
+ */
+import {
+  createServer,
+  request as httpRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type ServerResponse,
+} from "node:http";
 import { listen } from "./listen.ts";
 
 /** What may happen to a request, or to its answer. */
 export type Fault =
   /** The connection is reset before the server sees the request. */
   | "reset"
-  /** The server does what is asked, but the connection is reset instead of its answer. */
+  /** The server does what is requested, but the connection is reset instead of its answer. */
   | "lost"
-  /** The server does what is asked, but its answer never comes. */
+  /** The server does what is requested, but its answer never arrives. */
   | "lost-silently"
   /** S3's 503 SlowDown. */
   | "slow-down"
-  /** No answer ever comes. */
+  /** No answer ever arrives. */
   | "stall"
-  /** The answer's body stops half-way, and nothing more comes. */
+  /** Half of the answer's body arrives, and then nothing. */
   | "stall-body"
-  /** The answer's body ends half-way, though its Content-Length says more. */
+  /** The answer ends after half of its body, although its Content-Length is larger. */
   | "truncate"
-  /** One byte of the answer's body is another. */
+  /** One byte of the answer's body is changed. */
   | "corrupt"
-  /** One byte of the request's body is another. */
+  /** One byte of the request's body is changed. */
   | "corrupt-request"
-  /** An S3 error of the server's own. */
+  /** An S3 error. */
   | { status: number; code: string };
 
 export interface ProxiedRequest {
@@ -30,35 +39,40 @@ export interface ProxiedRequest {
   /** With the query. */
   path: string;
   headers: IncomingHttpHeaders;
-  /** 0 for the first request that the proxy gets, and so on. */
+  /** 0 for the first request of the proxy, and so on. */
   index: number;
 }
 
+/** Chooses the fault for a request; undefined passes it on. */
+export type FaultChooser = (request: ProxiedRequest) => Fault | undefined;
+
 export interface FaultProxy {
-  /** E.g. `http://127.0.0.1:40123`. The server sees this host too, so that signatures hold. */
+  /** E.g. `http://127.0.0.1:40123`. The server sees this host too, so that signatures are valid. */
   endpoint: string;
-  /** How often each fault has been done. */
+  /** How often each fault was caused. */
   done: Map<Fault, number>;
-  /** How many requests came. */
+  /** How many requests arrived. */
   readonly requests: number;
   stop(): Promise<void>;
 }
+
+const SLOW_DOWN = { status: 503, code: "SlowDown" };
 
 /**
  * Starts a proxy on a free port of 127.0.0.1.
  *
  * @param target `http://host:port` of the server behind it
- * @param choose the fault for a request; undefined passes it on
  */
-export async function startFaultProxy(target: string, choose: (request: ProxiedRequest) => Fault | undefined): Promise<FaultProxy> {
+export async function startFaultProxy(target: string, choose: FaultChooser): Promise<FaultProxy> {
   const done = new Map<Fault, number>();
   let requests = 0;
   const server = createServer((request, response) => {
-    const fault = choose({ method: request.method ?? "", path: request.url ?? "", headers: request.headers, index: requests++ });
+    const { method = "", url: path = "", headers } = request;
+    const fault = choose({ method, path, headers, index: requests++ });
     if (fault) done.set(fault, (done.get(fault) ?? 0) + 1);
     if (fault === "reset") request.socket.resetAndDestroy();
-    else if (typeof fault === "object") refuse(fault, request, response);
-    else if (fault === "slow-down") refuse({ status: 503, code: "SlowDown" }, request, response);
+    else if (typeof fault === "object") reject(fault, request, response);
+    else if (fault === "slow-down") reject(SLOW_DOWN, request, response);
     else if (fault !== "stall") forward(target, request, response, fault);
   });
   server.keepAliveTimeout = 60_000;
@@ -73,7 +87,16 @@ export async function startFaultProxy(target: string, choose: (request: ProxiedR
   };
 }
 
-function refuse({ status, code }: { status: number; code: string }, request: IncomingMessage, response: ServerResponse): void {
+interface ErrorAnswer {
+  status: number;
+  code: string;
+}
+
+function reject(
+  { status, code }: ErrorAnswer,
+  request: IncomingMessage,
+  response: ServerResponse,
+): void {
   request.resume();
   request.once("end", () => {
     response.writeHead(status, { "content-type": "application/xml" });
@@ -81,9 +104,15 @@ function refuse({ status, code }: { status: number; code: string }, request: Inc
   });
 }
 
-function forward(target: string, request: IncomingMessage, response: ServerResponse, fault: Exclude<Fault, object> | undefined): void {
+function forward(
+  target: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  fault: Exclude<Fault, object> | undefined,
+): void {
   const { hostname, port } = new URL(target);
-  const upstream = httpRequest({ hostname, port, method: request.method, path: request.url, headers: request.headers });
+  const { method, url: path, headers } = request;
+  const upstream = httpRequest({ hostname, port, method, path, headers });
   upstream.once("response", (answer) => {
     if (fault === "lost") {
       answer.resume();
@@ -99,7 +128,9 @@ function forward(target: string, request: IncomingMessage, response: ServerRespo
     else void pipe(answer, response, fault === "corrupt");
   });
   upstream.once("error", () => request.socket.destroy());
-  request.once("close", () => { if (!request.complete) upstream.destroy(); });
+  request.once("close", () => {
+    if (!request.complete) upstream.destroy();
+  });
   void pipe(request, upstream, fault === "corrupt-request");
 }
 
@@ -111,18 +142,18 @@ interface Sink {
   readonly destroyed: boolean;
 }
 
-async function pipe(source: IncomingMessage, sink: Sink, corrupt: boolean): Promise<void> {
-  let spoil = corrupt;
+async function pipe(source: IncomingMessage, sink: Sink, isCorrupt: boolean): Promise<void> {
+  let corrupt = isCorrupt;
   try {
     for await (const chunk of buffers(source)) {
       if (sink.destroyed) return;
-      if (spoil && chunk.length > 0) chunk.writeUInt8((chunk[0] ?? 0) ^ 0xff, 0);
-      spoil = false;
+      if (corrupt && chunk.length > 0) chunk.writeUInt8((chunk[0] ?? 0) ^ 0xff, 0);
+      corrupt = false;
       if (!sink.write(chunk)) await drained(sink);
     }
     sink.end();
   } catch {
-    // One side has gone; the other learns it from its own connection.
+    // One side is closed. The other notices it by its own connection.
   }
 }
 
@@ -138,7 +169,11 @@ function drained(sink: Sink): Promise<void> {
   });
 }
 
-async function cut(source: IncomingMessage, response: ServerResponse, fault: "truncate" | "stall-body"): Promise<void> {
+async function cut(
+  source: IncomingMessage,
+  response: ServerResponse,
+  fault: "truncate" | "stall-body",
+): Promise<void> {
   const half = Math.floor(Number(source.headers["content-length"] ?? 0) / 2);
   let sent = 0;
   for await (const chunk of buffers(source)) {

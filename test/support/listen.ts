@@ -1,4 +1,4 @@
-/** HTTP servers that tests write themselves. */
+/** Starts the HTTP servers of tests. */
 import { once } from "node:events";
 import type { Server } from "node:http";
 
@@ -8,12 +8,14 @@ export interface Listening {
   stop: () => Promise<void>;
 }
 
-/** Has a server listen on a free port of 127.0.0.1. `stop` cuts what is open. */
+/** Starts a server on a free port of 127.0.0.1. `stop` closes the open connections too. */
 export async function listen(server: Server): Promise<Listening> {
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("no port could be had on 127.0.0.1");
+  if (address === null || typeof address === "string") {
+    throw new Error("there is no free port on 127.0.0.1");
+  }
   return {
     host: `127.0.0.1:${address.port}`,
     async stop() {

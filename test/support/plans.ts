@@ -1,31 +1,37 @@
 /**
- * Real plans of the real engine: what it printed for each of these changes of a stack of the provider `s3`, on a local server.
- * `UPDATE_PLANS=1 npx mocha test/preview-engine.test.ts` records them, where `pulumi` is on PATH.
+ * Plans of the real engine: its output for each of these changes of a stack of the provider `s3` on
+ * a local server. `UPDATE_PLANS=1 npx mocha test/preview-engine.test.ts` records them, if `pulumi`
+ * is on PATH.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { expect } from "chai";
 import { parseEvent } from "../../tools/preview/plan.ts";
-import { wholePlan } from "../../tools/preview/preview.ts";
+import type { BucketAtRisk } from "../../tools/preview/guard.ts";
+import { completePlan, reportOnRun } from "../../tools/preview/preview.ts";
 import { renderMarkdown, renderText } from "../../tools/preview/render.ts";
-import { reportOn, type Report, type ResourceChange } from "../../tools/preview/report.ts";
+import type { PlanReport, ResourceChange } from "../../tools/preview/report.ts";
 import { REPOSITORY, type RunResult } from "./engine.ts";
 
-const CORS = { purpose: "CORS policy", name: "authentik-cors" };
-const BUCKET = { purpose: "Bucket", name: "authentik-bucket" };
+const CORS = { label: "CORS policy", name: "authentik-cors" };
+const BUCKET = { label: "Bucket", name: "authentik-bucket" };
 
 /** What has to come out of each plan, whether it is made now or was recorded. */
 export const EXPECTED = {
   created: (report) => {
-    expect(fates(report)).to.deep.equal({ "Storage authentik": "created", "Bucket authentik-bucket": "created", "CORS policy authentik-cors": "created" });
+    expect(actions(report)).to.deep.equal({
+      "Storage authentik": "created",
+      "Bucket authentik-bucket": "created",
+      "CORS policy authentik-cors": "created",
+    });
     expectHarmless(report);
   },
   unchanged: (report) => {
-    expect(report).to.deep.include({ ok: true, groups: [], endangered: [], unchanged: 3 });
+    expect(report).to.deep.include({ ok: true, groups: [], atRisk: [], unchanged: 3 });
   },
   origin: (report) => {
-    expect(resources(report)).to.deep.equal([{
-      ...CORS, fate: "changed", changes: [{ property: "origins", removed: ["https://authentik.company"], added: ["https://new.company", "https://auth.company"] }],
-    }]);
+    const added = ["https://new.company", "https://auth.company"];
+    const changes = [{ property: "origins", removed: ["https://authentik.company"], added }];
+    expect(resources(report)).to.deep.equal([{ ...CORS, action: "updated", changes }]);
     expectHarmless(report);
   },
   "secret key": (report) => {
@@ -34,69 +40,93 @@ export const EXPECTED = {
   },
   "bad config": (report) => {
     expect(report).to.deep.include({ ok: false, groups: [] });
-    expect(report.failure).to.contain("its own words");
+    expect(report.failure).to.contain("messages are below");
     expect(words(report)).to.match(/origins\[0\] = "https:\/\/a\.company\/".*trailing slash/);
   },
   "policy violated": (report) => {
-    expect(report).to.deep.include({ ok: false, failure: undefined, endangered: [] });
+    expect(report).to.deep.include({ ok: false, failure: undefined, atRisk: [] });
     expect(report.violations).to.have.length(1);
-    expect(report.violations[0]).to.deep.include({ policy: "no-such-origin", isMandatory: true, message: "No origin is allowed.\n@everyone: https://authentik.company" });
+    expect(report.violations[0]).to.deep.include({
+      policy: "no-such-origin",
+      isMandatory: true,
+      message: "No origin is allowed.\n@everyone: https://authentik.company",
+    });
   },
   "protection off": (report) => {
     expectHarmless(report);
     expect(report.unprotected).to.deep.equal(["authentik-bucket"]);
   },
   "protected, renamed": (report) => {
-    expectRefused(report, { fate: "replaced", isProtected: true });
+    expectRefused(report, { risk: "replaced", isProtected: true });
     expect(report.failure).to.contain("is protected");
   },
   "protected, removed": (report) => {
-    expectRefused(report, { fate: "deleted", isProtected: true });
+    expectRefused(report, { risk: "deleted", isProtected: true });
     expect(report.failure).to.contain("is protected");
   },
   "unprotected and renamed": (report) => {
-    expectRefused(report, { fate: "replaced", isProtected: false });
+    expectRefused(report, { risk: "replaced", isProtected: false });
     expect(report.failure).to.equal(undefined);
     expect(renderMarkdown(report)).not.to.contain("is protected");
   },
   "left over": (report) => {
-    expectRefused(report, { fate: "left over", isProtected: false });
-    expect(report.endangered.map(({ bucket }) => bucket)).to.deep.equal(["old-media"]);
-    expect(fates(report)).to.deep.equal({ "Bucket authentik-bucket": "deleted" });
+    expectRefused(report, { risk: "left over", isProtected: false });
+    expect(report.atRisk.map(({ bucket }) => bucket)).to.deep.equal(["old-media"]);
+    expect(actions(report)).to.deep.equal({ "Bucket authentik-bucket": "deleted" });
     expect(report.unchanged).to.equal(3);
-    expect(renderText(report, { color: false })).to.contain('"old-media" (authentik-bucket) is left over from an earlier replacement, and would be deleted').and.not.to.contain("new, empty one");
+    const leftOver = "is left over from an earlier replacement, and would be deleted";
+    const text = renderText(report, { color: false });
+    expect(text).to.contain(`"old-media" (authentik-bucket) ${leftOver}`);
+    expect(text).not.to.contain("new, empty bucket");
   },
   "left over, and renamed": (report) => {
     expect(report.ok).to.equal(false);
-    const left = report.endangered.map(({ bucket, fate }) => [bucket, fate]);
-    expect(left).to.have.deep.members([["old-media", "left over"], ["new-media", "replaced"]]);
-    expect(resources(report).filter(({ name }) => name === BUCKET.name).map(({ fate }) => fate)).to.have.members(["replaced", "deleted"]);
+    const left = report.atRisk.map(({ bucket, risk }) => [bucket, risk]);
+    expect(left).to.have.deep.members([
+      ["old-media", "left over"],
+      ["new-media", "replaced"],
+    ]);
+    const buckets = resources(report).filter(({ name }) => name === BUCKET.name);
+    expect(buckets.map(({ action }) => action)).to.have.members(["replaced", "deleted"]);
   },
-  "target replaced": (report) => { expectRefused(report, { fate: "replaced", isProtected: false }); },
+  "target replaced": (report) => {
+    expectRefused(report, { risk: "replaced", isProtected: false });
+  },
   renamed: (report) => {
-    expectRefused(report, { fate: "replaced", isProtected: false });
+    expectRefused(report, { risk: "replaced", isProtected: false });
     const bucket = resources(report).find(({ name }) => name === BUCKET.name);
-    expect(bucket).to.deep.equal({ ...BUCKET, fate: "replaced", changes: [{ property: "bucket", removed: ["open-media"], added: ["other-media"] }] });
+    const changes = [{ property: "bucket", removed: ["open-media"], added: ["other-media"] }];
+    expect(bucket).to.deep.equal({ ...BUCKET, action: "replaced", changes });
   },
-  "other endpoint": (report) => { expectRefused(report, { fate: "replaced", isProtected: false }); },
-  removed: (report) => { expectRefused(report, { fate: "deleted", isProtected: false }); },
+  "other endpoint": (report) => {
+    expectRefused(report, { risk: "replaced", isProtected: false });
+  },
+  removed: (report) => {
+    expectRefused(report, { risk: "deleted", isProtected: false });
+  },
   "component renamed": (report) => {
-    expectRefused(report, { fate: "deleted", isProtected: false });
-    expect(fates(report)).to.include({ "Bucket authentik-bucket": "deleted", "Bucket other-bucket": "created" });
+    expectRefused(report, { risk: "deleted", isProtected: false });
+    expect(actions(report)).to.include({
+      "Bucket authentik-bucket": "deleted",
+      "Bucket other-bucket": "created",
+    });
   },
   "CORS policy changed by hand": (report) => {
     const changes = [
       { property: "origins", removed: ["*"], added: ["https://authentik.company"] },
       { property: "request headers", removed: [], added: ["Authorization"] },
-      { property: "seconds that browsers remember it", removed: [], added: ["3000"] },
+      { property: "seconds that browsers cache it", removed: [], added: ["3000"] },
     ];
-    expect(resources(report)).to.deep.equal([{ ...CORS, fate: "changed", changes }]);
+    expect(resources(report)).to.deep.equal([{ ...CORS, action: "updated", changes }]);
   },
   "bucket deleted by hand": (report) => {
-    expect(fates(report)).to.deep.equal({ "Bucket authentik-bucket": "made anew", "CORS policy authentik-cors": "made anew" });
-    expect(report.endangered).to.deep.equal([]);
+    expect(actions(report)).to.deep.equal({
+      "Bucket authentik-bucket": "recreated",
+      "CORS policy authentik-cors": "recreated",
+    });
+    expect(report.atRisk).to.deep.equal([]);
   },
-} as const satisfies Record<string, (report: Report) => void>;
+} as const satisfies Record<string, (report: PlanReport) => void>;
 
 export type PlanName = keyof typeof EXPECTED;
 
@@ -107,26 +137,32 @@ export function isPlanName(name: string): name is PlanName {
 /** Names of the plans. */
 export const PLAN_NAMES = Object.keys(EXPECTED).filter(isPlanName);
 
-function fates(report: Report): Record<string, string> {
-  return Object.fromEntries(resources(report).map(({ purpose, name, fate }) => [`${purpose} ${name}`, fate]));
+function actions(report: PlanReport): Record<string, string> {
+  return Object.fromEntries(
+    resources(report).map(({ label, name, action }) => [`${label} ${name}`, action]),
+  );
 }
 
 /** Without the stack's outputs. */
-function resources({ groups }: Report): ResourceChange[] {
+function resources({ groups }: PlanReport): ResourceChange[] {
   return groups.filter(({ component }) => component !== "").flatMap((group) => group.resources);
 }
 
-function words({ diagnostics }: Report): string {
+function words({ diagnostics }: PlanReport): string {
   return diagnostics.map(({ message }) => message).join("\n");
 }
 
-function expectHarmless(report: Report): void {
-  expect(report).to.deep.include({ ok: true, endangered: [], failure: undefined, violations: [] });
+function expectHarmless(report: PlanReport): void {
+  expect(report).to.deep.include({ ok: true, atRisk: [], failure: undefined, violations: [] });
 }
 
-function expectRefused(report: Report, expected: { fate: "deleted" | "replaced" | "left over"; isProtected: boolean }): void {
+function expectRefused(
+  report: PlanReport,
+  expected: { risk: BucketAtRisk["risk"]; isProtected: boolean },
+): void {
   expect(report.ok).to.equal(false);
-  expect(report.endangered.map(({ name, fate, isProtected }) => ({ name, fate, isProtected }))).to.deep.equal([{ name: "authentik-bucket", ...expected }]);
+  const found = report.atRisk.map(({ name, risk, isProtected }) => ({ name, risk, isProtected }));
+  expect(found, words(report)).to.deep.equal([{ name: "authentik-bucket", ...expected }]);
 }
 
 function fileOf(name: PlanName): URL {
@@ -134,22 +170,38 @@ function fileOf(name: PlanName): URL {
 }
 
 /** The report on a recorded plan. */
-export async function recordedReport(name: PlanName, { deletionAllowed = false } = {}): Promise<Report> {
+export async function recordedReport(
+  name: PlanName,
+  { deletionAllowed = false } = {},
+): Promise<PlanReport> {
   const lines = (await readFile(fileOf(name), "utf8")).trim().split("\n");
   const events = lines.map((line) => parseEvent(line));
-  // The tool's status follows from the result that it prints last; "--expect-no-changes" fails it after that.
-  const failed = events.some(({ summaryEvent }) => summaryEvent?.result !== undefined && summaryEvent.result !== "succeeded");
-  return reportOn("prod", wholePlan({ events, code: failed ? 1 : 0, words: "" }), { deletionAllowed, commit: "0123456789abcdef" });
+  // The tool's exit status follows from the last result. Only --expect-no-changes fails after it.
+  const results = events.flatMap(({ summaryEvent }) => summaryEvent?.result ?? []);
+  const code = results.every((result) => result === "succeeded") ? 0 : 1;
+  const run = { events, code, output: "", redact: (text: string) => text };
+  const about = { deletionAllowed, commit: "0123456789abcdef", operation: "preview" } as const;
+  return reportOnRun("prod", run, completePlan(run), about);
 }
 
-/** Keeps what the tool printed, without what is of this machine and this moment. Its debug messages are left out: they have paths. */
-export async function recordPlan(name: PlanName, { text }: RunResult, endpoint: string): Promise<void> {
-  const lines = text.split("\n").filter((line) => line.startsWith("{") && !line.includes('"severity":"debug"'));
-  const plain = lines.map((line) => line
+/**
+ * Records the output of the tool, without values of this machine and this moment. Debug messages
+ * have paths, so they are left out.
+ */
+export async function recordPlan(
+  name: PlanName,
+  { text }: RunResult,
+  endpoint: string,
+): Promise<void> {
+  const isEvent = (line: string) => line.startsWith("{") && !line.includes('"severity":"debug"');
+  const plain = text
+    .split("\n")
+    .filter(isEvent)
+    .join("\n")
     .replaceAll(endpoint.slice("http://".length), "127.0.0.1:7070")
     .replaceAll(endpoint.replace("http://127.0.0.1", "localhost"), "localhost:7070")
     .replaceAll(REPOSITORY, "/project/")
     .replaceAll(/\/tmp\/[\w./-]+/g, "/tmp/folder")
-    .replaceAll(/"timestamp":\d+/g, '"timestamp":0'));
-  await writeFile(fileOf(name), `${plain.join("\n")}\n`);
+    .replaceAll(/"timestamp":\d+/g, '"timestamp":0');
+  await writeFile(fileOf(name), `${plain}\n`);
 }

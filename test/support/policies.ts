@@ -28,7 +28,10 @@ export interface Judgement {
 export async function judge(resources: readonly Recorded[]): Promise<Judgement> {
   const violations: Violation[] = [];
   const unknown: Violation[] = [];
-  const attempt = async (policy: string, work: (report: (message: string) => void) => Promise<void> | void) => {
+  const attempt = async (
+    policy: string,
+    work: (report: (message: string) => void) => Promise<void> | void,
+  ) => {
     try {
       await work((message) => violations.push({ policy, message }));
     } catch (error) {
@@ -40,29 +43,42 @@ export async function judge(resources: readonly Recorded[]): Promise<Judgement> 
   const stack = stackOf(resources);
   for (const { name: policy, validateResource, validateStack } of policies) {
     for (const resource of planned) {
-      for (const validate of validateResource) await attempt(policy, (report) => validate({ ...resource, ...COMMON, asType: () => undefined }, report));
+      for (const validate of validateResource)
+        await attempt(policy, (report) =>
+          validate({ ...resource, ...COMMON, asType: () => undefined }, report),
+        );
     }
-    if (validateStack) await attempt(policy, (report) => validateStack({ resources: stack, ...COMMON }, report));
+    if (validateStack)
+      await attempt(policy, (report) => validateStack({ resources: stack, ...COMMON }, report));
   }
   return { violations, unknown };
 }
 
 const COMMON = {
   stackTags: new Map<string, string>(),
-  getConfig: (): never => { throw new Error("no policy here has a config"); },
-  notApplicable: (): never => { throw new Error("no policy here says that it is not applicable"); },
+  getConfig: (): never => {
+    throw new Error("no policy here has a config");
+  },
+  notApplicable: (): never => {
+    throw new Error("no policy here says that it is not applicable");
+  },
 };
 
 function stackOf(resources: readonly Recorded[]): PolicyResource[] {
   // Without what a test has changed among the inputs they would not be what the cloud answers.
-  const all = resources.map((resource) => policyResource(resource, { ...resource.outputs, ...resource.inputs }));
+  const all = resources.map((resource) =>
+    policyResource(resource, { ...resource.outputs, ...resource.inputs }),
+  );
   for (const [index, { options }] of resources.entries()) {
     all[index]?.dependencies.push(...all.filter(({ name }) => options.dependsOn?.includes(name)));
   }
   return all;
 }
 
-function policyResource({ type, name, options }: Recorded, props: Record<string, unknown>): PolicyResource {
+function policyResource(
+  { type, name, options }: Recorded,
+  props: Record<string, unknown>,
+): PolicyResource {
   const opts: PolicyResourceOptions = {
     protect: options.protect ?? false,
     ignoreChanges: [],
@@ -71,7 +87,9 @@ function policyResource({ type, name, options }: Recorded, props: Record<string,
     customTimeouts: { createSeconds: 0, updateSeconds: 0, deleteSeconds: 0 },
   };
   return {
-    type, name, opts,
+    type,
+    name,
+    opts,
     urn: `urn:pulumi:test::authentik-storage::${type}::${name}`,
     props: unknownCheckingProxy(props),
     dependencies: [],

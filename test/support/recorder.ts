@@ -1,7 +1,12 @@
 /** Runs a program against recorded mocks: every registered resource and every call is kept, and an unknown one is an error. */
 import type { RegisterResourceRequest } from "@pulumi/pulumi/proto/resource_pb.js";
 import { isSecret, output, type Output } from "@pulumi/pulumi/output.js";
-import { setMocks, type MockCallArgs, type MockResourceArgs, type MockResourceResult } from "@pulumi/pulumi/runtime/mocks.js";
+import {
+  setMocks,
+  type MockCallArgs,
+  type MockResourceArgs,
+  type MockResourceResult,
+} from "@pulumi/pulumi/runtime/mocks.js";
 import { disconnect, getMonitor } from "@pulumi/pulumi/runtime/settings.js";
 import { ConfigError } from "../../config/index.ts";
 import type { AuthentikStorage, Chosen, Credentials } from "../../providers/contract.ts";
@@ -51,7 +56,10 @@ export interface Recording {
   all(type: string): Recorded[];
 }
 
-type Fake = (inputs: Record<string, unknown>, name: string) => { id?: string; state?: Record<string, unknown> };
+type Fake = (
+  inputs: Record<string, unknown>,
+  name: string,
+) => { id?: string; state?: Record<string, unknown> };
 
 /** Marks a secret in the engine's protocol. */
 const SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270";
@@ -65,9 +73,11 @@ function partitionOf(region: unknown): string {
 
 /** The clouds, as far as the program needs them. A type that is not here is refused. */
 function fakes(region: () => string): Record<string, Fake> {
-  const arn = (service: string, resource: string) => `arn:${partitionOf(region())}:${service}:${resource}`;
+  const arn = (service: string, resource: string) =>
+    `arn:${partitionOf(region())}:${service}:${resource}`;
   const plain: Fake = (_, name) => ({ id: `${name}-id` });
-  const azureId = (kind: string, name: string) => `/subscriptions/${SUBSCRIPTION}/resourceGroups/authentik/providers/${kind}/${name}`;
+  const azureId = (kind: string, name: string) =>
+    `/subscriptions/${SUBSCRIPTION}/resourceGroups/authentik/providers/${kind}/${name}`;
   return {
     "pulumi:providers:aws": plain,
     "aws:s3/bucket:Bucket": ({ bucket }, name) => {
@@ -81,40 +91,70 @@ function fakes(region: () => string): Record<string, Fake> {
     "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": plain,
     "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": plain,
     "aws:s3/bucketVersioning:BucketVersioning": plain,
-    "aws:iam/user:User": (_, name) => ({ id: `${name}-1a2b3c4`, state: { name: `${name}-1a2b3c4` } }),
+    "aws:iam/user:User": (_, name) => ({
+      id: `${name}-1a2b3c4`,
+      state: { name: `${name}-1a2b3c4` },
+    }),
     "aws:iam/userPolicy:UserPolicy": plain,
-    "aws:iam/accessKey:AccessKey": (_, name) => ({ id: `AKIA-${name}`, state: { secret: `secret of ${name}` } }),
-    "aws:iam/role:Role": (_, name) => ({ id: `${name}-1a2b3c4`, state: { name: `${name}-1a2b3c4`, arn: arn("iam", `:123456789012:role/${name}`) } }),
+    "aws:iam/accessKey:AccessKey": (_, name) => ({
+      id: `AKIA-${name}`,
+      state: { secret: `secret of ${name}` },
+    }),
+    "aws:iam/role:Role": (_, name) => ({
+      id: `${name}-1a2b3c4`,
+      state: { name: `${name}-1a2b3c4`, arn: arn("iam", `:123456789012:role/${name}`) },
+    }),
     "aws:iam/rolePolicy:RolePolicy": plain,
     "aws:eks/podIdentityAssociation:PodIdentityAssociation": plain,
     "cloudflare:index/r2Bucket:R2Bucket": ({ name }) => ({ id: String(name) }),
     "cloudflare:index/r2BucketCors:R2BucketCors": plain,
     "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": plain,
     "cloudflare:index/r2ManagedDomain:R2ManagedDomain": plain,
-    "cloudflare:index/accountToken:AccountToken": (_, name) => ({ id: `id-of-${name}`, state: { value: `value of ${name}` } }),
+    "cloudflare:index/accountToken:AccountToken": (_, name) => ({
+      id: `id-of-${name}`,
+      state: { value: `value of ${name}` },
+    }),
     "azure-native:storage:StorageAccount": ({ accountName }, name) => {
       const known = textOr(accountName, `${name}1a2b3c4d`);
       return {
         id: azureId("Microsoft.Storage/storageAccounts", known),
-        state: { name: known, primaryEndpoints: { blob: `https://${known}.blob.core.windows.net/` } },
+        state: {
+          name: known,
+          primaryEndpoints: { blob: `https://${known}.blob.core.windows.net/` },
+        },
       };
     },
     "azure-native:storage:BlobServiceProperties": plain,
     "azure-native:storage:ManagementPolicy": plain,
-    "azure-native:storage:BlobContainer": ({ containerName }) => ({ id: String(containerName), state: { name: String(containerName) } }),
+    "azure-native:storage:BlobContainer": ({ containerName }) => ({
+      id: String(containerName),
+      state: { name: String(containerName) },
+    }),
     "azure-native:managedidentity:UserAssignedIdentity": (_, name) => ({
       id: azureId("Microsoft.ManagedIdentity/userAssignedIdentities", name),
-      state: { principalId: "11111111-1111-1111-1111-111111111111", clientId: "22222222-2222-2222-2222-222222222222" },
+      state: {
+        principalId: "11111111-1111-1111-1111-111111111111",
+        clientId: "22222222-2222-2222-2222-222222222222",
+      },
     }),
     "azure-native:authorization:RoleAssignment": plain,
-    "azure-native:app:ManagedEnvironment": (_, name) => ({ id: azureId("Microsoft.App/managedEnvironments", name) }),
+    "azure-native:app:ManagedEnvironment": (_, name) => ({
+      id: azureId("Microsoft.App/managedEnvironments", name),
+    }),
     "azure-native:app:ContainerApp": (_, name) => ({
       id: azureId("Microsoft.App/containerApps", name),
-      state: { configuration: { ingress: { fqdn: `${name}.happyfield.westeurope.azurecontainerapps.io` } } },
+      state: {
+        configuration: { ingress: { fqdn: `${name}.happyfield.westeurope.azurecontainerapps.io` } },
+      },
     }),
     "random:index/randomPassword:RandomPassword": ({ length, keepers }, name) => ({
       id: "none",
-      state: { result: `${name}${JSON.stringify(keepers ?? "")}`.replace(/[^A-Za-z0-9]/g, "").padEnd(Number(length), "x").slice(0, Number(length)) },
+      state: {
+        result: `${name}${JSON.stringify(keepers ?? "")}`
+          .replace(/[^A-Za-z0-9]/g, "")
+          .padEnd(Number(length), "x")
+          .slice(0, Number(length)),
+      },
     }),
     "pulumi-nodejs:dynamic/authentik-storage:S3Bucket": plain,
     "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors": plain,
@@ -137,7 +177,10 @@ export const PERMISSION_GROUPS = [
 ] as const;
 
 function fakeCall({ token, inputs }: MockCallArgs): Record<string, unknown> {
-  if (token !== "cloudflare:index/getAccountApiTokenPermissionGroupsList:getAccountApiTokenPermissionGroupsList") {
+  if (
+    token !==
+    "cloudflare:index/getAccountApiTokenPermissionGroupsList:getAccountApiTokenPermissionGroupsList"
+  ) {
     throw new Error(`the recorder knows no call "${token}"`);
   }
   return { ...entriesOf(inputs), results: PERMISSION_GROUPS };
@@ -150,8 +193,12 @@ function choose(values: Record<string, string>): Promise<Chosen<StorageConfig>> 
 }
 
 /** Each problem of these values as "key: what is wrong". */
-export async function configProblems(values: Record<string, string | undefined>): Promise<string[]> {
-  const present = Object.fromEntries(Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined));
+export async function configProblems(
+  values: Record<string, string | undefined>,
+): Promise<string[]> {
+  const present = Object.fromEntries(
+    Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined),
+  );
   try {
     await choose(present);
     return [];
@@ -180,16 +227,20 @@ export async function record(values: Record<string, string>): Promise<Recording>
   };
   await setMocks(
     {
-      newResource: (args) => settled(() => {
-        const result = answer(args, known);
-        const registered = resources.find(({ type, name }) => type === args.type && name === args.name);
-        if (registered) registered.outputs = entriesOf(result.state);
-        return result;
-      }),
-      call: (args) => settled(() => {
-        calls.push({ token: args.token, inputs: entriesOf(args.inputs) });
-        return fakeCall(args);
-      }),
+      newResource: (args) =>
+        settled(() => {
+          const result = answer(args, known);
+          const registered = resources.find(
+            ({ type, name }) => type === args.type && name === args.name,
+          );
+          if (registered) registered.outputs = entriesOf(result.state);
+          return result;
+        }),
+      call: (args) =>
+        settled(() => {
+          calls.push({ token: args.token, inputs: entriesOf(args.inputs) });
+          return fakeCall(args);
+        }),
     },
     "authentik-storage",
     "test",
@@ -205,7 +256,11 @@ export async function record(values: Record<string, string>): Promise<Recording>
   }
 }
 
-async function resolve(provision: () => AuthentikStorage, resources: Recorded[], calls: Recording["calls"]): Promise<Recording> {
+async function resolve(
+  provision: () => AuthentikStorage,
+  resources: Recorded[],
+  calls: Recording["calls"],
+): Promise<Recording> {
   const storage = provision();
   const outputs = output({
     bucketName: storage.bucketName,
@@ -218,12 +273,16 @@ async function resolve(provision: () => AuthentikStorage, resources: Recorded[],
   const awaited = await valueOf(outputs);
   const all = (type: string) => resources.filter((resource) => resource.type === type);
   return {
-    resources, calls, storage, ...awaited,
+    resources,
+    calls,
+    storage,
+    ...awaited,
     credentialsAreSecret: await isSecret(storage.credentials),
     all,
     one: (type) => {
       const [found, ...more] = all(type);
-      if (!found || more.length > 0) throw new Error(`${all(type).length} resources of type "${type}"`);
+      if (!found || more.length > 0)
+        throw new Error(`${all(type).length} resources of type "${type}"`);
       return found;
     },
   };
@@ -240,7 +299,10 @@ function entriesOf(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
-function answer({ type, name, inputs, custom }: MockResourceArgs, known: Record<string, Fake>): MockResourceResult {
+function answer(
+  { type, name, inputs, custom }: MockResourceArgs,
+  known: Record<string, Fake>,
+): MockResourceResult {
   if (type === "pulumi:pulumi:Stack" || custom === false) return { id: undefined, state: {} };
   const fake = known[type];
   if (!fake) throw new Error(`the recorder knows no resource of type "${type}"`);
@@ -258,7 +320,12 @@ function watch(resources: Recorded[]): void {
     if (request.getType() !== "pulumi:pulumi:Stack") resources.push(recordedOf(request));
     return Reflect.apply(register, monitor, [request, ...rest]);
   };
-  const registerResourceHook = (_request: unknown, done: (error: null, response: object) => void) => { done(null, {}); };
+  const registerResourceHook = (
+    _request: unknown,
+    done: (error: null, response: object) => void,
+  ) => {
+    done(null, {});
+  };
   Object.assign(monitor ?? {}, { registerResource: keep, registerResourceHook });
 }
 
@@ -282,9 +349,13 @@ function recordedOf(request: RegisterResourceRequest): Recorded {
       ...(request.getImportid() === "" ? {} : { import: request.getImportid() }),
       ...(dependsOn.length === 0 ? {} : { dependsOn }),
       ...(request.getDeletedwith() === "" ? {} : { deletedWith: nameOf(request.getDeletedwith()) }),
-      ...(request.getIgnorechangesList().length === 0 ? {} : { ignoreChanges: request.getIgnorechangesList() }),
+      ...(request.getIgnorechangesList().length === 0
+        ? {}
+        : { ignoreChanges: request.getIgnorechangesList() }),
       ...(trigger === undefined || trigger === null ? {} : { replacementTrigger: trigger }),
-      ...(request.getProvider() === "" ? {} : { provider: request.getProvider().split("::")[2]?.split("$").at(-1) ?? "" }),
+      ...(request.getProvider() === ""
+        ? {}
+        : { provider: request.getProvider().split("::")[2]?.split("$").at(-1) ?? "" }),
     },
   };
 }
@@ -293,11 +364,14 @@ function recordedOf(request: RegisterResourceRequest): Recorded {
 function unwrap(value: unknown, path: string, secretPaths: string[]): unknown {
   if (typeof value !== "object" || value === null) return value;
   const below = (key: string | number) => (path === "" ? String(key) : `${path}.${key}`);
-  if (Array.isArray(value)) return value.map((item, index) => unwrap(item, below(index), secretPaths));
+  if (Array.isArray(value))
+    return value.map((item, index) => unwrap(item, below(index), secretPaths));
   const entries = Object.entries(value);
   if (entries.some(([, mark]) => mark === SECRET_MARK) && "value" in value) {
     secretPaths.push(path);
     return unwrap(value.value, path, secretPaths);
   }
-  return Object.fromEntries(entries.map(([key, item]) => [key, unwrap(item, below(key), secretPaths)]));
+  return Object.fromEntries(
+    entries.map(([key, item]) => [key, unwrap(item, below(key), secretPaths)]),
+  );
 }

@@ -5,17 +5,27 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { S3Client } from "@aws-sdk/client-s3";
 import type { Keys } from "../../providers/versitygw.ts";
-import { findVersitygw, startVersitygw, type RunningServer, type ServerOptions } from "../../tools/start/versitygw.ts";
+import {
+  findVersitygw,
+  startVersitygw,
+  type RunningServer,
+  type ServerOptions,
+} from "../../tools/start/versitygw.ts";
 
 export const ROOT: Keys = { accessKey: "root-access", secretKey: "root-secret-0123456789" };
 /** A user who has no rights but those of bucket policies. */
-export const AUTHENTIK: Keys = { accessKey: "authentik-access", secretKey: "authentik-secret-0123456789" };
+export const AUTHENTIK: Keys = {
+  accessKey: "authentik-access",
+  secretKey: "authentik-secret-0123456789",
+};
 
 /** Where the server is installed if it is not on PATH. */
 export const BIN_DIR = fileURLToPath(new URL("../../.local/bin", import.meta.url));
 
 /** Starts it; `stop` removes its folders too. */
-export async function startTestServer(options: Partial<ServerOptions> = {}): Promise<RunningServer> {
+export async function startTestServer(
+  options: Partial<ServerOptions> = {},
+): Promise<RunningServer> {
   const dir = await mkdtemp(join(tmpdir(), "authentik-storage-"));
   const server = await startVersitygw({
     versitygw: await findVersitygw(BIN_DIR),
@@ -35,7 +45,10 @@ export async function startTestServer(options: Partial<ServerOptions> = {}): Pro
 }
 
 /** Root's client of a server. Who asks for it destroys it. */
-export function rootClient({ endpoint }: Pick<RunningServer, "endpoint">, { accessKey, secretKey }: Keys = ROOT): S3Client {
+export function rootClient(
+  { endpoint }: Pick<RunningServer, "endpoint">,
+  { accessKey, secretKey }: Keys = ROOT,
+): S3Client {
   const credentials = { accessKeyId: accessKey, secretAccessKey: secretKey };
   return new S3Client({ endpoint, region: "us-east-1", forcePathStyle: true, credentials });
 }

@@ -3,39 +3,68 @@ import { CommanderError, InvalidArgumentError, type Command } from "commander";
 import { EnvValueError } from "../../authentik/env.ts";
 import { EnvReadError } from "../../authentik/read-env.ts";
 import { DotenvError } from "./dotenv.ts";
-import { outliveReaders } from "./output.ts";
+import { PulumiError } from "./pulumi.ts";
 import { SourceError } from "./source.ts";
 
-/** A command line that cannot be carried out. The message says what to do. */
+/** A command line that is not valid. The message says what to do. */
 export class UsageError extends Error {
   override name = "UsageError";
 }
 
-/** What the user can mend, in every command. */
-const MENDABLE = [UsageError, SourceError, EnvReadError, EnvValueError, DotenvError] as const;
+/** The errors of every command that a user can fix. */
+const EXPECTED_ERRORS = [
+  UsageError,
+  SourceError,
+  PulumiError,
+  EnvReadError,
+  EnvValueError,
+  DotenvError,
+] as const;
 
 /**
- * Runs a command line. What the user can mend is told in one message and exits with 2; all else is a defect and keeps its stack.
+ * Runs a command line. An error that the user can fix is printed as one message, and the exit
+ * status is 2. Every other error is a defect and keeps its stack trace.
  *
- * @param mendable the errors of this command's own that the user can mend
- * @param wordsOf what is said of one
+ * @param expected the command's own errors that the user can fix
+ * @param messageOf the message that is printed for an error
  */
 export async function runCommand(
   command: Command,
-  mendable: readonly (abstract new (...args: never[]) => Error)[] = [],
-  wordsOf = ({ message }: Error): string => message,
+  expected: readonly (abstract new (...args: never[]) => Error)[] = [],
+  messageOf = ({ message }: Error): string => message,
 ): Promise<void> {
-  outliveReaders();
+  ignoreClosedOutput();
   try {
     await command.exitOverride().parseAsync();
   } catch (error) {
-    // commander has said what is wrong, or printed the help, which is no error.
+    // commander has printed what is wrong, or the help, which is not an error.
     if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
-    else if (error instanceof Error && [...MENDABLE, ...mendable].some((type) => error instanceof type)) {
-      console.error(`error: ${wordsOf(error)}`);
+    else if (error instanceof Error && isExpected(error, expected)) {
+      console.error(`error: ${messageOf(error)}`);
       process.exitCode = 2;
     } else throw error;
   }
+}
+
+function isExpected(
+  error: Error,
+  expected: readonly (abstract new (...args: never[]) => Error)[],
+): boolean {
+  return [...EXPECTED_ERRORS, ...expected].some((type) => error instanceof type);
+}
+
+/**
+ * Lets a command finish with its own exit status after the reader of its output has gone, as in
+ * `npm run verify -- prod | head`.
+ *
+ * @param onClosed for a command that then has nothing left to do
+ */
+export function ignoreClosedOutput(onClosed: () => void = () => undefined): void {
+  const onError = (error: NodeJS.ErrnoException): void => {
+    if (error.code !== "EPIPE") throw error;
+    onClosed();
+  };
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", onError);
 }
 
 /** Reads an option that is a number of seconds within these limits. */
@@ -49,16 +78,26 @@ export function secondsFrom(minimum: number, maximum: number): (value: string) =
   };
 }
 
-/** Runs work that Ctrl-C, SIGTERM or a closed terminal end in order. A second one ends the process at once. */
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/**
+ * Runs work that Ctrl-C, SIGTERM or a closed terminal stop in order. A second signal ends the
+ * process at once.
+ *
+ * The listeners stay until the end: signal-exit, which libraries here use, ends the process when it
+ * finds no other listener.
+ */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
-  const abort = (name: NodeJS.Signals) => { controller.abort(new Error(`stopped by ${name}`)); };
-  for (const name of SIGNALS) process.once(name, abort);
+  const onSignal = (name: NodeJS.Signals) => {
+    // Children are killed on the way out.
+    if (controller.signal.aborted) process.exit(1);
+    controller.abort(new Error(`stopped by ${name}`));
+  };
+  for (const name of SIGNALS) process.on(name, onSignal);
   try {
     return await work(controller.signal);
   } finally {
-    for (const name of SIGNALS) process.off(name, abort);
+    for (const name of SIGNALS) process.off(name, onSignal);
   }
 }
-
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;

@@ -1,22 +1,30 @@
 /**
- * `.env` files as Docker Compose reads them (compose-go's `dotenv` and `template` packages), written so that a shell
- * (`set -a; . ./.env`) reads the same.
+ * `.env` files as Docker Compose reads them (compose-go's `dotenv` and `template` packages),
+ * written so that a shell (`set -a; . ./.env`) reads the same.
  */
 import { decodeValue, isSuperseded } from "../../authentik/env.ts";
 
 /** One assignment of a file. */
 export interface Entry {
   name: string;
-  /** Unquoted and interpolated; undefined for a name without a value that the environment has none for either. */
+  /**
+   * Unquoted and interpolated. Undefined for a name without a value that the environment does not
+   * have either.
+   */
   value: string | undefined;
-  /** Where in the text the assignment begins, its value begins and ends, and the next line begins. */
+  /**
+   * Where in the text the assignment begins, its value begins and ends, and the next line begins.
+   */
   start: number;
   valueStart: number;
   valueEnd: number;
   end: number;
   /** False for a name alone, whose value comes from the environment. */
   hasSign: boolean;
-  /** References in the value to variables that are not set, of which Compose makes nothing. */
+  /**
+   * The variables that the value refers to and that are not set. Compose replaces such a reference
+   * by nothing.
+   */
   unset: string[];
 }
 
@@ -28,20 +36,27 @@ export class DotenvError extends Error {
 /**
  * The assignments of a text.
  *
- * @param environment for `$NAME` beside the file's own variables, before which it comes
- * @throws DotenvError that says in which line Compose stops
+ * @param environment for `$NAME`; it comes before the file's own variables
+ * @throws DotenvError that names the line where Compose stops
  */
-export function parseDotenv(text: string, environment: Readonly<Record<string, string | undefined>> = {}): Entry[] {
+export function parseDotenv(
+  text: string,
+  environment: Readonly<Record<string, string | undefined>> = {},
+): Entry[] {
   const entries: Entry[] = [];
   const known = new Map<string, string>();
   const blank = /(?:\s|#[^\n]*)*/y;
   const key = /(?:export[^\S\n]+)?([\p{L}\p{N}_.[\]-]+)[^\S\n]*(?:([=:])[^\S\n]*|\n|$)/uy;
-  for (let position = text.startsWith("\uFEFF") ? 1 : 0; ;) {
+  for (let position = text.startsWith("\uFEFF") ? 1 : 0; ; ) {
     position = matchAt(blank, text, position)?.end ?? position;
     if (position === text.length) return entries;
     const found = matchAt(key, text, position);
     const [, name = "", sign] = found?.match ?? [];
-    if (!found) throw new DotenvError(`line ${lineOf(text, position)} is not NAME=value; correct it or make it a comment`);
+    if (!found) {
+      throw new DotenvError(
+        `line ${lineOf(text, position)} is not NAME=value; correct it or make it a comment`,
+      );
+    }
     const unset: string[] = [];
     const lookup = (variable: string) => {
       const set = environment[variable] ?? known.get(variable);
@@ -49,15 +64,30 @@ export function parseDotenv(text: string, environment: Readonly<Record<string, s
       return set;
     };
     const where = `line ${lineOf(text, position)}: ${name}`;
-    const { value, end } = sign === undefined ? { value: environment[name], end: found.end } : readValue(text, found.end, lookup, where);
+    const hasSign = sign !== undefined;
+    const { value, end } = hasSign
+      ? readValue(text, found.end, lookup, where)
+      : { value: environment[name], end: found.end };
     if (value !== undefined) known.set(name, value);
-    const next = sign === undefined ? end : endOfLine(text, end);
-    entries.push({ name, value, start: position, valueStart: found.end, valueEnd: end, end: next, hasSign: sign !== undefined, unset });
+    entries.push({
+      name,
+      value,
+      start: position,
+      valueStart: found.end,
+      valueEnd: end,
+      end: hasSign ? endOfLine(text, end) : end,
+      hasSign,
+      unset,
+    });
     position = end;
   }
 }
 
-function matchAt(pattern: RegExp, text: string, position: number): { match: RegExpExecArray; end: number } | undefined {
+function matchAt(
+  pattern: RegExp,
+  text: string,
+  position: number,
+): { match: RegExpExecArray; end: number } | undefined {
   pattern.lastIndex = position;
   const match = pattern.exec(text);
   return match ? { match, end: position + match[0].length } : undefined;
@@ -75,7 +105,12 @@ function endOfLine(text: string, position: number): number {
 type Lookup = (name: string) => string | undefined;
 
 /** A value, and where it ends. */
-function readValue(text: string, start: number, lookup: Lookup, where: string): { value: string; end: number } {
+function readValue(
+  text: string,
+  start: number,
+  lookup: Lookup,
+  where: string,
+): { value: string; end: number } {
   const quote = text[start];
   if (quote !== "'" && quote !== '"') {
     const [line = ""] = text.slice(start, endOfLine(text, start)).split(/\n| #/, 1);
@@ -85,10 +120,12 @@ function readValue(text: string, start: number, lookup: Lookup, where: string): 
   const body = new RegExp(`((?:[^\\\\${quote}]|\\\\[\\s\\S])*)${quote}`, "y");
   const found = matchAt(body, text, start + 1);
   if (!found) throw new DotenvError(`${where} has a quote without an end; close it`);
-  const value = (found.match[1] ?? "").replaceAll(`\\${quote}`, quote);
-  return { value: quote === "'" ? value : substitute(unescape(value), lookup, where), end: found.end };
+  const content = (found.match[1] ?? "").replaceAll(`\\${quote}`, quote);
+  const value = quote === "'" ? content : substitute(unescape(content), lookup, where);
+  return { value, end: found.end };
 }
 
+// biome-ignore format: a table of escapes
 const ESCAPES: Readonly<Record<string, string>> = {
   a: "\x07", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t", v: "\v", '"': '"', "\\": "\\", $: "$$",
 };
@@ -97,54 +134,83 @@ function unescape(value: string): string {
   return value.replace(/\\([abfnrtv$"\\])/g, (sequence, char: string) => ESCAPES[char] ?? sequence);
 }
 
+/** A reference: `$$`, `$NAME`, `${NAME}` or `${NAME<operator>word}`. A `${` alone is malformed. */
+const REFERENCE = /\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])([^{}]*))?\}|\{)/g;
+
 /** Compose's interpolation. */
 function substitute(value: string, lookup: Lookup, where: string): string {
-  const reference = /\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])([^{}]*))?\}|\{)/g;
-  return value.replace(reference, (whole, escaped?: string, bare?: string, braced?: string, operator?: string, word = "") => {
-    if (escaped !== undefined) return "$";
-    const name = bare ?? braced;
-    if (name === undefined) throw new DotenvError(`${where} has a "${whole}" that Compose takes for a reference; put the value into single quotes`);
-    const found = lookup(name);
-    const isSet = found !== undefined && !(operator?.startsWith(":") && found === "");
-    if (operator?.endsWith("?") && !isSet) throw new DotenvError(`${where} needs the variable ${name}, which is not set`);
-    if (operator?.endsWith("+")) return isSet ? String(word) : "";
-    return isSet ? found : String(operator?.endsWith("-") ? word : "");
-  });
+  return value.replace(
+    REFERENCE,
+    (whole, dollar?: string, bare?: string, braced?: string, operator = "", word = "") => {
+      if (dollar !== undefined) return "$";
+      const name = bare ?? braced;
+      if (name === undefined) {
+        throw new DotenvError(
+          `${where} has a "${whole}" that Compose takes for a reference; ` +
+            "put the value into single quotes",
+        );
+      }
+      const found = lookup(name);
+      const isSet = found !== undefined && !(String(operator).startsWith(":") && found === "");
+      return isSet
+        ? ifSet(found, String(operator), String(word))
+        : ifUnset(name, String(operator), String(word), where);
+    },
+  );
 }
 
-/** Texts that mean themselves in Compose and in a shell, unquoted. */
+function ifSet(found: string, operator: string, word: string): string {
+  return operator.endsWith("+") ? word : found;
+}
+
+function ifUnset(name: string, operator: string, word: string, where: string): string {
+  if (operator.endsWith("?")) {
+    throw new DotenvError(`${where} needs the variable ${name}, which is not set`);
+  }
+  return operator.endsWith("-") ? word : "";
+}
+
+/** Texts that Compose and a shell read unchanged without quotes. */
 const PLAIN = /^[\w.,:/@%+=-]+$/;
 
 /**
- * A value as Compose and a shell read it back: as it is, in single quotes, or, where quotes would be in the way, as a JSON
- * string in single quotes, which authentik decodes.
+ * Quotes a value so that Compose and a shell read it back. The result is the value itself, or the
+ * value in single quotes. A value with single quotes or control characters becomes a JSON string in
+ * single quotes, which authentik decodes.
  *
- * @returns undefined where that cannot be, because the variable is not authentik's
+ * @returns undefined when only a JSON string is possible, and the variable is not authentik's
  */
 export function quoteDotenv(name: string, value: string): string | undefined {
   if (PLAIN.test(value)) return value;
   if (!/['\p{Cc}]|\\$/u.test(value)) return `'${value}'`;
   const decoded = decodeValue(value);
   if (!name.startsWith("AUTHENTIK_") || typeof decoded !== "string") return undefined;
-  const json = JSON.stringify(decoded).replaceAll("'", "\\u0027").replace(/\p{Cc}/gu, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  return `'${json}'`;
+  return `'${JSON.stringify(decoded).replace(/['\p{Cc}]/gu, unicodeEscape)}'`;
 }
 
-/** A file's text with other values, and what became of the old ones. */
+function unicodeEscape(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+}
+
+/** A file's text with new values, and the old values. */
 export interface Merged {
   text: string;
-  /** Names of variables that had another value, or none that stays, with that value. */
+  /** The variables that had another value or were removed, with the old value. */
   replaced: { name: string; old: string; removed: boolean }[];
 }
 
 /**
- * Puts variables into a file's text. Its other lines and all comments stay as they are, an old value is replaced where it
- * stands, and what would override or contradict the new ones goes.
+ * Puts variables into a file's text. An old value is replaced in place. Variables that would
+ * override or contradict the new ones are removed. Other lines and all comments stay.
  *
  * @param lines names to quoted values
- * @param env names to values, by which a change is told
+ * @param env names to values, to compare with the old ones
  */
-export function mergeDotenv(text: string, lines: Readonly<Record<string, string>>, env: Readonly<Record<string, string>>): Merged {
+export function mergeDotenv(
+  text: string,
+  lines: Readonly<Record<string, string>>,
+  env: Readonly<Record<string, string>>,
+): Merged {
   const replaced: Merged["replaced"] = [];
   const done = new Set<string>();
   let merged = "";
@@ -152,18 +218,21 @@ export function mergeDotenv(text: string, lines: Readonly<Record<string, string>
   for (const { name, value = "", start, valueStart, valueEnd, end, hasSign } of parseDotenv(text)) {
     if (!isSuperseded(name, env)) continue;
     const line = done.has(name) || !hasSign ? undefined : lines[name];
-    if (line === undefined || !isSame(env[name] ?? "", value)) replaced.push({ name, old: value, removed: line === undefined });
-    merged += line === undefined ? text.slice(position, start) : text.slice(position, valueStart) + line;
-    position = line === undefined ? end : valueEnd;
-    if (line !== undefined) done.add(name);
+    const removed = line === undefined;
+    if (removed || !isSame(env[name] ?? "", value)) replaced.push({ name, old: value, removed });
+    merged += removed ? text.slice(position, start) : text.slice(position, valueStart) + line;
+    position = removed ? end : valueEnd;
+    if (!removed) done.add(name);
   }
   merged += text.slice(position);
-  const missing = Object.entries(lines).filter(([name]) => !done.has(name)).map(([name, line]) => `${name}=${line}\n`);
+  const missing = Object.entries(lines)
+    .filter(([name]) => !done.has(name))
+    .map(([name, line]) => `${name}=${line}\n`);
   const gap = merged === "" || merged.endsWith("\n") || missing.length === 0 ? "" : "\n";
   return { text: merged + gap + missing.join(""), replaced };
 }
 
-/** Whether authentik reads the same of both: a value may have been written as a JSON string. */
+/** Whether authentik reads both as the same value. A value may be written as a JSON string. */
 function isSame(left: string, right: string): boolean {
   return JSON.stringify(decodeValue(left)) === JSON.stringify(decodeValue(right));
 }

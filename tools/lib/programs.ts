@@ -1,10 +1,11 @@
-/** Other programs: where they are, and how they are run to their end. */
+/** Finds, runs and installs other programs. */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { constants } from "node:fs";
 import { access, mkdir } from "node:fs/promises";
 import { delimiter, join, resolve } from "node:path";
 
-/** Path of a program on PATH; undefined where it is not there. */
+/** Path of a program on PATH; undefined when it is not on PATH. */
 export async function onPath(program: string): Promise<string | undefined> {
   for (const directory of (process.env.PATH ?? "").split(delimiter)) {
     const found = directory && (await executable(join(directory, program)));
@@ -13,43 +14,61 @@ export async function onPath(program: string): Promise<string | undefined> {
   return undefined;
 }
 
-/** The file itself if it can be run. */
+/** The path itself if the file is executable; otherwise undefined. */
 export async function executable(file: string): Promise<string | undefined> {
-  return access(file, constants.X_OK).then(() => file, () => undefined);
+  try {
+    await access(file, constants.X_OK);
+    return file;
+  } catch {
+    return undefined;
+  }
 }
 
 export interface RunOptions {
   cwd?: string;
-  /** Beside this process's own. */
+  /** Environment variables besides those of this process. */
   env?: Readonly<Record<string, string>>;
-  /** Written to the program's standard input. Secrets go there, never into the arguments, which every user can read. */
+  /** Written to standard input. Secrets go here: every user of the machine can read arguments. */
   input?: string;
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Runs a program to its end, and gives its standard output.
+ * Runs a program to its end.
  *
- * @throws Error with what it wrote to its standard error
+ * @returns its standard output
+ * @throws Error with its standard error
  */
-export async function run(program: string, args: readonly string[], { cwd, env, input = "", signal }: RunOptions): Promise<string> {
-  const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "pipe"], signal });
-  let [output, words] = ["", ""];
-  child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
-  child.stderr.on("data", (chunk: Buffer) => (words = `${words}${chunk.toString()}`.slice(-4000)));
-  // A program that ends before it has read everything says why in its own words.
+export async function run(
+  program: string,
+  args: readonly string[],
+  { cwd, env, input = "", signal }: RunOptions,
+): Promise<string> {
+  const options = { cwd, env: { ...process.env, ...env }, signal };
+  const child = spawn(program, args, { ...options, stdio: ["pipe", "pipe", "pipe"] });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr = `${stderr}${chunk.toString()}`.slice(-4000);
+  });
+  // A program that ends before it has read everything says why on standard error.
   child.stdin.on("error", () => undefined).end(input);
-  const code = await new Promise<number | null>((resolve, reject) => child.once("close", resolve).once("error", reject));
-  if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${words.trim()}`);
-  return output;
+  const closed: Promise<unknown[]> = once(child, "close");
+  const [code] = await closed;
+  if (code !== 0) throw new Error(`"${program} ${args.join(" ")}" failed: ${stderr.trim()}`);
+  return stdout;
 }
 
 /**
  * Builds a Go program, e.g. `example.com/cmd/tool@v1.0.0`, into this folder.
  *
- * @throws Error with Go's own words
+ * @throws Error with Go's message
  */
-export async function installWithGo(target: string, binDir: string, signal?: AbortSignal): Promise<void> {
+export async function installWithGo(
+  target: string,
+  binDir: string,
+  signal?: AbortSignal,
+): Promise<void> {
   await mkdir(binDir, { recursive: true });
   await run("go", ["install", target], { env: { GOBIN: resolve(binDir), GOFLAGS: "" }, signal });
 }

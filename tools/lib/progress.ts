@@ -1,12 +1,15 @@
-/** How a command tells what it is doing: a line that changes on a terminal, plain lines elsewhere. Always on stderr. */
+/**
+ * How a command shows what it is doing: a line that changes on a terminal, plain lines elsewhere.
+ * Always on stderr.
+ */
 import yoctoSpinner from "yocto-spinner";
 
 export interface Progress {
-  /** Tells what is being done now. */
+  /** Shows the current step. */
   step: (text: string) => void;
-  /** Says something that stays. */
+  /** Prints a line that stays. */
   notice: (text: string) => void;
-  /** Ends the changing line. */
+  /** Removes the changing line. */
   stop: () => void;
 }
 
@@ -15,7 +18,7 @@ export function createProgress(stream: NodeJS.WriteStream = process.stderr): Pro
     const line = (text: string) => void stream.write(`${text}\n`);
     return { step: line, notice: line, stop: () => undefined };
   }
-  // The command stops in order by itself; the spinner would exit at once.
+  // The command stops in order by itself. The spinner would exit at once.
   const spinner = yoctoSpinner({ stream, handleSignals: false });
   return {
     step: (text) => {

@@ -1,4 +1,4 @@
-/** Where this repository is on the machine. */
+/** The place of this repository on the machine. */
 import { fileURLToPath } from "node:url";
 
 /** Absolute path of the folder of `Pulumi.yaml`, with a slash at its end. */

@@ -1,64 +1,75 @@
-/** What a run leaves on disk for the next one: begun multipart uploads, and which contents were found to be the same. */
+/** What a run stores for the next one: unfinished uploads, and which contents are the same. */
 import { hash } from "node:crypto";
-import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
-import { MigrateError } from "./place.ts";
 import { isOtherProcess } from "./process.ts";
-import type { Item } from "./plan.ts";
+import { MigrateError, type Item } from "./storage.ts";
 
 const Upload = v.object({
   key: v.string(),
-  /** Empty until the server has given one. */
+  /** Empty until the server has returned one. */
   uploadId: v.string(),
   /** Of the content that is uploaded. */
   version: v.string(),
   partSize: v.number(),
 });
-/** A multipart upload that has begun and not ended. */
+/** An unfinished multipart upload. */
 export type Upload = v.InferOutput<typeof Upload>;
 
-/** Of the pairs of the newest runs so many are remembered, so that memory has a limit. */
+/** How many pairs of the newest runs are kept in memory. */
 const MAX_PAIRS = 2_000_000;
 const PAIR_BYTES = 8;
 
 /**
- * The journal of one pair of places, whichever of them is copied from. It may be deleted at any time: begun uploads then stay
- * on the server until its lifecycle rule ends them, and contents are compared by reading them once.
+ * The journal of two storages, in either direction. It may be deleted at any time. Then unfinished
+ * uploads stay on the server until its lifecycle rule ends them, and contents are compared by
+ * reading them once.
  */
 export class Journal {
-  /** Uploads to the second place that a run began and did not end, by key. */
+  /** Unfinished uploads to the second storage, by key. */
   readonly uploads: Map<string, Upload>;
-  /** What the user should know at the end. */
+  /** Notes for the summary. */
   readonly notes: string[] = [];
   private readonly stateFolder: string;
-  /** Of the uploads. */
-  private readonly folder: string;
+  private readonly uploadsFolder: string;
   private readonly lock: string;
   private readonly known: BigUint64Array;
   private readonly file: number;
 
   /**
-   * @param places identities of the two places, e.g. a folder and a bucket's URL; it is copied to the second one
-   * @throws MigrateError where the folder cannot be written, or another run has it
+   * @param names identities of source and destination, e.g. a folder and a bucket's URL
+   * @throws MigrateError when the folder cannot be written, or another run uses the journal
    */
   constructor(stateFolder: string, [from, to]: readonly [string, string]) {
     const folder = join(stateFolder, shortHash([from, to].sort().join("\0")));
     const pairs = join(folder, "same");
     this.stateFolder = stateFolder;
-    this.folder = join(folder, `uploads-${shortHash(to)}`);
+    this.uploadsFolder = join(folder, `uploads-${shortHash(to)}`);
     this.lock = join(folder, "process");
     try {
-      mkdirSync(this.folder, { recursive: true, mode: 0o700 });
+      mkdirSync(this.uploadsFolder, { recursive: true, mode: 0o700 });
       takeLock(this.lock);
-      this.uploads = readUploads(this.folder);
+      this.uploads = readUploads(this.uploadsFolder);
       this.file = openSync(pairs, "a", 0o600);
     } catch (error) {
       if (error instanceof MigrateError) throw error;
-      throw new MigrateError(`the journal in "${stateFolder}" cannot be written; name a folder of yours with --state`, { cause: error });
+      const message = `the journal in "${stateFolder}" cannot be written`;
+      throw new MigrateError(`${message}; name another folder with --state`, { cause: error });
     }
-    // A torn record would shift all that follow.
+    // An incomplete record would shift all that follow.
     const { size } = fstatSync(this.file);
     ftruncateSync(this.file, size - (size % PAIR_BYTES));
     this.known = readPairs(pairs);
@@ -80,12 +91,12 @@ export class Journal {
   }
 
   private uploadFile(key: string): string {
-    return join(this.folder, `${hash("sha256", key)}.json`);
+    return join(this.uploadsFolder, `${hash("sha256", key)}.json`);
   }
 
-  /** Whether these two versions were found to have the same content, by this run's forerunners. */
+  /** Whether earlier runs found that these two versions have the same content. */
   isSame(a: Item, b: Item): boolean {
-    // What has no version shows no change.
+    // Without a version, a change would not be noticed.
     if (a.version === "" || b.version === "") return false;
     const wanted = fingerprint(a, b);
     let [low, high] = [0, this.known.length];
@@ -97,18 +108,22 @@ export class Journal {
     return this.known[low] === wanted;
   }
 
-  /** Remembers two versions of the same content. Written at once: whatever ends the process, it is not lost. */
+  /**
+   * Records two versions with the same content. Written at once, so that a kill does not lose it.
+   */
   addSame(a: Item, b: Item): void {
     const bytes = Buffer.alloc(PAIR_BYTES);
     bytes.writeBigUInt64LE(fingerprint(a, b));
     try {
       writeSync(this.file, bytes);
     } catch (error) {
-      // The file itself is where it should be.
-      if (this.notes.length === 0) {
-        const reason = error instanceof Error ? error.message : String(error);
-        this.notes.push(`The journal in "${this.stateFolder}" could not be written (${reason}): the next run reads again what this one has copied.`);
-      }
+      // The file itself was copied.
+      if (this.notes.length > 0) return;
+      const reason = error instanceof Error ? error.message : String(error);
+      this.notes.push(
+        `The journal in "${this.stateFolder}" could not be written (${reason}): ` +
+          "the next run reads again what this one has copied.",
+      );
     }
   }
 }
@@ -117,24 +132,30 @@ function shortHash(text: string): string {
   return hash("sha256", text).slice(0, 24);
 }
 
-/** Two runs with one journal would take up and end each other's uploads. */
+/** Two runs with one journal would resume and end each other's uploads. */
 function takeLock(file: string): void {
   for (let attempt = 1; ; attempt++) {
     try {
       writeFileSync(file, String(process.pid), { flag: "wx", mode: 0o600 });
       return;
     } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "EEXIST") || attempt > 1) throw error;
-      const holder = Number(readFileSync(file, "utf8"));
-      if (isOtherProcess(holder)) {
-        throw new MigrateError(`process ${holder} is copying between the same places; wait for its end (if it is none of this program, remove "${file}")`);
-      }
+      const isTaken = error instanceof Error && "code" in error && error.code === "EEXIST";
+      if (!isTaken || attempt > 1) throw error;
+      expectEnded(Number(readFileSync(file, "utf8")), file);
       rmSync(file, { force: true });
     }
   }
 }
 
-/** 64 bits of a SHA-256: among a million pairs a false match has a chance of one in ten million million. */
+function expectEnded(holder: number, file: string): void {
+  if (!isOtherProcess(holder)) return;
+  throw new MigrateError(
+    `process ${holder} is copying between the same two storages; wait for its end ` +
+      `(if it is not this program, remove "${file}")`,
+  );
+}
+
+/** 64 bits of a SHA-256. Among a million pairs, one in ten million million is a false match. */
 function fingerprint(a: Item, b: Item): bigint {
   const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0");
   return BigInt(`0x${hash("sha256", text).slice(0, 2 * PAIR_BYTES)}`);
@@ -145,14 +166,16 @@ function readPairs(file: string): BigUint64Array {
   const count = Math.min(MAX_PAIRS, Math.floor(bytes.length / PAIR_BYTES));
   const start = (Math.floor(bytes.length / PAIR_BYTES) - count) * PAIR_BYTES;
   const pairs = new BigUint64Array(count);
-  for (let index = 0; index < count; index++) pairs[index] = bytes.readBigUInt64LE(start + index * PAIR_BYTES);
+  for (let index = 0; index < count; index++) {
+    pairs[index] = bytes.readBigUInt64LE(start + index * PAIR_BYTES);
+  }
   return pairs.sort();
 }
 
 function readUploads(folder: string): Map<string, Upload> {
   const uploads = new Map<string, Upload>();
   for (const name of readdirSync(folder)) {
-    // Not yet in its place when the run was killed, and perhaps half written; nothing of its upload was sent yet.
+    // Not yet renamed when the run was killed, and perhaps incomplete. Its upload had not begun.
     if (!name.endsWith(".json")) {
       rmSync(join(folder, name));
       continue;
@@ -163,7 +186,7 @@ function readUploads(folder: string): Map<string, Upload> {
   return uploads;
 }
 
-/** Undefined for what is damaged. */
+/** Undefined for damaged JSON. */
 function parsed(text: string): unknown {
   try {
     const value: unknown = JSON.parse(text);

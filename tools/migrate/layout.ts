@@ -1,28 +1,32 @@
-/** Which object belongs to which file. Pure: nothing is read here. */
+/** Which object belongs to which file. Pure: it reads nothing. */
 import { isSchemaName, USAGES, type Usage } from "../../authentik/objects.ts";
 
 /**
- * The two generations of authentik's local storage: `data` is `/data` with `media/public/` and `reports/public/` in it (from
- * 2025.12), `media` is `/media` with `public/` in it (to 2025.10).
+ * The two generations of authentik's local storage. `data` is the folder `/data` with
+ * `media/public/` and `reports/public/` in it (from 2025.12). `media` is the folder `/media` with
+ * `public/` in it (to 2025.10).
  */
 export const LAYOUTS = ["data", "media"] as const;
 export type Layout = (typeof LAYOUTS)[number];
 
-/** The usages that a layout has room for. */
+/** The usages that a layout can hold. */
 export function usagesOf(layout: Layout): readonly Usage[] {
   return layout === "data" ? USAGES : ["media"];
 }
 
 /**
- * The layout of a folder with these entries; undefined where they show none.
+ * The layout of a folder with these entries; undefined when they show none.
  *
- * @throws Error where they show both
+ * @throws Error when they show both
  */
 export function recogniseLayout(names: readonly string[]): Layout | undefined {
   const data = names.some((name) => USAGES.some((usage) => usage === name));
   const media = names.includes("public");
   if (data && media) {
-    throw new Error('has both "public" and "media" or "reports" in it, so that it could be a /media or a /data folder; say which with --layout');
+    throw new Error(
+      'contains both "public" and "media" or "reports", so it could be a /media or ' +
+        "a /data folder; say which with --layout",
+    );
   }
   return data ? "data" : media ? "media" : undefined;
 }
@@ -32,45 +36,55 @@ export function keyOfPath(path: string, layout: Layout): string {
   return layout === "data" ? path : `media/${path}`;
 }
 
-/** The path below the root for a key that has no flaw and whose usage the layout has. */
+/** The path below the root for a valid key whose usage the layout can hold. */
 export function pathOfKey(key: string, layout: Layout): string {
   return layout === "data" ? key : key.slice("media/".length);
 }
 
 /** S3's limit for a key, in bytes of UTF-8 (AWS, "Naming Amazon S3 objects"). */
 const MAX_KEY_BYTES = 1024;
-/** What Linux and macOS allow for a file's name, in bytes. */
+/** The limit of Linux and macOS for a file's name, in bytes. */
 const MAX_NAME_BYTES = 255;
 
-/** What XML 1.0 has no way to write ("Characters"), but for NUL. */
+/** What XML 1.0 cannot express ("Characters"), except NUL. */
 const NOT_XML = /[\u0001-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/;
 
 /**
- * Why nothing is copied under this key, or undefined. authentik itself accepts none of these names (its
- * `admin/files/validation.py`); on disk some would lead out of the root.
+ * Why nothing is copied under this key; undefined for a valid key. authentik itself accepts none of
+ * these names (its `admin/files/validation.py`). On a disk some of them would lead out of the root.
  */
-export function keyFlaw(key: string): string | undefined {
-  if (key.includes("\0")) return "it has a NUL character";
+export function invalidKeyReason(key: string): string | undefined {
+  if (key.includes("\0")) return "its name has a NUL character";
   if (key.startsWith("/")) return "it is an absolute path";
   const parts = key.split("/");
-  if (parts.includes("..") || parts.includes(".")) return 'it has "." or ".." in its path';
-  if (parts.includes("")) return "it has an empty part in its path";
+  if (parts.includes("..") || parts.includes(".")) return 'its path contains "." or ".."';
+  if (parts.includes("")) return "its path has an empty part";
   if (parts.length < 3 || !USAGES.some((usage) => usage === parts[0])) {
-    return "authentik looks for files only below media/<schema>/ and reports/<schema>/";
+    return "authentik reads files only below media/<schema>/ and reports/<schema>/";
   }
   if (Buffer.byteLength(key) > MAX_KEY_BYTES) return `it is longer than ${MAX_KEY_BYTES} bytes`;
-  if (parts.some((part) => part.length * 3 > MAX_NAME_BYTES && Buffer.byteLength(part) > MAX_NAME_BYTES)) {
-    return `it has a part longer than ${MAX_NAME_BYTES} bytes`;
-  }
-  if (/\p{Surrogate}/u.test(key)) return "it is not valid Unicode";
-  if (NOT_XML.test(key)) return "it has a character that XML, in which buckets are listed, cannot have";
-  return TEMPORARY_NAME.test(parts.at(-1) ?? "") ? "it is the name of a half-written file" : undefined;
+  if (parts.some(isTooLong)) return `a part of its path is longer than ${MAX_NAME_BYTES} bytes`;
+  if (/\p{Surrogate}/u.test(key)) return "its name is not valid Unicode";
+  if (NOT_XML.test(key)) return "its name has a character that XML, the form of listings, lacks";
+  const isTemporary = TEMPORARY_NAME.test(parts.at(-1) ?? "");
+  return isTemporary ? "its name is that of a partly written file" : undefined;
 }
 
-/** Names of the files that are being written beside their place; the first number is the process, the second one its run. */
+function isTooLong(name: string): boolean {
+  // UTF-8 has at most three bytes for each of JavaScript's characters.
+  return name.length * 3 > MAX_NAME_BYTES && Buffer.byteLength(name) > MAX_NAME_BYTES;
+}
+
+/**
+ * Names of files while they are written, in the folder of their target. The first number is the
+ * process, the second one its run.
+ */
 export const TEMPORARY_NAME = /^\.migrate-(\d+)-(?:[0-9a-f]+-)?\d+\.part$/;
 
-/** Whether a folder at the bucket's root is one that the setup page's `aws s3 sync /media s3://bucket/` has made. */
+/**
+ * Whether a folder at the bucket's root was made by the setup page's
+ * `aws s3 sync /media s3://bucket/`.
+ */
 export function isMisplaced(folder: string): boolean {
   return isSchemaName(folder.replace(/\/$/, ""));
 }

@@ -1,17 +1,19 @@
-/** `npm run deploy -- <stack>`: brings a stack up, if its plan is one that may be carried out, and verifies what came of it. */
+/**
+ * `npm run deploy -- <stack>`: brings a stack up if its plan is allowed, and verifies the result.
+ */
 import { isatty } from "node:tty";
 import { Command } from "commander";
-import { deploy } from "./deploy.ts";
-import { EngineError } from "./engine.ts";
-import { DELETION_LABEL } from "./guard.ts";
-import { addToSummary, GitHub, GitHubError, gitHubSettings, required } from "./github.ts";
-import { PlanError } from "./plan.ts";
-import { renderMarkdown, renderText } from "./render.ts";
-import { checkStackName, StackError } from "./stacks.ts";
-import { allPassed, renderResults, verify } from "../verify/verify.ts";
 import { interruptible, runCommand, secondsFrom, UsageError } from "../lib/command.ts";
 import { createProgress } from "../lib/progress.ts";
 import { readStack, type Source } from "../lib/source.ts";
+import { allPassed, renderResults, verify } from "../verify/verify.ts";
+import { deploy } from "./deploy.ts";
+import { addToSummary, GitHub, GitHubError, gitHubSettings, required } from "./github.ts";
+import { DELETION_LABEL } from "./guard.ts";
+import { PlanError } from "./plan.ts";
+import { renderMarkdown, renderText } from "./render.ts";
+import type { PlanReport } from "./report.ts";
+import { checkStackName, StackError } from "./stacks.ts";
 
 const HELP = `
 Examples:
@@ -20,13 +22,20 @@ Examples:
   npm run deploy -- prod --allow-bucket-deletion
   npm run deploy -- prod --commit "$GITHUB_SHA"
 
---commit is for workflows: it needs GITHUB_TOKEN, and the label ${DELETION_LABEL} on the pull request that was merged as this commit then allows
-what --allow-bucket-deletion does. It is looked up at every run: set it and run the job again. A commit that is not the newest of its branch
-(GITHUB_REF_NAME) is refused, as it would take back what came after it.
-Where authentik has no keys of its own but a role or a profile, nothing is verified, and that is said.
-Exit status: 0 when the stack is up and, where it can be, verified, 1 when the plan is refused, the update failed or a check of the bucket did, 2 when it cannot be tried or told.`;
+--commit is for workflows. It needs GITHUB_TOKEN. If the pull request that was
+merged as this commit has the label ${DELETION_LABEL}, the label allows
+what --allow-bucket-deletion allows. The label is read at every run: you can add
+it and run the job again. A commit that is not the newest of its branch
+(GITHUB_REF_NAME) is refused, because it would revert the commits after it.
 
-/** A new key is refused for seconds, seldom for longer. */
+When authentik has no keys but a role or a profile, nothing is verified, and the
+command says so.
+
+Exit status: 0 when the stack is up and its bucket is verified, if that is
+possible; 1 when the plan is refused, the update fails or a check of the bucket
+fails; 2 when the command cannot do its work.`;
+
+/** A new key is refused for some seconds, rarely for longer. */
 const NEW_KEY_MS = 30_000;
 const VERIFY_MS = 30_000 + NEW_KEY_MS;
 
@@ -40,78 +49,97 @@ interface Options {
 
 const command = new Command("deploy")
   .usage("<stack> [options]")
-  .description("Previews a stack, refuses a bucket's deletion or replacement, brings the stack up with the policy pack, and verifies its bucket.")
+  .description(
+    "Previews a stack, refuses to delete or replace a bucket, brings the stack up with the policy " +
+      "pack, and verifies its bucket.",
+  )
   .argument("<stack>", "the stack")
   .option("--commit <sha>", "the commit that is deployed")
-  .option("--allow-bucket-deletion", "let buckets be deleted or replaced")
-  .option("--allow-older-commit", "with --commit: deploy it even where the branch has a newer one")
-  .option("--refresh", "look first at what is on the server, and put right what has drifted")
-  .option("--timeout <seconds>", "limit for each of Pulumi's runs", secondsFrom(10, 7200), 3600)
+  .option("--allow-bucket-deletion", "allow buckets to be deleted or replaced")
+  .option(
+    "--allow-older-commit",
+    "with --commit: deploy the commit even if the branch has a newer one",
+  )
+  .option("--refresh", "read the server first, and repair what has drifted")
+  .option("--timeout <seconds>", "time limit of each run of pulumi", secondsFrom(10, 7200), 3600)
   .addHelpText("after", HELP)
   .action(run);
 
-async function run(name: string, { commit, allowBucketDeletion, allowOlderCommit, refresh, timeout }: Options): Promise<void> {
+async function run(name: string, options: Options): Promise<void> {
+  const { commit, refresh, timeout } = options;
   const stack = checkStackName(name);
   const progress = createProgress();
   await interruptible(async (signal) => {
-    const isLabelled = commit !== undefined && (await checkCommit(commit, allowOlderCommit === true, signal));
-    const deletionAllowed = allowBucketDeletion === true || isLabelled;
-    const options = { deletionAllowed, commit, refresh, signal, timeoutMs: timeout * 1000, progress: progress.step };
-    const { plan, update } = await deploy(stack, options).finally(progress.stop);
-    console.log(renderText(plan, { color: isatty(1) }));
-    await addToSummary(process.env, renderMarkdown(plan));
-    if (update?.ok !== true) {
-      if (update) {
-        console.log(`pulumi up failed; what is done stays done.\n${renderText(update, { color: isatty(1) })}`);
-        await addToSummary(process.env, renderMarkdown(update));
-      }
-      process.exitCode = 1;
-      return;
+    const limits = { signal, timeoutMs: timeout * 1000, progress: progress.step };
+    const deletionAllowed = await isDeletionAllowed(options, signal);
+    const about = { deletionAllowed, commit, refresh };
+    const { plan, update } = await deploy(stack, { ...about, ...limits }).finally(progress.stop);
+    await show(plan);
+    if (update?.ok === true) return verifyStack(stack, signal);
+    if (update) {
+      console.log("pulumi up failed. The changes that it made stay.");
+      await show(update);
     }
-    const source = await readStack(stack);
-    if (!hasOwnKeys(source)) {
-      console.log(notVerified(stack));
-      return;
-    }
-    progress.step("acting as authentik");
-    const results = await verify(source, { signal, timeoutMs: VERIFY_MS, newKeyMs: NEW_KEY_MS }).finally(progress.stop);
-    console.log(renderResults(results, { color: isatty(1) }));
-    process.exitCode = allPassed(results) ? 0 : 1;
+    process.exitCode = 1;
   });
-  // As in verify: what the AWS SDK may still wait for is not waited for.
+  // As in verify: the AWS SDK may still wait for something that nobody needs.
   setTimeout(() => process.exit(), 200).unref();
 }
 
-/** Whether authentik signs with keys that are among its variables. Those that this machine finds by itself are not authentik's. */
+async function show(report: PlanReport): Promise<void> {
+  console.log(renderText(report, { color: isatty(1) }));
+  await addToSummary(process.env, renderMarkdown(report));
+}
+
+async function verifyStack(stack: string, signal: AbortSignal): Promise<void> {
+  const source = await readStack(stack);
+  if (!hasOwnKeys(source)) {
+    console.log(
+      "The stack is up. Its bucket was not verified: authentik uses a role or a profile that this " +
+        `machine does not have. Run this where authentik runs: npm run verify -- ${stack}`,
+    );
+    return;
+  }
+  const progress = createProgress();
+  progress.step("verifying the bucket as authentik uses it");
+  const limits = { signal, timeoutMs: VERIFY_MS, newKeyMs: NEW_KEY_MS };
+  const results = await verify(source, limits).finally(progress.stop);
+  console.log(renderResults(results, { color: isatty(1) }));
+  process.exitCode = allPassed(results) ? 0 : 1;
+}
+
+/**
+ * Whether authentik signs with keys that are among its variables. Keys that this machine finds by
+ * itself are not authentik's.
+ */
 function hasOwnKeys({ settings: { accessKey, secretKey, sessionProfile } }: Source): boolean {
   return accessKey !== undefined && secretKey !== undefined && sessionProfile === undefined;
 }
 
-function notVerified(stack: string): string {
-  return `The stack is up. Its bucket was not verified: that needs authentik's own identity (a role or a profile), which is not here. Where authentik runs: npm run verify -- ${stack}`;
-}
-
 /**
- * Whether the pull request that was merged as this commit lets buckets be deleted.
+ * Whether the user, or the pull request that was merged as this commit, allows the deletion of
+ * buckets.
  *
- * @throws UsageError where the branch has a newer commit: an older one would take back what that has brought, unasked
+ * @throws UsageError when the branch has a newer commit: an older one would silently revert it
  */
-async function checkCommit(commit: string, mayBeOlder: boolean, signal: AbortSignal): Promise<boolean> {
+async function isDeletionAllowed(options: Options, signal: AbortSignal): Promise<boolean> {
+  const { commit, allowBucketDeletion, allowOlderCommit } = options;
+  if (commit === undefined) return allowBucketDeletion === true;
   const gitHub = new GitHub(gitHubSettings(process.env), { signal });
-  if (!mayBeOlder) await checkNewest(gitHub, commit);
+  if (allowOlderCommit !== true) await checkNewest(gitHub, commit);
   const merged = await gitHub.mergedAs(commit);
-  return merged?.labels.includes(DELETION_LABEL) === true;
+  return allowBucketDeletion === true || merged?.labels.includes(DELETION_LABEL) === true;
 }
 
 async function checkNewest(gitHub: GitHub, commit: string): Promise<void> {
   const branch = required(process.env, "GITHUB_REF_NAME");
   const head = await gitHub.headOf(branch);
-  if (head !== commit) {
-    throw new UsageError([
-      `nothing is done: the commit ${commit} is not the newest of the branch "${branch}", which is ${head}. Its own run brings up both.`,
-      "To go back to what was before, revert on the branch, or deploy with --allow-older-commit.",
-    ].join(" "));
-  }
+  if (head === commit) return;
+  throw new UsageError(
+    `nothing is done: the commit ${commit} is not the newest of the branch "${branch}", ` +
+      `which is ${head}. The run of that commit deploys both. ` +
+      "To go back to an earlier state, revert on the branch, or deploy with --allow-older-commit.",
+  );
 }
 
-await runCommand(command, [EngineError, PlanError, GitHubError, StackError]);
+await runCommand(command, [PlanError, GitHubError, StackError]);

@@ -1,10 +1,9 @@
-/** From a stack's config to its server: the guard on a fresh plan, `pulumi up`, and a look at what came of it. */
+/** Deploys a stack: checks a new plan, then runs `pulumi up`. */
 import { runEngine } from "./engine.ts";
 import { nameOf, type EngineEvent } from "./plan.ts";
-import { planArgs, preview, wholePlan, type PreviewOptions } from "./preview.ts";
-import { purposeOf } from "./purposes.ts";
-import { reportOn, type Report } from "./report.ts";
-import { redactReport, type Redact } from "./secrets.ts";
+import { completePlan, planArgs, preview, reportOnRun, type PreviewOptions } from "./preview.ts";
+import type { PlanReport } from "./report.ts";
+import type { Redact } from "./secrets.ts";
 
 export interface DeployOptions extends PreviewOptions {
   progress: (step: string) => void;
@@ -12,16 +11,16 @@ export interface DeployOptions extends PreviewOptions {
 
 /** How far a deployment came. */
 export interface Deployment {
-  /** Of the fresh plan. */
-  plan: Report;
-  /** Of `pulumi up`; undefined where the plan was refused. */
-  update: Report | undefined;
+  /** The report on the plan. */
+  plan: PlanReport;
+  /** The report on `pulumi up`; undefined when the plan was refused. */
+  update: PlanReport | undefined;
 }
 
 /**
- * Previews the stack and, if that is well, brings it up.
+ * Previews the stack and brings it up if the report passes.
  *
- * @throws EngineError when `up` was ended before its end; what is done stays done
+ * @throws PulumiError when `up` was stopped before its end; what is done stays done
  */
 export async function deploy(stack: string, options: DeployOptions): Promise<Deployment> {
   const { progress, deletionAllowed } = options;
@@ -30,11 +29,14 @@ export async function deploy(stack: string, options: DeployOptions): Promise<Dep
   if (!plan.ok) return { plan, update: undefined };
   progress(`pulumi up of ${stack}`);
   const args = ["--yes", "--skip-preview", ...(await planArgs(options))];
-  const run = await runEngine("up", stack, args, { ...options, onEvent: (event, redact) => { announce(event, redact, progress); } });
-  return { plan, update: redactReport(reportOn(stack, wholePlan(run), { deletionAllowed, action: "update" }), run.redact) };
-}
-
-function announce({ resOutputsEvent }: EngineEvent, redact: Redact, progress: (step: string) => void): void {
-  const done = resOutputsEvent?.metadata;
-  if (done && done.op !== "same" && done.op !== "refresh") progress(redact(`${done.op}: ${purposeOf(done.type)} ${nameOf(done.urn)}`));
+  const resources = plan.groups.flatMap((group) => group.resources);
+  const labels = new Map(resources.map(({ name, label }) => [name, `${label} ${name}`]));
+  const onEvent = ({ resOutputsEvent }: EngineEvent, redact: Redact) => {
+    const { op = "same", urn = "" } = resOutputsEvent?.metadata ?? {};
+    const name = redact(nameOf(urn));
+    if (op !== "same" && op !== "refresh") progress(`${op}: ${labels.get(name) ?? name}`);
+  };
+  const run = await runEngine("up", stack, args, { ...options, onEvent });
+  const about = { deletionAllowed, operation: "update" } as const;
+  return { plan, update: await reportOnRun(stack, run, completePlan(run), about) };
 }

@@ -1,4 +1,7 @@
-/** What is different between two values of a property, as a reviewer reads it: entries added to and removed from lists, not positions. */
+/**
+ * The differences between two values of a property, as a reviewer reads them: entries added to and
+ * removed from lists, not positions.
+ */
 import { isDeepStrictEqual } from "node:util";
 import { SECRET, type Step } from "./plan.ts";
 
@@ -8,31 +11,45 @@ export interface Change {
   property: string;
   removed: string[];
   added: string[];
-  /** What the values do not show. */
+  /** What the values do not show, e.g. that only the order changed. */
   note?: string;
 }
 
-/** What the engine writes for a value that is not known before the update (`pkg/resource/stack/deployment.go`). */
+/**
+ * The engine's mark for a value that is not known before the update
+ * (`pkg/resource/stack/deployment.go`).
+ */
 const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 const KNOWN_LATER = "(known after the update)";
-/** A secret that is none to Pulumi, for some program's fault, is not shown either. */
+/** A program may forget to mark a secret. Values under such names are never shown. */
 const SECRET_NAME = /secret|password|passphrase|private.?key|access.?key|token|credential/i;
 /** Values of a property are cut here. */
 const MAX_VALUE_LENGTH = 300;
 
-/** What a step changes of its resource's inputs. A resource that is made or goes has all or none of them. */
+/**
+ * The changes of a resource's inputs. For a new resource these are all inputs, for a deleted one
+ * none.
+ */
 export function changesOf({ before, after, changedPaths }: Step): Change[] {
   if (!after) return [];
   const changes = diff(before?.inputs ?? {}, after.inputs);
   if (!before) return changes;
   const known = new Set(changes.map(({ property }) => property));
-  // Two secrets look alike: that one has changed is known from its provider alone.
-  const hidden = changedPaths.map(labelOfPath).filter((property) => !known.has(property) && ![...known].some((other) => other.startsWith(`${property} › `)));
-  return [...changes, ...[...new Set(hidden)].map((property): Change => ({ property, removed: [], added: [], note: "changed; its values are not shown" }))];
+  const isShown = (property: string) =>
+    known.has(property) || [...known].some((other) => other.startsWith(`${property} › `));
+  // All secrets look the same. Only the provider reports that one has changed.
+  const hidden = new Set(changedPaths.map(labelOfPath).filter((property) => !isShown(property)));
+  return [...changes, ...[...hidden].map(hiddenChange)];
 }
 
-/** The differences between two objects of properties, in the order of their names. */
-export function diff(before: Readonly<Record<string, unknown>>, after: Readonly<Record<string, unknown>>): Change[] {
+function hiddenChange(property: string): Change {
+  return { property, removed: [], added: [], note: "changed; its values are not shown" };
+}
+
+type Properties = Readonly<Record<string, unknown>>;
+
+/** The differences between two objects of properties, sorted by name. */
+export function diff(before: Properties, after: Properties): Change[] {
   const changes = compare([], before, after);
   return changes.sort((left, right) => (left.property < right.property ? -1 : 1));
 }
@@ -41,25 +58,39 @@ function compare(path: readonly string[], before: unknown, after: unknown): Chan
   if (isDeepStrictEqual(before, after) || isInternal(path)) return [];
   const [old, next] = [opened(before), opened(after)];
   const name = path.at(-1) ?? "";
-  if (SECRET_NAME.test(name) && !isRecord(old) && !isRecord(next)) return [secretChange(path, before, after)];
-  if (Array.isArray(old) || Array.isArray(next)) return compareLists(path, listOf(old), listOf(next));
+  if (SECRET_NAME.test(name) && !isRecord(old) && !isRecord(next)) {
+    return [secretChange(path, before, after)];
+  }
+  if (Array.isArray(old) || Array.isArray(next)) {
+    return compareLists(path, listOf(old), listOf(next));
+  }
   const [left, right] = isRecord(old) || isRecord(next) ? [recordOf(old), recordOf(next)] : [];
   if (!left || !right) return changed(path, before, after);
-  return [...new Set([...Object.keys(left), ...Object.keys(right)])].flatMap((key) => compare([...path, key], left[key], right[key]));
+  const keys = new Set([...Object.keys(left), ...Object.keys(right)]);
+  return [...keys].flatMap((key) => compare([...path, key], left[key], right[key]));
 }
 
-function compareLists(path: readonly string[], before: readonly unknown[], after: readonly unknown[]): Change[] {
-  const isOfObjects = [...before, ...after].some((item) => isRecord(item) || Array.isArray(item));
-  const areAlike = before.length === after.length || before.length === 0 || after.length === 0;
-  if (isOfObjects && areAlike) {
-    const indices = Array.from({ length: Math.max(before.length, after.length) }, (_, index) => index);
-    // A list of one needs no number.
-    return indices.flatMap((index) => compare(indices.length === 1 ? path : [...path, String(index + 1)], before[index], after[index]));
+function compareLists(
+  path: readonly string[],
+  before: readonly unknown[],
+  after: readonly unknown[],
+): Change[] {
+  const hasObjects = [...before, ...after].some((item) => isRecord(item) || Array.isArray(item));
+  const isComparable = before.length === after.length || before.length === 0 || after.length === 0;
+  if (hasObjects && isComparable) {
+    const length = Math.max(before.length, after.length);
+    return Array.from({ length }, (_, index) => index).flatMap((index) => {
+      // The entry of a list of one needs no number.
+      const entry = length === 1 ? path : [...path, String(index + 1)];
+      return compare(entry, before[index], after[index]);
+    });
   }
   const removed = without(before, after);
   const added = without(after, before);
   const property = label(path);
-  if (removed.length + added.length === 0) return [{ property, removed: [], added: [], note: "in another order" }];
+  if (removed.length + added.length === 0) {
+    return [{ property, removed: [], added: [], note: "in another order" }];
+  }
   return [{ property, removed: removed.map(shown), added: added.map(shown) }];
 }
 
@@ -86,7 +117,7 @@ function secretChange(path: readonly string[], before: unknown, after: unknown):
   return { property: label(path), removed: masked(before), added: masked(after) };
 }
 
-/** Policies are JSON in a text: what is in them is compared, and not the text. */
+/** Policies are JSON texts. Their content is compared, not the text. */
 function opened(value: unknown): unknown {
   if (typeof value !== "string" || !/^\s*[[{]/.test(value)) return value;
   try {
@@ -100,27 +131,36 @@ function opened(value: unknown): unknown {
 function shown(value: unknown): string {
   const known = masked(value);
   const text = typeof known === "string" ? inOneLine(known) : JSON.stringify(known);
-  return text.length <= MAX_VALUE_LENGTH ? text : `${text.slice(0, MAX_VALUE_LENGTH)}… (${text.length - MAX_VALUE_LENGTH} more characters)`;
+  const cut = text.length - MAX_VALUE_LENGTH;
+  return cut <= 0 ? text : `${text.slice(0, MAX_VALUE_LENGTH)}… (${cut} more characters)`;
 }
 
-/** The text itself, or in quotes where it has what would not show or would make lines of its own. */
+/** The text itself, or in quotes if it has characters that do not show or that break the line. */
 function inOneLine(text: string): string {
-  return text !== "" && text.trim() === text && !/[\p{C}\p{Zl}\p{Zp}]/u.test(text) ? text : JSON.stringify(text);
+  const isPlain = text !== "" && text.trim() === text && !/[\p{C}\p{Zl}\p{Zp}]/u.test(text);
+  return isPlain ? text : JSON.stringify(text);
 }
 
-/** The value without what a secret's name is in front of. */
+/** The value without the values under secret names. */
 function masked(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(masked);
   if (!isRecord(value)) return value === UNKNOWN ? KNOWN_LATER : value;
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, SECRET_NAME.test(key) && !isRecord(item) ? SECRET : masked(item)]));
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => {
+      return [key, SECRET_NAME.test(key) && !isRecord(item) ? SECRET : masked(item)];
+    }),
+  );
 }
 
-/** `__provider` and its like: the code of dynamic resources, defaults of bridged ones. */
+/**
+ * `__provider` and similar properties: the handler of dynamic resources, the defaults of bridged
+ * providers.
+ */
 function isInternal(path: readonly string[]): boolean {
   return path.at(-1)?.startsWith("__") === true;
 }
 
-/** Names of properties that say more in other words. */
+/** Properties with a clearer name for a reviewer. */
 const LABELS: Readonly<Record<string, string>> = {
   "allowed origins": "origins",
   "allowed headers": "request headers",
@@ -128,10 +168,10 @@ const LABELS: Readonly<Record<string, string>> = {
   "allowed › origins": "origins",
   "allowed › headers": "request headers",
   "allowed › methods": "methods",
-  "max age seconds": "seconds that browsers remember it",
+  "max age seconds": "seconds that browsers cache it",
 };
 
-/** The path in words. The list in which a setting's rules are is left out: it says nothing. */
+/** The path in words. The name of the list that holds a setting's rules is left out. */
 function label(path: readonly string[]): string {
   const [first = "", ...rest] = path;
   const parts = rest.length > 0 && /^(?:rules|corsRules)$/.test(first) ? rest : path;
@@ -140,15 +180,24 @@ function label(path: readonly string[]): string {
   return `${number}${LABELS[words] ?? words}`;
 }
 
-/** `maxAgeSeconds` → `max age seconds`. A name that is no identifier stays as it is. */
+/** `maxAgeSeconds` becomes `max age seconds`. A name that is not an identifier stays unchanged. */
 function inWords(name: string): string {
-  return /^[a-z][A-Za-z0-9]*$/.test(name) ? name.replace(/([a-z0-9])([A-Z])/g, (_, left: string, right: string) => `${left} ${right.toLowerCase()}`) : inOneLine(name);
+  if (!/^[a-z][A-Za-z0-9]*$/.test(name)) return inOneLine(name);
+  return name.replace(
+    /([a-z0-9])([A-Z])/g,
+    (_, left: string, right: string) => `${left} ${right.toLowerCase()}`,
+  );
 }
 
-/** A property path of the engine, `corsRules[0].allowedOrigins[1]`: which entries of a list have changed does not matter. */
+/** A part of a property path: `["name"]`, `[0]` or `name`. */
+const PATH_PART = /\["((?:[^"\\]|\\.)*)"\]|\[(\d+)\]|([^.[\]]+)/g;
+
+/**
+ * The label of one of the engine's property paths, e.g. `corsRules[0].allowedOrigins[1]`, without
+ * the indices.
+ */
 function labelOfPath(path: string): string {
-  const parts = [...path.matchAll(/\["((?:[^"\\]|\\.)*)"\]|\[(\d+)\]|([^.[\]]+)/g)].flatMap(([, quoted, , name]) => quoted ?? name ?? []);
-  return label(parts);
+  return label([...path.matchAll(PATH_PART)].flatMap(([, quoted, , name]) => quoted ?? name ?? []));
 }
 
 function listOf(value: unknown): readonly unknown[] {
@@ -156,7 +205,10 @@ function listOf(value: unknown): readonly unknown[] {
   return value === undefined || value === null ? [] : [value];
 }
 
-/** What is absent counts as an object without properties, so that each of the other's is named. */
+/**
+ * A missing value counts as an object without properties, so that each property of the other one is
+ * listed.
+ */
 function recordOf(value: unknown): Record<string, unknown> | undefined {
   if (value === undefined || value === null) return {};
   return isRecord(value) ? value : undefined;

@@ -1,64 +1,107 @@
-/** A stack's preview: the plan of the real engine, and what there is to say of it. */
-import { EngineError, policyArgs, runEngine, type EngineOptions, type EngineRun } from "./engine.ts";
+/** A stack's preview and its drift check: the engine's plan, and the report on it. */
+import { PulumiError } from "../lib/pulumi.ts";
+import { outputOf, policyArgs, runEngine, type EngineOptions, type EngineRun } from "./engine.ts";
 import { PlanError, planOf, type Plan } from "./plan.ts";
-import { failedReport, reportOn, type Report } from "./report.ts";
-import { redactReport } from "./secrets.ts";
+import {
+  failedReport,
+  FIXED_PROPERTIES,
+  reportOn,
+  type Operation,
+  type PlanReport,
+} from "./report.ts";
+import { lookUpTypes } from "./resource-types.ts";
+import { redactDeep } from "./secrets.ts";
 
 export interface PreviewOptions extends EngineOptions {
   /** Whether buckets may be deleted or replaced. */
   deletionAllowed: boolean;
   /** The commit that is previewed. */
   commit?: string | undefined;
-  /** Whether to look at the server first. */
+  /** Whether to read the server first. */
   refresh?: boolean | undefined;
 }
 
-/** Previews a stack with the policy pack. It does not throw for what fails: that is in the report. */
-export async function preview(stack: string, options: PreviewOptions): Promise<Report> {
-  const { deletionAllowed, commit } = options;
+/**
+ * Previews a stack with the policy pack. It does not throw when the preview fails: the report has
+ * the failure.
+ */
+export async function preview(stack: string, options: PreviewOptions): Promise<PlanReport> {
   try {
     const run = await runEngine("preview", stack, await planArgs(options), options);
-    return redactReport(reportOn(stack, wholePlan(run), { deletionAllowed, commit }), run.redact);
+    return await reportOnRun(stack, run, completePlan(run), { ...options, operation: "preview" });
   } catch (error) {
-    if (error instanceof EngineError || error instanceof PlanError) return failedReport(stack, error.message, commit);
-    throw error;
+    return failedReport(stack, expectedMessage(error), options.commit);
   }
 }
 
-/** The arguments that `up` has to have as well, for the same plan. */
-export async function planArgs({ workDir, refresh, deletionAllowed }: PreviewOptions): Promise<string[]> {
-  return [...(await policyArgs(workDir, { deletionAllowed })), ...(refresh === true ? ["--refresh"] : [])];
+/** The report on a run, without secrets. */
+export async function reportOnRun(
+  stack: string,
+  run: EngineRun,
+  plan: Plan,
+  options: { deletionAllowed: boolean; commit?: string | undefined; operation: Operation },
+): Promise<PlanReport> {
+  const { deletionAllowed, commit, operation } = options;
+  const typeOf = await lookUpTypes(plan.steps.map(({ type }) => type));
+  const report = reportOn(stack, plan, { deletionAllowed, commit, operation, typeOf });
+  return redactDeep(report, run.redact, { except: FIXED_PROPERTIES });
 }
 
-/** The outcome of a drift check: whether the server is as the last update left it. */
-export type Drift = { kind: "none" } | { kind: "drift"; report: Report } | { kind: "error"; report: Report };
+/** The message of an error of the tool or of its output. Any other error is a defect. */
+function expectedMessage(error: unknown): string {
+  if (error instanceof PulumiError || error instanceof PlanError) return error.message;
+  throw error;
+}
 
-/** Compares the stack with its server. It changes neither. What cannot be told is an error, never "no drift". */
+/** The arguments that `preview` and `up` need for the same plan. */
+export async function planArgs({
+  workDir,
+  refresh,
+  deletionAllowed,
+}: PreviewOptions): Promise<string[]> {
+  const policies = await policyArgs(workDir, { deletionAllowed });
+  return [...policies, ...(refresh === true ? ["--refresh"] : [])];
+}
+
+/** Whether the server is as the last update left it. */
+export type Drift =
+  | { kind: "none" }
+  | { kind: "drift"; report: PlanReport }
+  | { kind: "error"; report: PlanReport };
+
+/**
+ * Compares the stack with its server, and changes neither. When that fails, the result is an error,
+ * never "no drift".
+ */
 export async function checkDrift(stack: string, options: EngineOptions): Promise<Drift> {
   try {
-    const run = await runEngine("preview", stack, ["--refresh", "--expect-no-changes"], options);
-    // The tool fails a plan that has changes, and all else that fails too.
+    const args = ["--refresh", "--expect-no-changes"];
+    const run = await runEngine("preview", stack, args, options);
+    // The tool fails for a plan with changes, and for every other failure.
     const plan = planOf(run.events);
-    const report = redactReport(reportOn(stack, plan.succeeded ? plan : wholePlan(run), { deletionAllowed: false }), run.redact);
+    const shown = plan.succeeded ? plan : completePlan(run);
+    const about = { deletionAllowed: false, operation: "preview" } as const;
+    const report = await reportOnRun(stack, run, shown, about);
     if (!plan.succeeded) return { kind: "error", report };
     if (plan.steps.length > 0 || plan.gone.length > 0) return { kind: "drift", report };
     if (run.code === 0) return { kind: "none" };
-    return { kind: "error", report: failedReport(stack, wordsOf(run)) };
+    return { kind: "error", report: failedReport(stack, outputOf(run)) };
   } catch (error) {
-    if (error instanceof EngineError || error instanceof PlanError) return { kind: "error", report: failedReport(stack, error.message) };
-    throw error;
+    return { kind: "error", report: failedReport(stack, expectedMessage(error)) };
   }
 }
 
-/** The plan of a run that should have one: a tool that failed has not succeeded, whatever its events say. */
-export function wholePlan(run: Omit<EngineRun, "redact">): Plan {
+/**
+ * The plan of a run that must have a complete one. When the tool failed, the plan has not
+ * succeeded, whatever its events say.
+ */
+export function completePlan(run: Omit<EngineRun, "redact">): Plan {
   const plan = planOf(run.events);
   if (run.code === 0 && plan.succeeded) return plan;
-  const hasWords = plan.diagnostics.some(({ severity }) => severity === "error");
-  if (plan.violations.some(({ isMandatory }) => isMandatory) || hasWords) return { ...plan, succeeded: false };
-  return { ...plan, succeeded: false, diagnostics: [...plan.diagnostics, { severity: "error", urn: "", message: wordsOf(run) }] };
-}
-
-function wordsOf({ words, code }: Pick<EngineRun, "words" | "code">): string {
-  return words.replaceAll(/^error: /gm, "") || `pulumi ended with status ${code} and said nothing`;
+  const hasReason =
+    plan.diagnostics.some(({ severity }) => severity === "error") ||
+    plan.violations.some(({ isMandatory }) => isMandatory);
+  const reason = { severity: "error", urn: "", message: outputOf(run) } as const;
+  const diagnostics = hasReason ? plan.diagnostics : [...plan.diagnostics, reason];
+  return { ...plan, succeeded: false, diagnostics };
 }

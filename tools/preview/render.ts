@@ -1,61 +1,87 @@
-/** A report as Markdown for a pull request, and as text for a terminal or a job's log. Values come from config and servers: no one of them can be trusted. */
+/**
+ * A report as Markdown for a pull request, and as text for a terminal or a job's log. Its values
+ * come from config and servers, so that none of them can be trusted.
+ */
 import { createColors } from "picocolors";
-import { DELETION_LABEL, type Endangered } from "./guard.ts";
 import type { Change } from "./diff.ts";
+import { DELETION_LABEL, type BucketAtRisk } from "./guard.ts";
 import { nameOf, type Violation } from "./plan.ts";
-import type { Action, Group, Report, ResourceChange } from "./report.ts";
+import type { Group, Operation, PlanReport, ResourceChange } from "./report.ts";
 
-/** GitHub refuses bodies of more than 65,536 characters. Bytes are counted here, so that it does not matter what it counts. */
+/**
+ * GitHub refuses a body of more than 65,536 characters. Bytes are counted here, which are never
+ * fewer.
+ */
 const MAX_BODY_BYTES = 64_000;
-/** Lines of one block of a comment; a block is never cut otherwise, so that its fence stays closed. */
+/**
+ * Lines of one block of a comment. A block is never cut in another way, so that its fence stays
+ * closed.
+ */
 const MAX_BLOCK_LINES = 300;
-
 const MAX_FAILURE_LENGTH = 2000;
 
 const HEADINGS = { preview: "Preview", update: "Update" } as const;
+const CUT = "**GitHub limits the length of comments. The job's log has the rest.**";
 
-/** The comment of a pull request, without what it is found by. */
-export function renderMarkdown(report: Report): string {
+/** The comment of a pull request, without the marker by which it is found. */
+export function renderMarkdown(report: PlanReport): string {
+  const components = report.groups.filter(({ component }) => component !== "").length;
   const blocks = [
     heading(report),
-    ...alarms(report),
+    ...alerts(report),
     ...failures(report),
-    ...report.groups.flatMap((group) => groupBlocks(group, report.groups.filter(({ component }) => component !== "").length, report.action)),
-    ...notices(report),
+    ...report.groups.flatMap((group) => groupBlocks(group, components, report.operation)),
+    ...messages(report),
   ];
-  return fit(blocks, `**More is left out here, as GitHub limits the length of comments; the job's log has all of it.**`);
+  return fit(blocks, CUT);
 }
 
-function heading(report: Report): string {
+function heading(report: PlanReport): string {
   const commit = report.commit === undefined ? "" : `Commit ${code(report.commit.slice(0, 12))}.`;
   const below = [md(tail(report)), commit].filter((sentence) => sentence !== "").join(" ");
-  return `### ${report.ok ? "" : "❌ "}${HEADINGS[report.action]} of ${code(report.stack)}: ${summary(report)}${below === "" ? "" : `\n\n${below}`}`;
+  const sign = report.ok ? "" : "❌ ";
+  const title = `${HEADINGS[report.operation]} of ${code(report.stack)}: ${summary(report)}`;
+  return `### ${sign}${title}${below === "" ? "" : `\n\n${below}`}`;
 }
 
-/** `2 to be changed, 1 to be created`. */
-function summary({ groups, failure, violations }: Report): string {
-  if (failure !== undefined) return "it failed";
-  const fates = groups.flatMap(({ resources }) => resources.filter(({ name }) => name !== "").map(({ fate }) => fate.replace(/^operation .*/, "handled otherwise")));
-  const counts = [...new Set(fates)].map((fate) => `${fates.filter((other) => other === fate).length} to be ${fate}`);
+/** `2 to be updated, 1 to be created`. */
+function summary({ groups, failure, violations }: PlanReport): string {
+  if (failure !== undefined) return "failed";
+  const resources = groups.flatMap(({ resources }) => resources).filter(({ name }) => name !== "");
+  const actions = resources.map(({ action }) =>
+    action.replace(/^operation .*/, "handled otherwise"),
+  );
+  const counts = [...new Set(actions)].map((action) => {
+    return `${actions.filter((other) => other === action).length} to be ${action}`;
+  });
   const outputs = groups.length > 0 ? "only outputs change" : "no changes";
-  const broken = violations.some(({ isMandatory }) => isMandatory) ? ["a policy is violated"] : [];
-  return [counts.length > 0 ? counts.join(", ") : outputs, ...broken].join(", ");
+  const isViolated = violations.some(({ isMandatory }) => isMandatory);
+  const violated = isViolated ? ["a policy is violated"] : [];
+  return [counts.length > 0 ? counts.join(", ") : outputs, ...violated].join(", ");
 }
 
-function tail({ groups, unchanged, failure }: Report): string {
+function tail({ groups, unchanged, failure }: PlanReport): string {
   if (failure !== undefined) return failure.slice(0, MAX_FAILURE_LENGTH);
-  const same = unchanged === 0 ? "" : `${unchanged} ${unchanged === 1 ? "resource stays as it is" : "resources stay as they are"}.`;
-  // The engine hides what is secret, so a new key looks like the old one.
-  return groups.length > 0 ? same : `${same} Whether a secret has another value is not compared.`.trim();
+  const same =
+    unchanged === 0
+      ? ""
+      : `${unchanged} ${unchanged === 1 ? "resource stays" : "resources stay"} unchanged.`;
+  // The engine hides secrets, so that a new key looks like the old one.
+  return groups.length > 0 ? same : `${same} The values of secrets are not compared.`.trim();
 }
 
-function alarms({ endangered, deletionAllowed, unprotected }: Report): string[] {
-  const leave = deletionAllowed
+function alerts({ atRisk, deletionAllowed, unprotected }: PlanReport): string[] {
+  const permission = deletionAllowed
     ? `The label ${code(DELETION_LABEL)} allows it.`
-    : `**This is refused until someone who may set labels puts the label ${code(DELETION_LABEL)} on the pull request.**`;
+    : `**This is refused until someone who may set labels adds the label ${code(DELETION_LABEL)} ` +
+      "to the pull request.**";
+  const risks = atRisk.map((resource) => `**${md(riskText(resource))}**`);
   return [
-    ...alert("CAUTION", endangered.length === 0 ? [] : [...endangered.map((resource) => `**${md(alarm(resource))}**`), leave]),
-    ...alert("WARNING", unprotected.map((name) => md(lossOf(name)))),
+    ...alert("CAUTION", risks.length === 0 ? [] : [...risks, permission]),
+    ...alert(
+      "WARNING",
+      unprotected.map((name) => md(unprotectedText(name))),
+    ),
   ];
 }
 
@@ -63,65 +89,107 @@ function alert(kind: "CAUTION" | "WARNING", paragraphs: readonly string[]): stri
   return paragraphs.length === 0 ? [] : [`> [!${kind}]\n> ${paragraphs.join("\n>\n> ")}`];
 }
 
-function lossOf(name: string): string {
+function unprotectedText(name: string): string {
   return `"${name}" loses its protection: a later change may delete or replace it.`;
 }
 
-/** What would happen to a bucket and the files in it, in one sentence or two. */
-function alarm({ name, bucket, fate, isProtected, isRetained }: Endangered): string {
-  const which = `The bucket ${bucket === undefined ? `"${name}"` : `"${bucket}" (${name})`}`;
-  const what = {
-    deleted: isRetained ? "would be let go of: it stays on the server with its files, but out of Pulumi's hands." : "would be deleted, with every file in it.",
-    replaced: isRetained
-      ? "would be replaced: authentik gets a new, empty one, and the files stay behind in the old one."
-      : "would be replaced: authentik gets a new, empty one, and the old one is deleted with every file in it.",
-    "left over": isRetained
-      ? "is left over from an earlier replacement, and would be let go of: it stays on the server with its files, but out of Pulumi's hands."
-      : "is left over from an earlier replacement, and would be deleted, with every file in it.",
-    unknown: "would undergo an operation that this check does not know, which may delete it.",
-  }[fate];
-  const first = fate === "replaced" ? "set protect to false as well." : "set protect to false in a change of its own first.";
-  const refusal = isProtected ? ` It is protected, so Pulumi refuses: ${first}` : "";
-  return `${which} ${what}${refusal}`;
+const RETAINED =
+  "would be removed from the state: it stays on the server with its files, " +
+  "and Pulumi no longer manages it.";
+const DELETED = "would be deleted, with every file in it.";
+const UNKNOWN =
+  "would go through an operation that this check does not know, and that may delete it.";
+const NEW_BUCKET = "would be replaced: authentik gets a new, empty bucket,";
+
+/** What would happen to a bucket: when it is deleted from the server, and when it stays there. */
+const RISKS: Readonly<Record<BucketAtRisk["risk"], { deleted: string; retained: string }>> = {
+  deleted: { deleted: DELETED, retained: RETAINED },
+  replaced: {
+    deleted: `${NEW_BUCKET} and the old one is deleted with every file in it.`,
+    retained: `${NEW_BUCKET} and the files stay in the old one.`,
+  },
+  "left over": {
+    deleted: `is left over from an earlier replacement, and ${DELETED}`,
+    retained: `is left over from an earlier replacement, and ${RETAINED}`,
+  },
+  unknown: { deleted: UNKNOWN, retained: UNKNOWN },
+};
+
+/** What would happen to a bucket and its files. */
+function riskText({ name, bucket, risk, isProtected, isRetained }: BucketAtRisk): string {
+  const which = bucket === undefined ? `"${name}"` : `"${bucket}" (${name})`;
+  const what = RISKS[risk][isRetained ? "retained" : "deleted"];
+  const when = risk === "replaced" ? "as well" : "in an earlier change";
+  const refusal = isProtected
+    ? ` It is protected, so Pulumi refuses: set protect to false ${when}.`
+    : "";
+  return `The bucket ${which} ${what}${refusal}`;
 }
 
-function failures({ violations, diagnostics, failure }: Report): string[] {
-  const broken = violations.map(violationText);
-  const words = diagnostics.filter(({ severity }) => severity === "error").map(({ message }) => message);
+function failures({ violations, diagnostics, failure }: PlanReport): string[] {
+  const errors = diagnostics.filter(({ severity }) => severity === "error");
+  const texts = errors.map(({ message }) => message);
   return [
-    ...(broken.length === 0 ? [] : [`**Policies**\n\n${fence(broken, "text")}`]),
-    ...(failure === undefined || words.length === 0 ? [] : [`**Pulumi's own words**\n\n${fence(words, "text")}`]),
+    ...section("Policies", violations.map(violationText)),
+    ...section("Pulumi's messages", failure === undefined ? [] : texts),
   ];
 }
 
+function section(title: string, lines: readonly string[]): string[] {
+  return lines.length === 0 ? [] : [`**${title}**\n\n${fence(lines, "text")}`];
+}
+
 function violationText({ policy, urn, message, isMandatory }: Violation): string {
-  return `${isMandatory ? "error" : "warning"}: ${urn === "" ? "the stack" : nameOf(urn)} against the policy ${policy}: ${message}`;
+  const subject = urn === "" ? "the stack" : nameOf(urn);
+  const severity = isMandatory ? "error" : "warning";
+  return `${severity}: ${subject} violates the policy ${policy}: ${message}`;
 }
 
-function notices({ diagnostics, failure }: Report): string[] {
-  const words = diagnostics.filter(({ severity }) => severity !== "error" || failure === undefined).map(({ severity, message }) => `${severity}: ${message}`);
-  return words.length === 0 ? [] : [`<details><summary>Messages</summary>\n\n${fence(words, "text")}\n\n</details>`];
+function messages({ diagnostics, failure }: PlanReport): string[] {
+  const texts = diagnostics
+    .filter(({ severity }) => severity !== "error" || failure === undefined)
+    .map(({ severity, message }) => `${severity}: ${message}`);
+  if (texts.length === 0) return [];
+  return [`<details><summary>Messages</summary>\n\n${fence(texts, "text")}\n\n</details>`];
 }
 
-function groupBlocks({ component, resources }: Group, count: number, action: Action): string[] {
-  const title = component === "" || count === 1 ? [] : [`#### ${code(component)}`];
-  return [...title, ...resources.map((resource) => resourceBlock(resource, action))];
+function groupBlocks(
+  { component, resources }: Group,
+  count: number,
+  operation: Operation,
+): string[] {
+  const heading = component === "" || count === 1 ? [] : [`#### ${code(component)}`];
+  return [...heading, ...resources.map((resource) => resourceBlock(resource, operation))];
 }
 
-function resourceBlock(resource: ResourceChange, action: Action): string {
+function resourceBlock(resource: ResourceChange, operation: Operation): string {
   const lines = changeLines(resource);
-  return lines.length === 0 ? `**${title(resource, action, code)}**` : `**${title(resource, action, code)}**\n\n${fence(lines, "diff")}`;
+  const heading = `**${title(resource, operation, code)}**`;
+  return lines.length === 0 ? heading : `${heading}\n\n${fence(lines, "diff")}`;
 }
 
-/** `CORS policy authentik-cors will be changed`. How far an update has come that failed, its steps do not say. */
-function title({ purpose, name, fate }: ResourceChange, action: Action, quote: (text: string) => string): string {
-  const what = fate.startsWith("operation ") ? `${quote(fate.slice("operation ".length))} (an operation that is not known here)` : fate;
-  const cause = fate === "made anew" ? " (it is no longer on the server)" : "";
-  return `${purpose}${name === "" ? "" : ` ${quote(name)}`} ${action === "update" ? "was to be" : "will be"} ${what}${cause}`;
+/**
+ * `CORS policy authentik-cors will be updated`. The steps of a failed update do not show how far it
+ * came.
+ */
+function title(
+  { label, name, action }: ResourceChange,
+  operation: Operation,
+  quote: (text: string) => string,
+): string {
+  const what = action.startsWith("operation ")
+    ? `${quote(action.slice("operation ".length))} (an operation that is not known here)`
+    : action;
+  const cause = action === "recreated" ? " (it is no longer on the server)" : "";
+  const subject = name === "" ? label : `${label} ${quote(name)}`;
+  return `${subject} ${operation === "update" ? "was to be" : "will be"} ${what}${cause}`;
 }
 
-function changeLines({ fate, changes }: ResourceChange): string[] {
-  if (changes.length === 0 && fate === "changed") return ["! in a way that does not show here: a secret, or something of the provider's own"];
+const HIDDEN_CHANGE =
+  "! The change does not show here: it is a secret, or an internal value of the provider.";
+
+function changeLines({ action, changes }: ResourceChange): string[] {
+  if (changes.length === 0 && action === "updated") return [HIDDEN_CHANGE];
   return changes.flatMap(({ property, removed, added, note }: Change) => [
     `  ${property}${note === undefined ? "" : `: ${note}`}`,
     ...removed.map((value) => `- ${value}`),
@@ -129,7 +197,7 @@ function changeLines({ fate, changes }: ResourceChange): string[] {
   ]);
 }
 
-/** The blocks, as many of them as fit. */
+/** As many of the blocks as fit. */
 function fit(blocks: readonly string[], rest: string): string {
   const kept: string[] = [];
   let size = Buffer.byteLength(rest) + 2;
@@ -143,60 +211,94 @@ function fit(blocks: readonly string[], rest: string): string {
 
 const WORD_JOINER = "\u2060";
 
-/** A block in which nothing is Markdown, HTML or a mention: its fence is longer than any run of backticks in it. */
+/**
+ * A block without Markdown, HTML or mentions. Its fence is longer than any run of backticks in it.
+ */
 function fence(lines: readonly string[], language: "diff" | "text"): string {
   const all = lines.flatMap((line) => printable(line).split("\n"));
-  const shown = all.length <= MAX_BLOCK_LINES ? all : [...all.slice(0, MAX_BLOCK_LINES), `  (${all.length - MAX_BLOCK_LINES} more lines)`];
-  const longest = Math.max(2, ...[...shown.join("\n").matchAll(/`+/g)].map(([run]) => run.length));
-  const marks = "`".repeat(longest + 1);
+  const cut = all.length - MAX_BLOCK_LINES;
+  const shown = cut <= 0 ? all : [...all.slice(0, MAX_BLOCK_LINES), `  (${cut} more lines)`];
+  const marks = "`".repeat(Math.max(2, longestRun(shown.join("\n"))) + 1);
   return [`${marks}${language}`, ...shown, marks].join("\n");
+}
+
+/** The length of the longest run of backticks. */
+function longestRun(text: string): number {
+  return Math.max(0, ...[...text.matchAll(/`+/g)].map(([run]) => run.length));
 }
 
 /** A text as code within a line. */
 function code(text: string): string {
   const line = printable(text).replaceAll(/\s+/g, " ");
-  const marks = "`".repeat(Math.max(0, ...[...line.matchAll(/`+/g)].map(([run]) => run.length)) + 1);
+  const marks = "`".repeat(longestRun(line) + 1);
   const pad = /^`|`$/.test(line) ? " " : "";
   return `${marks}${pad}${line}${pad}${marks}`;
 }
 
 /**
- * A sentence with names in it, without a meaning to Markdown, HTML or mentions. GitHub looks for mentions, references and addresses in
- * what Markdown has become, where an entity is a character again: an invisible one breaks them up.
+ * A sentence with names in it, escaped for Markdown, HTML and mentions. GitHub looks for mentions,
+ * references and addresses after it has rendered the Markdown, when an entity is a character again.
+ * An invisible character breaks them up.
  */
 function md(text: string): string {
-  const broken = printable(text).replaceAll(/\s+/g, " ").replaceAll(/[@#]|:(?=\/)|w(?=ww\.)|G(?=H-)/gi, `$&${WORD_JOINER}`);
-  return broken.replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
+  return printable(text)
+    .replaceAll(/\s+/g, " ")
+    .replaceAll(/[@#]|:(?=\/)|w(?=ww\.)|G(?=H-)/gi, `$&${WORD_JOINER}`)
+    .replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
 /**
- * The text without what a terminal or an editor would act on: control characters, and those that turn the direction of
- * writing or are invisible (Unicode's categories Cc, Cf, Zl, Zp). Lines stay lines.
+ * The text with an escape for each character that a terminal or an editor would act on: control
+ * characters, characters that change the direction of writing, and invisible ones (Unicode's
+ * categories Cc, Cf, Zl, Zp). Line breaks stay.
  */
 function printable(text: string): string {
-  return text.replaceAll("\r\n", "\n").replaceAll(/(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`);
+  return text
+    .replaceAll("\r\n", "\n")
+    .replaceAll(/(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
+      return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
+    });
 }
 
-/** The same for a terminal or a job's log. */
-export function renderText(report: Report, { color }: { color: boolean }): string {
+/** The report for a terminal or a job's log. */
+export function renderText(report: PlanReport, { color }: { color: boolean }): string {
   const { bold, red, green, yellow, dim } = createColors(color);
-  const { stack, action, endangered, deletionAllowed, unprotected, violations, diagnostics, groups } = report;
+  const { stack, operation, atRisk, deletionAllowed, unprotected, violations, diagnostics } =
+    report;
   const plain = (text: string) => text;
-  const leave = deletionAllowed ? "It is allowed." : `Refused without leave: the label ${DELETION_LABEL} on the pull request, or --allow-bucket-deletion here.`;
+  const permission = deletionAllowed
+    ? "It is allowed."
+    : `This is not allowed. To allow it, add the label ${DELETION_LABEL} to the pull request, ` +
+      "or use --allow-bucket-deletion here.";
+  const paintOf: Readonly<Record<string, Line["paint"]>> = { "+": green, "-": red };
   const lines: Line[] = [
-    { paint: bold, text: `${HEADINGS[report.action]} of ${stack}: ${summary(report)}` },
+    { paint: bold, text: `${HEADINGS[operation]} of ${stack}: ${summary(report)}` },
     { paint: plain, text: tail(report) },
-    ...endangered.map((resource): Line => ({ paint: red, text: alarm(resource) })),
-    ...(endangered.length === 0 ? [] : [{ paint: red, text: leave }]),
-    ...unprotected.map((name): Line => ({ paint: yellow, text: lossOf(name) })),
-    ...violations.map((violation): Line => ({ paint: violation.isMandatory ? red : yellow, text: violationText(violation) })),
-    ...diagnostics.map(({ severity, message }): Line => ({ paint: severity === "error" ? red : plain, text: `${severity}: ${message}` })),
-    ...groups.flatMap(({ resources }) => resources).flatMap((resource): Line[] => [
-      { paint: bold, text: title(resource, action, plain) },
-      ...changeLines(resource).map((line) => ({ paint: { "+": green, "-": red }[line.slice(0, 1)] ?? dim, text: `  ${line}` })),
-    ]),
+    ...atRisk.map((resource) => ({ paint: red, text: riskText(resource) })),
+    ...(atRisk.length === 0 ? [] : [{ paint: red, text: permission }]),
+    ...unprotected.map((name) => ({ paint: yellow, text: unprotectedText(name) })),
+    ...violations.map((violation) => ({
+      paint: violation.isMandatory ? red : yellow,
+      text: violationText(violation),
+    })),
+    ...diagnostics.map(({ severity, message }) => ({
+      paint: severity === "error" ? red : plain,
+      text: `${severity}: ${message}`,
+    })),
+    ...report.groups
+      .flatMap(({ resources }) => resources)
+      .flatMap((resource) => [
+        { paint: bold, text: title(resource, operation, plain) },
+        ...changeLines(resource).map((line) => ({
+          paint: paintOf[line.slice(0, 1)] ?? dim,
+          text: `  ${line}`,
+        })),
+      ]),
   ];
-  return lines.filter(({ text }) => text !== "").map(({ paint, text }) => paint(logSafe(text))).join("\n");
+  return lines
+    .filter(({ text }) => text !== "")
+    .map(({ paint, text }) => paint(logSafe(text)))
+    .join("\n");
 }
 
 interface Line {
@@ -204,7 +306,12 @@ interface Line {
   text: string;
 }
 
-/** A line that begins with `::`, or has `##[`, is a command to GitHub's runner (actions/runner, `ActionCommand.cs`). */
+/**
+ * Escapes commands to GitHub's runner: lines that begin with `::` or have `##[` (actions/runner,
+ * `ActionCommand.cs`).
+ */
 function logSafe(text: string): string {
-  return printable(text).replaceAll(/^(\s*):(?=:)/gm, "$1: ").replaceAll("##[", "## [");
+  return printable(text)
+    .replaceAll(/^(\s*):(?=:)/gm, "$1: ")
+    .replaceAll("##[", "## [");
 }

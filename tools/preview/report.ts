@@ -1,26 +1,26 @@
-/** What there is to say of a plan, before it is put into Markdown or on a terminal. */
+/** What a plan does, before it is rendered as Markdown or for a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
-import { endangeredBy, type Endangered } from "./guard.ts";
+import { bucketsAtRisk, type BucketAtRisk } from "./guard.ts";
 import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
-import { purposeOf } from "./purposes.ts";
+import { labelOf, type TypeLookup } from "./resource-types.ts";
 
-export type Action = "preview" | "update";
+/** The command that a report is about. `update` is `pulumi up`. */
+export type Operation = "preview" | "update";
 
 /** The outcome of a preview or of an update. */
-export interface Report {
+export interface PlanReport {
   stack: string;
-  /** What it is the outcome of: `update` is `pulumi up`. */
-  action: Action;
+  operation: Operation;
   /** The commit that was previewed; undefined outside of GitHub. */
   commit: string | undefined;
   /** Whether the check passes. */
   ok: boolean;
-  /** Whether the pull request or the user allows that buckets are deleted. */
+  /** Whether the pull request or the user allows the deletion of buckets. */
   deletionAllowed: boolean;
-  endangered: Endangered[];
+  atRisk: BucketAtRisk[];
   /** Names of the buckets that lose their protection. */
   unprotected: string[];
-  /** Why there is no plan, or no whole one. */
+  /** Why there is no plan, or no complete one. */
   failure: string | undefined;
   violations: Violation[];
   diagnostics: Diagnostic[];
@@ -28,74 +28,138 @@ export interface Report {
   unchanged: number;
 }
 
+/**
+ * The properties of a report with words of this program. They are never data, so that no secret is
+ * in them.
+ */
+export const FIXED_PROPERTIES: readonly string[] = ["operation", "action", "risk", "severity"];
+
 /** The changes below one component. */
 export interface Group {
-  /** Name of the component. */
+  /** Name of the component; empty for the stack's outputs. */
   component: string;
   resources: ResourceChange[];
 }
 
 /** What happens to one resource. */
 export interface ResourceChange {
-  /** E.g. `CORS policy`. */
-  purpose: string;
+  /** What a reviewer calls the resource, e.g. `CORS policy`. */
+  label: string;
   name: string;
-  fate: Fate;
+  action: Action;
   changes: Change[];
 }
 
-export type Fate = "created" | "changed" | "replaced" | "deleted" | "imported" | "read" | "made anew" | `operation ${string}`;
+export type Action =
+  | "created"
+  | "updated"
+  | "replaced"
+  | "deleted"
+  | "imported"
+  | "read"
+  | "recreated"
+  | `operation ${string}`;
 
-const FATES: Readonly<Record<string, Fate>> = {
-  create: "created", update: "changed", replace: "replaced", delete: "deleted", import: "imported", read: "read",
-  "import-replacement": "replaced", "read-replacement": "replaced", discard: "deleted", "discard-replaced": "deleted",
-  "create-replacement": "replaced", "remove-pending-replace": "replaced",
-  // Shown where there is no other step of the resource: it is left over from an earlier replacement.
+const ACTIONS: Readonly<Record<string, Action>> = {
+  create: "created",
+  update: "updated",
+  replace: "replaced",
+  delete: "deleted",
+  import: "imported",
+  read: "read",
+  "import-replacement": "replaced",
+  "read-replacement": "replaced",
+  discard: "deleted",
+  "discard-replaced": "deleted",
+  "create-replacement": "replaced",
+  "remove-pending-replace": "replaced",
+  // Shown when the resource has no other step: it is left over from an earlier replacement.
   "delete-replaced": "deleted",
 };
 
-/** What there is to say of this plan. Fails where a bucket would go without leave, a policy is violated, or the plan is not whole. */
-export function reportOn(stack: string, plan: Plan, options: { deletionAllowed: boolean; commit?: string | undefined; action?: Action }): Report {
-  const endangered = endangeredBy(plan);
-  const { deletionAllowed, commit, action = "preview" } = options;
+export interface ReportOptions {
+  deletionAllowed: boolean;
+  typeOf: TypeLookup;
+  commit?: string | undefined;
+  operation?: Operation;
+}
+
+/**
+ * The report on a plan. It fails when a bucket would be deleted and that is not allowed, when a
+ * mandatory policy is violated, and when the plan is not complete.
+ */
+export function reportOn(stack: string, plan: Plan, options: ReportOptions): PlanReport {
+  const { deletionAllowed, typeOf, commit, operation = "preview" } = options;
+  const atRisk = bucketsAtRisk(plan, typeOf);
   const violations = plan.violations;
-  const isBroken = violations.some(({ isMandatory }) => isMandatory);
-  const diagnostics = plan.diagnostics.filter(({ message }) => message !== "preview failed" && message !== "update failed");
+  const isViolated = violations.some(({ isMandatory }) => isMandatory);
+  const diagnostics = plan.diagnostics.filter(({ message }) => !SUMMARIES.includes(message));
   const errors = diagnostics.filter(({ severity }) => severity === "error");
-  const failure = plan.succeeded || (isBroken && errors.length === 0) ? undefined : failureOf(action, errors, endangered);
+  const isExplained = plan.succeeded || (isViolated && errors.length === 0);
   return {
-    stack, action, commit, deletionAllowed, endangered, violations, diagnostics, failure,
-    ok: plan.succeeded && !isBroken && (deletionAllowed || endangered.length === 0),
+    stack,
+    operation,
+    commit,
+    deletionAllowed,
+    atRisk,
+    violations,
+    diagnostics,
+    failure: isExplained ? undefined : failureOf(operation, errors, atRisk),
+    ok: plan.succeeded && !isViolated && (deletionAllowed || atRisk.length === 0),
     unprotected: plan.unprotected.map(({ name }) => name),
-    groups: groupsOf(plan),
+    groups: groupsOf(plan, typeOf),
     unchanged: plan.unchanged,
   };
 }
 
-/** The report of a preview that never got so far as to have a plan. */
-export function failedReport(stack: string, failure: string, commit?: string): Report {
+/** Messages of the engine that only say that it failed. */
+const SUMMARIES: readonly string[] = ["preview failed", "update failed"];
+
+/** The report of a preview that has no plan. */
+export function failedReport(stack: string, failure: string, commit?: string): PlanReport {
   return {
-    stack, action: "preview", commit, failure, ok: false, deletionAllowed: false, endangered: [], unprotected: [], violations: [], diagnostics: [], groups: [], unchanged: 0,
+    stack,
+    operation: "preview",
+    commit,
+    failure,
+    ok: false,
+    deletionAllowed: false,
+    atRisk: [],
+    unprotected: [],
+    violations: [],
+    diagnostics: [],
+    groups: [],
+    unchanged: 0,
   };
 }
 
-function failureOf(action: Action, errors: readonly Diagnostic[], endangered: readonly Endangered[]): string {
-  if (endangered.some(({ isProtected }) => isProtected)) return "Pulumi refuses this plan, since a bucket in it is protected.";
-  return errors.length > 0 ? `Pulumi could not finish the ${action}; its own words are below.` : `Pulumi did not finish the ${action}, and did not say why.`;
+function failureOf(
+  operation: Operation,
+  errors: readonly Diagnostic[],
+  atRisk: readonly BucketAtRisk[],
+): string {
+  if (atRisk.some(({ isProtected }) => isProtected)) {
+    return "Pulumi refuses this plan because a bucket in it is protected.";
+  }
+  return errors.length > 0
+    ? `Pulumi could not finish the ${operation}. Its messages are below.`
+    : `Pulumi did not finish the ${operation} and reported no error.`;
 }
 
-function groupsOf(plan: Plan): Group[] {
+function groupsOf(plan: Plan, typeOf: TypeLookup): Group[] {
   const groups = new Map<string, ResourceChange[]>();
   for (const step of shownSteps(plan)) {
     const component = componentOf(step);
-    groups.set(component, [...(groups.get(component) ?? []), resourceChange(step, plan)]);
+    groups.set(component, [...(groups.get(component) ?? []), resourceChange(step, plan, typeOf)]);
   }
-  const outputs = outputChanges(plan);
-  if (outputs.length > 0) groups.set("", [{ purpose: "Stack outputs", name: "", fate: "changed", changes: outputs }]);
+  const changes = outputChanges(plan);
+  if (changes.length > 0) {
+    groups.set("", [{ label: "Stack outputs", name: "", action: "updated", changes }]);
+  }
   return [...groups].map(([component, resources]) => ({ component, resources }));
 }
 
-/** One step of each resource: of a replacement the one that the program asks for. */
+/** One step of each resource. Of a replacement, it is the step that the program asks for. */
 function shownSteps({ steps }: Plan): Step[] {
   return steps.filter((step) => {
     const all = steps.filter((other) => isOfSame(other, step));
@@ -108,14 +172,15 @@ function componentOf({ before, after, name }: Step): string {
   return parent === "" || parent.includes("::pulumi:pulumi:Stack::") ? name : nameOf(parent);
 }
 
-function resourceChange(step: Step, { gone }: Plan): ResourceChange {
-  const known = FATES[step.op] ?? (`operation ${step.op}` as const);
-  const fate = known === "created" && gone.includes(step.urn) ? "made anew" : known;
-  // Of what goes there is nothing to compare.
-  return { purpose: purposeOf(step.type), name: step.name, fate, changes: fate === "deleted" ? [] : changesOf(step) };
+function resourceChange(step: Step, { gone }: Plan, typeOf: TypeLookup): ResourceChange {
+  const known = ACTIONS[step.op] ?? (`operation ${step.op}` as const);
+  const action = known === "created" && gone.includes(step.urn) ? "recreated" : known;
+  const label = labelOf(step.type, typeOf);
+  // A resource that is deleted has nothing to compare.
+  return { label, name: step.name, action, changes: action === "deleted" ? [] : changesOf(step) };
 }
 
-/** A plan that is not whole has not all outputs either. */
+/** A plan that is not complete does not have all outputs. */
 function outputChanges({ outputs, succeeded, steps }: Plan): Change[] {
   const isFirst = steps.length > 0 && steps.every(({ op }) => op === "create");
   return outputs && succeeded && !isFirst ? diff(outputs.before, outputs.after) : [];

@@ -6,15 +6,24 @@ import { findStacks, StackError } from "./stacks.ts";
 import { runCommand } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 
+const HELP = `
+Example:
+  npm run -s stacks
+
+Exit status: 0, or 2 when a stack's file cannot be read or has no valid provider.`;
 
 const command = new Command("stacks")
-  .description('Prints every stack with a file Pulumi.<stack>.yaml at the top level, but for dev, as JSON: [{"stack":"prod","provider":"aws"}].')
-  .option("--github-output", "write it as stacks=... to the file in GITHUB_OUTPUT too")
-  .addHelpText("after", "\nExample:\n  npm run -s stacks\n\nExit status: 0, or 2 when a stack's file cannot be read or names no provider.")
+  .description(
+    "Prints every stack with a file Pulumi.<stack>.yaml, except dev, as JSON: " +
+      '[{"stack":"prod","provider":"aws"}].',
+  )
+  .option("--github-output", "also write stacks=... to the file in GITHUB_OUTPUT")
+  .addHelpText("after", HELP)
   .action(async ({ githubOutput }: { githubOutput?: true }) => {
     const matrix = JSON.stringify(await findStacks(REPOSITORY));
     console.log(matrix);
-    if (githubOutput) await appendFile(required(process.env, "GITHUB_OUTPUT"), `stacks=${matrix}\n`);
+    if (githubOutput)
+      await appendFile(required(process.env, "GITHUB_OUTPUT"), `stacks=${matrix}\n`);
   });
 
 await runCommand(command, [GitHubError, StackError]);

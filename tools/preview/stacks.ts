@@ -11,67 +11,94 @@ export interface StackEntry {
   provider: ProviderName;
 }
 
-/** A stack's file, or name, that cannot be used. The message says what to do. */
+/** A stack's file or name that cannot be used. The message says what to do. */
 export class StackError extends Error {
   override name = "StackError";
 }
 
-/** The stack of `npm start`. */
+/** The stack of `npm start`. It has no preview. */
 const LOCAL_STACK = "dev";
-/** Pulumi's own rule for names of stacks (`sdk/go/common/tokens/stack.go`), at most with its organization and project. */
+/**
+ * Pulumi's rule for names of stacks (`sdk/go/common/tokens/stack.go`), with an optional
+ * organization and project.
+ */
 const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
-/** Of the GitHub environment in which a stack is previewed by whoever can push a branch; `prod` and `PROD` are one to GitHub. */
+/**
+ * The end of the name of a GitHub environment for previews, which everybody who can push a branch
+ * can use. GitHub ignores case.
+ */
 const PREVIEW_ENVIRONMENT = /-preview$/i;
 
+const Project = v.object({ name: v.string() });
+
 /**
- * Every stack with a file `Pulumi.<stack>.yaml` in this folder, but for `dev`, in the order of their names.
+ * Every stack with a file `Pulumi.<stack>.yaml` in this folder, except `dev`, sorted by name.
  *
- * @throws StackError when a file names no provider, or no stack can have its name
+ * @throws StackError when a file has no valid provider or name
  */
 export async function findStacks(folder: string): Promise<StackEntry[]> {
   const files = await readdir(folder);
-  const { name: project } = v.parse(v.object({ name: v.string() }), await readYaml(join(folder, "Pulumi.yaml")));
+  const { name: project } = v.parse(Project, await readYaml(join(folder, "Pulumi.yaml")));
   const key = `${project}:provider`;
-  const names = files.flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? []).filter((name) => name !== LOCAL_STACK).sort().map(checkStackName);
+  const names = files
+    .flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? [])
+    .filter((name) => name !== LOCAL_STACK)
+    .sort()
+    .map(checkStackName);
   checkEnvironments(names);
-  return Promise.all(names.map(async (stack) => ({ stack, provider: await providerOf(join(folder, `Pulumi.${stack}.yaml`), key) })));
+  return Promise.all(
+    names.map(async (stack) => {
+      return { stack, provider: await providerOf(join(folder, `Pulumi.${stack}.yaml`), key) };
+    }),
+  );
 }
 
 /**
- * The name itself, if a stack can have it. It gets into command lines, paths and comments, and is the name of the GitHub environment in
- * which the stack is deployed.
+ * Checks a stack's name and returns it. The name is used in command lines, paths and comments, and
+ * it is the name of the GitHub environment that deploys the stack.
  *
  * @throws StackError
  */
 export function checkStackName(name: string): string {
-  // Neither may be taken for an option, nor for a folder.
-  if (!NAME.test(name) || name.startsWith("-") || name.split("/").some((part) => /^\.{1,2}$/.test(part))) {
-    throw new StackError(`${JSON.stringify(name)} is no name of a stack; use letters, digits, "-", "_" and ".", and not "." or ".." alone`);
+  // The name must not look like an option or a folder.
+  const isFolder = name.split("/").some((part) => /^\.{1,2}$/.test(part));
+  if (!NAME.test(name) || name.startsWith("-") || isFolder) {
+    throw new StackError(
+      `${JSON.stringify(name)} is not a valid stack name; use letters, digits, "-", "_" and ".", ` +
+        'and not "." or ".." alone',
+    );
   }
   if (PREVIEW_ENVIRONMENT.test(name)) {
     const other = name.replace(PREVIEW_ENVIRONMENT, "");
     throw new StackError(
-      `the stack "${name}" would be deployed in the GitHub environment in which "${other}" is previewed, without its reviewers; ` +
-        "give it a name that does not end in -preview: pulumi stack rename <name>",
+      `the stack "${name}" would be deployed in the GitHub environment for previews of "${other}", ` +
+        "which has no reviewers; choose a name that does not end in -preview: " +
+        "pulumi stack rename <name>",
     );
   }
   return name;
 }
 
-/** @throws StackError when two stacks would be deployed in one GitHub environment: GitHub does not tell case apart */
+/** @throws StackError when two stacks would share a GitHub environment: GitHub ignores case */
 function checkEnvironments(names: readonly string[]): void {
   const seen = new Map<string, string>();
   for (const name of names) {
     const other = seen.get(name.toLowerCase());
     if (other !== undefined) {
-      throw new StackError(`the stacks "${other}" and "${name}" would be one GitHub environment, which knows no case; give one of them another name: pulumi stack rename <name>`);
+      throw new StackError(
+        `the stacks "${other}" and "${name}" would share one GitHub environment, ` +
+          "because GitHub ignores case; " +
+          "rename one of them: pulumi stack rename <name>",
+      );
     }
     seen.set(name.toLowerCase(), name);
   }
 }
 
+const StackFile = v.object({ config: v.record(v.string(), v.unknown()) });
+
 async function providerOf(file: string, key: string): Promise<ProviderName> {
-  const content = v.safeParse(v.object({ config: v.record(v.string(), v.unknown()) }), await readYaml(file));
+  const content = v.safeParse(StackFile, await readYaml(file));
   const value = content.success ? content.output.config[key] : undefined;
   const provider = PROVIDERS.find((name) => name === value);
   if (provider === undefined) {
@@ -86,6 +113,6 @@ async function readYaml(file: string): Promise<unknown> {
     const content: unknown = parse(await readFile(file, "utf8"));
     return content;
   } catch (error) {
-    throw new StackError(`"${file}" is no YAML`, { cause: error });
+    throw new StackError(`"${file}" is not valid YAML`, { cause: error });
   }
 }

@@ -1,4 +1,7 @@
-/** What the local server and its stack are made of: drawn once, kept in a folder that git ignores. */
+/**
+ * The folder of the local server and its stack, with the random values that are generated once. Git
+ * ignores it.
+ */
 import { randomBytes } from "node:crypto";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,19 +12,24 @@ import { REPOSITORY } from "../lib/repository.ts";
 import { freePort } from "./versitygw.ts";
 
 const KeysSchema = v.object({ accessKey: v.string(), secretKey: v.string() });
-const DrawnSchema = v.object({ port: v.number(), root: KeysSchema, authentik: KeysSchema, passphrase: v.string() });
+const Generated = v.object({
+  port: v.number(),
+  root: KeysSchema,
+  authentik: KeysSchema,
+  passphrase: v.string(),
+});
 
-/** The local server's folders, and what was drawn for it. */
-export interface LocalHome {
+/** The local server's folders and generated values. */
+export interface LocalFolder {
   /** Everything is below this folder. */
   dir: string;
   binDir: string;
   dataDir: string;
   iamDir: string;
   port: number;
-  /** The server's root keys: what creates the bucket. */
+  /** The server's root keys. They create the bucket. */
   root: Keys;
-  /** The keys of a user without root's rights: what authentik gets. */
+  /** The keys of a user without root's rights. authentik gets these. */
   authentik: Keys;
   /** Encrypts the secrets in the local stack's config and state. */
   passphrase: string;
@@ -30,24 +38,34 @@ export interface LocalHome {
 const DEFAULT_DIR = join(REPOSITORY, ".local");
 
 /**
- * Opens the folder, drawing port and keys the first time; the file that keeps them has mode 0600.
+ * Opens the folder. The first time it generates port, keys and passphrase. The file that keeps them
+ * has mode 0600.
  *
- * @throws Error when that file was damaged
+ * @throws Error when that file is damaged
  */
-export async function openLocalHome(dir = DEFAULT_DIR): Promise<LocalHome> {
+export async function openLocalFolder(dir = DEFAULT_DIR): Promise<LocalFolder> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const file = join(dir, "server.json");
   const text = await readFile(file, "utf8").catch(() => undefined);
-  const drawn = text === undefined ? await draw() : parse(text, file);
-  if (text === undefined) await writeFileAtomic(file, `${JSON.stringify(drawn, undefined, 2)}\n`, { mode: 0o600 });
-  return { dir, binDir: join(dir, "bin"), dataDir: join(dir, "data"), iamDir: join(dir, "iam"), ...drawn };
+  const generated = text === undefined ? await generate() : parse(text, file);
+  if (text === undefined) {
+    await writeFileAtomic(file, `${JSON.stringify(generated, undefined, 2)}\n`, { mode: 0o600 });
+  }
+  return {
+    dir,
+    binDir: join(dir, "bin"),
+    dataDir: join(dir, "data"),
+    iamDir: join(dir, "iam"),
+    ...generated,
+  };
 }
 
-async function draw(): Promise<v.InferOutput<typeof DrawnSchema>> {
-  return { port: await freePort(), root: drawKeys(), authentik: drawKeys(), passphrase: random(24) };
+async function generate(): Promise<v.InferOutput<typeof Generated>> {
+  const port = await freePort();
+  return { port, root: generateKeys(), authentik: generateKeys(), passphrase: random(24) };
 }
 
-function drawKeys(): Keys {
+function generateKeys(): Keys {
   return { accessKey: `AK${random(12)}`, secretKey: random(30) };
 }
 
@@ -55,10 +73,11 @@ function random(bytes: number): string {
   return randomBytes(bytes).toString("base64url");
 }
 
-function parse(text: string, file: string): v.InferOutput<typeof DrawnSchema> {
+function parse(text: string, file: string): v.InferOutput<typeof Generated> {
   try {
-    return v.parse(DrawnSchema, JSON.parse(text));
+    return v.parse(Generated, JSON.parse(text));
   } catch (error) {
-    throw new Error(`"${file}" is damaged; remove the folder it is in to begin anew`, { cause: error });
+    const message = `"${file}" is damaged; remove its folder to start with a new server`;
+    throw new Error(message, { cause: error });
   }
 }

@@ -35,7 +35,13 @@ export interface ProgramRun {
  *
  * @throws the first error of the program or of a resource
  */
-export async function runInProcess({ project, stack, config, secrets, program }: ProgramRun): Promise<Inputs> {
+export async function runInProcess({
+  project,
+  stack,
+  config,
+  secrets,
+  program,
+}: ProgramRun): Promise<Inputs> {
   let fail: (error: unknown) => void = () => undefined;
   // Outputs that depend on a failed resource are never resolved, so the failure has to end the run.
   const failed = new Promise<never>((_resolve, reject) => (fail = reject));

@@ -1,42 +1,52 @@
-/** The stack `dev` on the local server: by the Pulumi command line tool, or in this process where there is none. */
+/**
+ * The stack `dev` on the local server: with the Pulumi command line tool, or in this process if
+ * there is none.
+ */
 import { mkdir, readFile } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { PulumiCommand } from "@pulumi/pulumi/automation/cmd.js";
 import type { Inputs } from "@pulumi/pulumi/output.js";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
 import { parse, stringify } from "yaml";
-import type { LocalHome } from "./folder.ts";
-import { runInProcess } from "./in-process.ts";
-import { run } from "../lib/programs.ts";
+import { onPath } from "../lib/programs.ts";
+import { messageOf, OutputEnd, PulumiError, pulumiJson, runPulumi } from "../lib/pulumi.ts";
 import { REPOSITORY } from "../lib/repository.ts";
+import type { LocalFolder } from "./folder.ts";
+import { runInProcess } from "./in-process.ts";
 
 const STACK = "dev";
 const INSTALL_TIMEOUT_MS = 300_000;
+const PULUMI_TIMEOUT_MS = 300_000;
+/** Ctrl-C must leave nothing running within seconds. */
+const GRACE_MS = 3_000;
 
 /**
- * The Pulumi command line tool: the one on PATH, else one of the server's folder, installed there by the SDK if need be.
+ * The path of the Pulumi command line tool: the one on PATH, or else one in the server's folder,
+ * where the SDK installs it.
  *
- * @returns undefined when none can be had
+ * @returns undefined when the tool cannot be installed
  */
 export async function findPulumi(
-  home: LocalHome,
+  folder: LocalFolder,
   progress: (step: string) => void,
   signal: AbortSignal,
-): Promise<PulumiCommand | undefined> {
+): Promise<string | undefined> {
+  const found = await onPath("pulumi");
+  if (found !== undefined) return found;
+  progress("installing the Pulumi command line tool (once)");
   const { PulumiCommand } = await import("@pulumi/pulumi/automation/cmd.js");
-  const root = join(home.dir, "pulumi");
-  try {
-    return await PulumiCommand.get();
-  } catch {
-    progress("installing the Pulumi command line tool (once)");
-  }
-  const timeout = sleep(INSTALL_TIMEOUT_MS, undefined, { ref: false, signal });
-  return Promise.race([PulumiCommand.install({ root }).catch(() => undefined), timeout]);
+  const installed = PulumiCommand.install({ root: join(folder.dir, "pulumi") }).then(
+    ({ command }) => command,
+    () => undefined,
+  );
+  return Promise.race([installed, sleep(INSTALL_TIMEOUT_MS, undefined, { ref: false, signal })]);
 }
 
-/** The stack's values: those of its tracked file, and the local server's. Each key is without a namespace. */
+/**
+ * The stack's values, each key without a namespace: those of its tracked file, and those of the
+ * local server.
+ */
 interface StackValues {
   plain: Record<string, unknown>;
   secrets: Record<string, string>;
@@ -45,23 +55,25 @@ interface StackValues {
 const Project = v.looseObject({ name: v.string(), main: v.string() });
 const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
 
-async function stackValues(home: LocalHome, endpoint: string): Promise<StackValues> {
+async function stackValues(folder: LocalFolder, endpoint: string): Promise<StackValues> {
   const { config } = await readStackFile(join(REPOSITORY, `Pulumi.${STACK}.yaml`));
-  // Whatever stands before the colon: the project may have got another name, and `local:` is for this alone.
-  const plain = Object.entries(config).map(([key, value]) => [key.replace(/^.*:/, ""), value] as const);
+  // Any namespace counts: the project may have another name, and only this command reads `local:`.
+  const plain = Object.entries(config).map(
+    ([key, value]) => [key.replace(/^.*:/, ""), value] as const,
+  );
   return {
     plain: { ...Object.fromEntries(plain), endpoint },
     secrets: {
-      accessKey: home.authentik.accessKey,
-      secretKey: home.authentik.secretKey,
-      adminAccessKey: home.root.accessKey,
-      adminSecretKey: home.root.secretKey,
-      policyPrincipal: home.authentik.accessKey,
+      accessKey: folder.authentik.accessKey,
+      secretKey: folder.authentik.secretKey,
+      adminAccessKey: folder.root.accessKey,
+      adminSecretKey: folder.root.secretKey,
+      policyPrincipal: folder.authentik.accessKey,
     },
   };
 }
 
-/** The project whose program runs: this repository, or what `pulumi new` has made of it under another name. */
+/** The project whose program runs: this repository, or a project that `pulumi new` made of it. */
 async function readProject(): Promise<v.InferOutput<typeof Project>> {
   return v.parse(Project, parse(await readFile(join(REPOSITORY, "Pulumi.yaml"), "utf8")));
 }
@@ -70,21 +82,24 @@ async function readStackFile(file: string): Promise<v.InferOutput<typeof StackFi
   return v.parse(StackFile, parse(await readFile(file, "utf8")));
 }
 
-/** A Pulumi project of the local server's own: this program, another place for config and state. No tracked file is written. */
+/**
+ * The local server's Pulumi project: this program, with its own place for config and state. No
+ * tracked file is written.
+ */
 export interface LocalProject {
   /** Folder of its `Pulumi.yaml`. */
   workDir: string;
-  /** What the command line tool needs: the backend, which is a folder, and the passphrase. */
+  /** The backend, which is a folder, and the passphrase. */
   envVars: Record<string, string>;
 }
 
-/** Where the local stack's project is. It is there after the first `upWithEngine`. */
-export function localProject(home: LocalHome): LocalProject {
+/** The local stack's project. It exists after the first `upWithEngine`. */
+export function localProject(folder: LocalFolder): LocalProject {
   return {
-    workDir: join(home.dir, "project"),
+    workDir: join(folder.dir, "project"),
     envVars: {
-      PULUMI_BACKEND_URL: `file://${join(home.dir, "state")}`,
-      PULUMI_CONFIG_PASSPHRASE: home.passphrase,
+      PULUMI_BACKEND_URL: `file://${join(folder.dir, "state")}`,
+      PULUMI_CONFIG_PASSPHRASE: folder.passphrase,
       PULUMI_SKIP_UPDATE_CHECK: "true",
     },
   };
@@ -93,60 +108,84 @@ export function localProject(home: LocalHome): LocalProject {
 /**
  * `pulumi up` of the stack `dev` against the server at this endpoint.
  *
- * @returns the stack's outputs; what is secret among them is in clear
- * @throws Error with the tool's own words
+ * @param program path of the Pulumi command line tool
+ * @returns the stack's outputs, secrets in clear
+ * @throws PulumiError with the tool's messages
  */
-export async function upWithEngine(pulumiCommand: PulumiCommand, home: LocalHome, endpoint: string, signal: AbortSignal): Promise<Inputs> {
-  const { LocalWorkspace } = await import("@pulumi/pulumi/automation/localWorkspace.js");
-  const { workDir, envVars } = localProject(home);
-  await mkdir(join(home.dir, "state"), { recursive: true, mode: 0o700 });
+export async function upWithEngine(
+  program: string,
+  folder: LocalFolder,
+  endpoint: string,
+  signal: AbortSignal,
+): Promise<Inputs> {
+  const local = localProject(folder);
+  const options = { ...local, program, signal, timeoutMs: PULUMI_TIMEOUT_MS, graceMs: GRACE_MS };
+  const run = async (args: readonly string[], input = "") => {
+    const output = new OutputEnd();
+    const onLine = (line: string) => {
+      output.add(`${line}\n`);
+    };
+    const { code, stderr } = await runPulumi(args, { ...options, input, onLine });
+    if (code === 0) return;
+    const message = messageOf({ code, stderr: `${output.text}\n${stderr}` });
+    throw new PulumiError(`pulumi ${args[0] ?? ""} failed: ${message}`);
+  };
+  await mkdir(join(folder.dir, "state"), { recursive: true, mode: 0o700 });
   const project = await readProject();
-  await writeProject(workDir, project);
-  const stack = await LocalWorkspace.createOrSelectStack({ stackName: STACK, workDir }, { pulumiCommand, envVars });
-  await writeStackFile(pulumiCommand, { workDir, envVars }, project.name, await stackValues(home, endpoint), signal);
-  // Only one process has the server's port, so a lock is what an interrupted run has left behind.
-  const up = () => stack.up({ signal, color: "never" });
-  const { outputs } = await up().catch(async (error: unknown) => {
+  await writeProject(local.workDir, project);
+  await run(["stack", "select", STACK, "--create"]);
+  const values = await stackValues(folder, endpoint);
+  for (const [key, value] of await writeStackFile(local.workDir, project.name, values)) {
+    await run(["config", "set", "--secret", key, "--stack", STACK], value);
+  }
+  const up = () => run(["up", "--yes", "--skip-preview", "--color", "never", "--stack", STACK]);
+  await up().catch(async (error: unknown) => {
     if (!String(error).includes("is currently locked")) throw error;
-    await stack.cancel();
-    return up();
+    // Only one process has the server's port, so the lock belongs to a run that was killed.
+    await run(["cancel", "--yes", "--stack", STACK]);
+    await up();
   });
-  return Object.fromEntries(Object.entries(outputs).map(([name, { value }]): [string, unknown] => [name, value]));
+  const args = ["stack", "output", "--show-secrets", "--stack", STACK];
+  const outputs = await pulumiJson(args, options);
+  return v.parse(v.record(v.string(), v.unknown()), outputs);
 }
 
-async function writeProject(workDir: string, project: v.InferOutput<typeof Project>): Promise<void> {
+async function writeProject(
+  workDir: string,
+  project: v.InferOutput<typeof Project>,
+): Promise<void> {
   await mkdir(workDir, { recursive: true, mode: 0o700 });
   const main = `${relative(workDir, join(REPOSITORY, project.main)).split(sep).join("/")}/`;
   await writeFileAtomic(join(workDir, "Pulumi.yaml"), stringify({ ...project, main }));
 }
 
+/** Writes the plain values, and returns the secrets that the file does not have yet. */
 async function writeStackFile(
-  tool: PulumiCommand,
-  { workDir, envVars }: LocalProject,
+  workDir: string,
   project: string,
   { plain, secrets }: StackValues,
-  signal: AbortSignal,
-): Promise<void> {
+): Promise<[key: string, value: string][]> {
   const file = join(workDir, `Pulumi.${STACK}.yaml`);
   const { config: before, ...encryption } = await readStackFile(file);
-  const qualified = (values: Record<string, unknown>) => Object.fromEntries(Object.entries(values).map(([key, value]) => [`${project}:${key}`, value]));
-  const kept = Object.fromEntries(Object.entries(before).filter(([key]) => key in qualified(secrets)));
-  await writeFileAtomic(file, stringify({ ...encryption, config: { ...qualified(plain), ...kept } }), { mode: 0o600 });
-  for (const [key, value] of Object.entries(secrets)) {
-    if (!(`${project}:${key}` in kept)) await setSecret(tool, { workDir, envVars }, key, value, signal);
-  }
+  const qualified = (key: string) => `${project}:${key}`;
+  const secretKeys = Object.keys(secrets).map(qualified);
+  const config: Record<string, unknown> = Object.fromEntries([
+    ...Object.entries(plain).map(([key, value]) => [qualified(key), value] as const),
+    ...Object.entries(before).filter(([key]) => secretKeys.includes(key)),
+  ]);
+  await writeFileAtomic(file, stringify({ ...encryption, config }), { mode: 0o600 });
+  return Object.entries(secrets).filter(([key]) => !(qualified(key) in before));
 }
 
-/** The Automation API would put the value into the tool's arguments, where every user of the machine can read it. */
-async function setSecret(tool: PulumiCommand, { workDir, envVars }: LocalProject, key: string, value: string, signal: AbortSignal): Promise<void> {
-  const args = ["config", "set", "--secret", key, "--stack", STACK, "--non-interactive"];
-  await run(tool.command, args, { cwd: workDir, env: envVars, input: value, signal });
-}
-
-/** The same program and the same resource code in this process. It keeps no state: the server's data should be thrown away. */
-export async function upInProcess(home: LocalHome, endpoint: string): Promise<Inputs> {
-  const { plain, secrets } = await stackValues(home, endpoint);
-  const config = Object.entries({ ...plain, ...secrets }).map(([key, value]) => [key, typeof value === "string" ? value : JSON.stringify(value)] as const);
+/**
+ * The same program and the same code of the resources in this process. It keeps no state, so use it
+ * on throwaway data.
+ */
+export async function upInProcess(folder: LocalFolder, endpoint: string): Promise<Inputs> {
+  const { plain, secrets } = await stackValues(folder, endpoint);
+  const config = Object.entries({ ...plain, ...secrets }).map(([key, value]) => {
+    return [key, typeof value === "string" ? value : JSON.stringify(value)] as const;
+  });
   return runInProcess({
     project: (await readProject()).name,
     stack: STACK,

@@ -1,0 +1,154 @@
+/** ETags and checksums of S3 objects, and how bytes are compared with them. */
+import { createHash, hash } from "node:crypto";
+import { crc32 } from "node:zlib";
+
+/** Headers of an answer, with names in lower case. */
+export type AnswerHeaders = Readonly<Record<string, string | undefined>>;
+
+/** An ETag without its quotes and without the `W/` of a proxy, which the server does not know. */
+export function unquote(etag: string): string {
+  return etag.replace(/^W\//, "").replaceAll('"', "");
+}
+
+/**
+ * Whether an ETag is the MD5 of the object's content. It is not when the object was uploaded in
+ * parts or is encrypted with a key of KMS or the client's.
+ */
+export function isMd5(etag: string, headers: AnswerHeaders = {}): boolean {
+  return /^[0-9a-f]{32}$/.test(etag) && !hidesMd5(headers);
+}
+
+/** Whether an object is encrypted so that its ETag is no MD5. */
+export function hidesMd5(headers: AnswerHeaders): boolean {
+  const encryption = headers["x-amz-server-side-encryption"] ?? "";
+  const hasClientKey = headers["x-amz-server-side-encryption-customer-algorithm"] !== undefined;
+  return encryption.startsWith("aws:kms") || hasClientKey;
+}
+
+/**
+ * Whether the ETags of two objects show that their contents are the same. ETags of uploads in parts
+ * are MD5s too: of the parts' MD5s.
+ */
+export function haveSameMd5(a: ObjectVersion, b: ObjectVersion): boolean {
+  const isSame = a.size === b.size && a.version === b.version;
+  return isSame && /^[0-9a-f]{32}(?:-\d+)?$/.test(a.version);
+}
+
+interface ObjectVersion {
+  size: number;
+  version: string;
+}
+
+/** The ETag of an object uploaded in these parts; undefined if the parts' ETags are no MD5s. */
+export function joinedEtag(parts: readonly { etag: string }[]): string | undefined {
+  if (!parts.every(({ etag }) => isMd5(etag))) return undefined;
+  const sums = Buffer.concat(parts.map(({ etag }) => Buffer.from(etag, "hex")));
+  return `${hash("md5", sums)}-${parts.length}`;
+}
+
+/** How many parts an object was uploaded in: its ETag ends in their number. 1 for any other. */
+export function partCount(etag: string): number {
+  return Number(/-(\d+)$/.exec(etag)?.[1] ?? 1);
+}
+
+/** A CRC-32 in the form of S3's headers. */
+export function crc32Base64(value: number): string {
+  return crc32Bytes(value).toString("base64");
+}
+
+function crc32Bytes(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}
+
+/** Takes an object's bytes in order and says at the end whether the server's checksum is theirs. */
+export interface Verifier {
+  update(chunk: Buffer): void;
+  matches(): boolean;
+}
+
+/**
+ * The verifier for an object with these headers (AWS, "Checking object integrity"). It uses the
+ * CRC-32 that boto3 and this program send along, else the MD5 in the ETag. For an object in parts
+ * it uses the same, made of the parts' checksums.
+ *
+ * @param partSize of an object in parts, in bytes
+ * @returns undefined when the headers have no checksum
+ */
+export function verifierOf(headers: AnswerHeaders, partSize?: number): Verifier | undefined {
+  const etag = unquote(headers.etag ?? "");
+  const [crc = "", crcParts] = (headers["x-amz-checksum-crc32"] ?? "").split("-");
+  if (crc !== "" && crcParts === undefined) return crc32Verifier(crc);
+  if (crc !== "" && partSize !== undefined) {
+    return partsVerifier(partSize, crc32Sum, (sums) => crc32Base64(crc32(sums)) === crc);
+  }
+  if (isMd5(etag, headers)) return md5Verifier(etag);
+  const [, md5OfParts] = /^([0-9a-f]{32})-\d+$/.exec(etag) ?? [];
+  if (md5OfParts === undefined || partSize === undefined || hidesMd5(headers)) return undefined;
+  return partsVerifier(partSize, md5Sum, (sums) => hash("md5", sums) === md5OfParts);
+}
+
+/** A running checksum. */
+interface Sum {
+  update: (chunk: Buffer) => void;
+  digest: () => Buffer;
+}
+
+function md5Sum(): Sum {
+  const md5 = createHash("md5");
+  return {
+    update: (chunk) => void md5.update(chunk),
+    digest: () => md5.digest(),
+  };
+}
+
+function crc32Sum(): Sum {
+  let value = 0;
+  return {
+    update: (chunk) => {
+      value = crc32(chunk, value);
+    },
+    digest: () => crc32Bytes(value),
+  };
+}
+
+/** The verifier for the MD5 of the whole content, in hexadecimal. */
+export function md5Verifier(expected: string): Verifier {
+  const md5 = md5Sum();
+  return { update: md5.update, matches: () => md5.digest().toString("hex") === expected };
+}
+
+function crc32Verifier(expected: string): Verifier {
+  const crc = crc32Sum();
+  return { update: crc.update, matches: () => crc.digest().toString("base64") === expected };
+}
+
+/** @param fits whether the parts' sums, joined, are the checksum of the object */
+function partsVerifier(
+  partSize: number,
+  newSum: () => Sum,
+  fits: (sums: Buffer) => boolean,
+): Verifier {
+  const sums: Buffer[] = [];
+  let sum = newSum();
+  let length = 0;
+  return {
+    update(chunk) {
+      for (let rest = chunk; rest.length > 0; ) {
+        const piece = rest.subarray(0, partSize - length);
+        rest = rest.subarray(piece.length);
+        sum.update(piece);
+        length += piece.length;
+        if (length < partSize) continue;
+        sums.push(sum.digest());
+        sum = newSum();
+        length = 0;
+      }
+    },
+    matches() {
+      if (length > 0) sums.push(sum.digest());
+      return fits(Buffer.concat(sums));
+    },
+  };
+}

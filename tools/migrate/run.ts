@@ -1,0 +1,198 @@
+/** One run of a migration: what it found and did, and its work on several files at once. */
+import type { Bucket } from "./bucket.ts";
+import type { MemoryBudget } from "./content.ts";
+import type { Disk } from "./disk.ts";
+import type { Journal } from "./journal.ts";
+import type { FileStep } from "./plan.ts";
+import { CONNECTIONS } from "./s3-client.ts";
+import { SkipError, type Item } from "./storage.ts";
+
+/** A number of files and their bytes. */
+export interface Amount {
+  files: number;
+  bytes: number;
+}
+
+/** The steps of each kind in a plan. */
+export type StepCounts = Record<FileStep["kind"], Amount>;
+
+/** A file that was not copied, and why. */
+export interface FileProblem {
+  key: string;
+  reason: string;
+  /** `skipped`: a retry would not help. `failed`: it may succeed another time. */
+  kind: "skipped" | "failed";
+}
+
+/** How many problems are kept for the end. All are counted. */
+const MAX_PROBLEMS = 1000;
+
+/** What a run found and did. */
+export interface Summary {
+  plan: StepCounts;
+  /** What is to be deleted after everything else has succeeded. */
+  deletions: Amount;
+  copied: Amount;
+  deleted: Amount;
+  /** Whether deletions were not carried out, for the reason in the notes. */
+  deletionsSkipped: boolean;
+  skipped: number;
+  failed: number;
+  problems: FileProblem[];
+  /** For the user, e.g. why nothing was deleted. */
+  notes: string[];
+}
+
+/** Shows what happens. */
+export interface Reporter {
+  /** What the comparison has found so far. */
+  compared(counts: Readonly<StepCounts>): void;
+  /** A step of the plan. `same` is not reported, and deletions are reported by `deletion`. */
+  step(step: FileStep): void;
+  /** What the plan deletes. */
+  deletion(item: Item): void;
+  problem(problem: FileProblem): void;
+  /** How much of the plan's work is done. */
+  progress(done: Readonly<Amount>, total: Readonly<Amount>): void;
+}
+
+export interface MigrationOptions {
+  journal: Journal;
+  memory: MemoryBudget;
+  reporter: Reporter;
+  dryRun: boolean;
+  /** Called with the plan if there is something to do. */
+  confirm(summary: Summary): Promise<boolean>;
+}
+
+export class MigrationRun {
+  readonly options: MigrationOptions;
+  readonly summary: Summary = {
+    plan: { create: nothing(), update: nothing(), same: nothing(), extra: nothing() },
+    deletions: nothing(),
+    copied: nothing(),
+    deleted: nothing(),
+    deletionsSkipped: false,
+    skipped: 0,
+    failed: 0,
+    problems: [],
+    notes: [],
+  };
+  private readonly done = nothing();
+  private readonly total = nothing();
+
+  constructor(options: MigrationOptions) {
+    this.options = options;
+  }
+
+  readonly skip = (key: string, reason: string): void => {
+    this.problem({ key, reason, kind: "skipped" });
+  };
+
+  fail(key: string, error: unknown): void {
+    const kind = error instanceof SkipError ? "skipped" : "failed";
+    this.problem({ key, reason: reasonOf(error), kind });
+  }
+
+  private problem(problem: FileProblem): void {
+    this.summary[problem.kind]++;
+    if (this.summary.problems.length < MAX_PROBLEMS) this.summary.problems.push(problem);
+    this.options.reporter.problem(problem);
+  }
+
+  /** Omits deletions. The reason is noted once. */
+  skipDeletions(reason: string): void {
+    this.summary.deletionsSkipped = true;
+    if (!this.summary.notes.includes(reason)) this.summary.notes.push(reason);
+  }
+
+  /** @param deleted what the step deletes, at the end or after its copy is checked */
+  count(step: FileStep, deleted?: Item): void {
+    const { reporter } = this.options;
+    const size = (step.from ?? step.to).size;
+    add(this.summary.plan[step.kind], size);
+    reporter.compared(this.summary.plan);
+    if (step.kind === "create" || step.kind === "update") add(this.total, size);
+    // The deletion reports an extra file that is deleted.
+    if (step.kind !== "same" && !(step.kind === "extra" && deleted)) reporter.step(step);
+    if (!deleted) return;
+    add(this.summary.deletions, deleted.size);
+    reporter.deletion(deleted);
+  }
+
+  /** Whether the plan is accepted. If there is nothing to do, no question is asked. */
+  async mayStart(): Promise<boolean> {
+    if (this.options.dryRun) return false;
+    const { plan, deletions } = this.summary;
+    const changes = plan.create.files + plan.update.files + deletions.files;
+    return changes === 0 || this.options.confirm(this.summary);
+  }
+
+  advance(bytes: number): void {
+    this.done.bytes += bytes;
+    this.options.reporter.progress(this.done, this.total);
+  }
+
+  copied({ size }: Item): void {
+    add(this.summary.copied, size);
+    this.done.files++;
+    this.options.reporter.progress(this.done, this.total);
+  }
+
+  /** Does the work for each step. Its failures become problems, and the other steps go on. */
+  async each(
+    steps: AsyncGenerator<FileStep>,
+    work: (step: FileStep) => Promise<void>,
+  ): Promise<void> {
+    const worker = async () => {
+      for (let next = await steps.next(); !next.done; next = await steps.next()) {
+        const { key } = next.value.from ?? next.value.to;
+        await work(next.value).catch((error: unknown) => {
+          this.fail(key, error);
+        });
+      }
+    };
+    await Promise.all(Array.from({ length: CONNECTIONS }, worker));
+  }
+
+  async deleteAll(steps: AsyncGenerator<FileStep>, storage: Disk | Bucket): Promise<void> {
+    if (this.summary.failed + this.summary.skipped > 0) {
+      this.skipDeletions("Nothing was deleted, because not everything was copied.");
+      return;
+    }
+    await this.each(steps, async ({ to }) => {
+      if (to) await this.remove(to, storage);
+    });
+  }
+
+  /** Ends uploads that earlier runs began. It does no harm if that is not possible. */
+  async abortLeftUploads(storage: Disk | Bucket): Promise<void> {
+    if (storage.kind === "disk") return;
+    await storage.abortLeftUploads().catch((error: unknown) => {
+      const message = `${storage.name} may still have parts of uploads of an earlier run`;
+      this.summary.notes.push(`${message}: ${reasonOf(error)}`);
+    });
+  }
+
+  async remove(item: Item, storage: Disk | Bucket): Promise<void> {
+    await storage.remove(item);
+    add(this.summary.deleted, item.size);
+  }
+}
+
+function nothing(): Amount {
+  return { files: 0, bytes: 0 };
+}
+
+function add(amount: Amount, bytes: number): void {
+  amount.files++;
+  amount.bytes += bytes;
+}
+
+/** An error's message and those of its causes. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const cause = error.cause === undefined ? "" : reasonOf(error.cause);
+  if (cause === "" || error.message.includes(cause)) return error.message;
+  return `${error.message}: ${cause}`;
+}

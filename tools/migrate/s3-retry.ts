@@ -1,0 +1,91 @@
+/** How often a failed call is repeated, and after which pause. */
+import { setTimeout as sleep } from "node:timers/promises";
+import pRetry from "p-retry";
+import { S3Error } from "./s3-answers.ts";
+
+export interface RetryPolicy {
+  /** How often a call is tried in all. */
+  attempts: number;
+  /**
+   * The first pause, in milliseconds. It doubles up to `MAX_PAUSE_MS`, and half of it is random.
+   */
+  pauseMs: number;
+  /** How long a server may be silent, in milliseconds. */
+  silenceMs: number;
+  /** The slowest upload that is waited for, in bytes a millisecond; it adds to `silenceMs`. */
+  slowestRate: number;
+}
+
+export const DEFAULT_RETRY_POLICY: RetryPolicy = {
+  attempts: 8,
+  pauseMs: 200,
+  silenceMs: 30_000,
+  slowestRate: 32,
+};
+const MAX_PAUSE_MS = 10_000;
+
+/**
+ * Repeats a call while its failure is retryable.
+ *
+ * @throws the last failure; one of the connection as S3Error
+ */
+export async function withRetry<T>(policy: RetryPolicy, call: () => Promise<T>): Promise<T> {
+  const attempt = async () => {
+    try {
+      return await call();
+    } catch (error) {
+      throw asS3Error(error);
+    }
+  };
+  return pRetry(attempt, {
+    retries: policy.attempts - 1,
+    // p-retry multiplies it by a random number from 1 to 2, and doubles it for each attempt.
+    minTimeout: policy.pauseMs / 2,
+    maxTimeout: MAX_PAUSE_MS,
+    randomize: true,
+    shouldRetry: ({ error }) => isRetryable(error),
+  });
+}
+
+/**
+ * Waits as `withRetry` does. A download uses it: it resumes in the middle of its stream instead of
+ * repeating the call.
+ */
+export async function pause({ pauseMs }: RetryPolicy, attempt: number): Promise<void> {
+  const longest = Math.min(MAX_PAUSE_MS, pauseMs * 2 ** (attempt - 1));
+  await sleep(longest * (0.5 + Math.random() / 2));
+}
+
+/** S3's codes for temporary failures ("Error responses", AWS), beside every 5xx and 429. */
+const RETRYABLE_CODES: ReadonlySet<string> = new Set([
+  "RequestTimeout",
+  "BadDigest",
+  "XAmzContentSHA256Mismatch",
+  "InvalidDigest",
+  "IncompleteBody",
+  "OperationAborted",
+  "SlowDown",
+  "ConditionalRequestConflict",
+]);
+
+/**
+ * Whether a failed call may succeed when it is repeated: resets, timeouts, 5xx, corrupted bytes.
+ */
+export function isRetryable(error: unknown): boolean {
+  if (!(error instanceof S3Error)) return false;
+  const { status, code } = error;
+  const isTemporary = status === 0 || status === 429 || (status >= 500 && status !== 501);
+  return isTemporary || RETRYABLE_CODES.has(code);
+}
+
+const CONNECTION_CODES =
+  /^(?:UND_ERR_|ECONN|ETIMEDOUT|EPIPE|EAI_AGAIN|ENETUNREACH|EHOSTUNREACH|ENOTFOUND|HPE_)/;
+
+/** What undici and Node throw for a connection, as S3Error. Other errors stay as they are. */
+export function asS3Error(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof S3Error || !("code" in error)) return error;
+  const { code, message } = error;
+  if (typeof code !== "string" || !CONNECTION_CODES.test(code)) return error;
+  const text = `no complete answer arrived (${code}: ${message})`;
+  return new S3Error(code, 0, text, { cause: error });
+}

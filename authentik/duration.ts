@@ -1,29 +1,44 @@
 /** Durations in authentik's format: `minutes=15`, or several parts joined by `;`. */
 
-/** The arguments of Python's `timedelta`, in seconds. */
-const SECONDS: Readonly<Record<string, number>> = {
-  microseconds: 1e-6,
-  milliseconds: 1e-3,
-  seconds: 1,
-  minutes: 60,
-  hours: 3600,
-  days: 86_400,
-  weeks: 604_800,
-};
+/** The arguments of Python's `timedelta` that authentik reads, in seconds. */
+const SECONDS = new Map([
+  ["microseconds", 1e-6],
+  ["milliseconds", 1e-3],
+  ["seconds", 1],
+  ["minutes", 60],
+  ["hours", 3600],
+  ["days", 86_400],
+  ["weeks", 604_800],
+]);
+
+/** A number as Python's `float` reads it, without `_`, `inf` and `nan`. */
+const NUMBER = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*$/i;
 
 /**
  * The whole seconds of a duration, by the rules of `timedelta_from_string` in authentik's
- * `lib/utils/time.py`.
+ * `lib/utils/time.py`: it ignores parts with an unknown unit, and the last part of a unit counts.
  *
- * @returns undefined for a text that is not a duration
+ * @returns undefined for a text with which authentik raises an error
  */
 export function durationSeconds(text: string): number | undefined {
-  let seconds = 0;
+  const parts = new Map<string, number>();
   for (const part of text.split(";")) {
-    const [, unit = "", amount = ""] = /^\s*([a-z]+)\s*=\s*(\d+(?:\.\d+)?)\s*$/i.exec(part) ?? [];
-    const length = SECONDS[unit.toLowerCase()];
-    if (length === undefined) return undefined;
-    seconds += length * Number(amount);
+    const [name = "", amount, ...others] = part.split("=");
+    if (amount === undefined || others.length > 0) return undefined;
+    const length = SECONDS.get(name.toLowerCase());
+    if (length === undefined) continue;
+    if (!NUMBER.test(amount)) return undefined;
+    parts.set(name.toLowerCase(), length * Number(amount));
   }
-  return Math.trunc(seconds);
+  if (parts.size === 0) return undefined;
+  let seconds = 0;
+  for (const part of parts.values()) seconds += part;
+  // Python's `timedelta` has whole microseconds.
+  return Math.trunc(Math.round(seconds * 1e6) / 1e6);
+}
+
+/** Whether authentik reads every part of a duration: each begins with a known unit. */
+export function isDuration(text: string): boolean {
+  const isKnown = (part: string) => SECONDS.has(part.split("=")[0]?.toLowerCase() ?? "");
+  return durationSeconds(text) !== undefined && text.split(";").every(isKnown);
 }

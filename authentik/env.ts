@@ -98,7 +98,7 @@ export interface AuthentikEnv {
  */
 export function buildEnv(settings: StorageSettings, release?: Release): AuthentikEnv {
   const rules = releaseRules(release);
-  const { customDomain, warnings } = workableCustomDomain(settings, rules.doublesBucket);
+  const { customDomain, warnings } = workableCustomDomain(settings, rules);
   const env: Record<string, string> = { [`${rules.prefix}__${BACKEND_NAME}`]: "s3" };
   const nameOf = (key: string) => `${rules.prefix}__S3__${key}`;
   for (const [key, value] of textSettings({ ...settings, customDomain }, rules)) {
@@ -168,31 +168,52 @@ export function isSuperseded(name: string, env: Readonly<Record<string, string>>
 
 /**
  * The custom domain as the release needs it. 2025.12.0 and 2025.12.1 append the whole path, with
- * the bucket, to the custom domain. If the custom domain is the endpoint itself, it is left out,
- * and the URLs are the same on every release. If it is another host, those two releases need it
- * without the bucket.
+ * the bucket, to the custom domain, and 2024.8.0 raises an error for every URL of one. If the
+ * custom domain is the endpoint itself, it is left out, and the URLs are the same on every release.
+ * If it is another host, 2025.12.0 and 2025.12.1 need it without the bucket, and 2024.8.0 works
+ * only without it.
  */
 function workableCustomDomain(
   settings: StorageSettings,
-  doublesBucket: boolean,
+  { doublesBucket, failsOnCustomDomain }: ReleaseRules,
 ): { customDomain: string | undefined; warnings: string[] } {
-  const { customDomain, bucketName, endpoint, addressingStyle, secureUrls } = settings;
-  const suffix = `/${bucketName}`;
-  const isDoubled =
-    doublesBucket && addressingStyle !== "virtual" && customDomain?.endsWith(suffix);
-  if (!customDomain || !isDoubled) return { customDomain, warnings: [] };
-  const host = customDomain.slice(0, -suffix.length);
-  const isEndpoint = `${secureUrls ? "https" : "http"}://${host}` === endpoint;
-  const whatIsExported = isEndpoint
-    ? "CUSTOM_DOMAIN is left out, and the URLs of the endpoint are the same. " +
-      "Upgrade to 2025.12.2 or later."
-    : `CUSTOM_DOMAIN is exported as "${host}", without the bucket. Later releases need the ` +
-      "bucket in it: when you upgrade to 2025.12.2 or later, first set authentikVersion and " +
-      "give authentik the new values.";
-  const warning =
-    "authentik 2025.12.0 and 2025.12.1 put the bucket twice into the URLs of a path-style " +
-    `custom domain (goauthentik/authentik issue 19521): ${whatIsExported}`;
-  return { customDomain: isEndpoint ? undefined : host, warnings: [warning] };
+  const { customDomain, addressingStyle } = settings;
+  const host = hostWithoutBucket(settings);
+  const isDoubled = doublesBucket && addressingStyle !== "virtual" && host !== undefined;
+  if (!customDomain || !(isDoubled || failsOnCustomDomain)) return { customDomain, warnings: [] };
+  const reason = failsOnCustomDomain
+    ? "authentik 2024.8.0 raises an error for every URL of a custom domain " +
+      "(goauthentik/authentik issue 11180)"
+    : "authentik 2025.12.0 and 2025.12.1 put the bucket twice into the URLs of a path-style " +
+      "custom domain (goauthentik/authentik issue 19521)";
+  const fixed = failsOnCustomDomain ? "2024.8.1" : "2025.12.2";
+  if (isEndpoint(host, settings)) {
+    const effect = "CUSTOM_DOMAIN is left out, and the URLs of the endpoint are the same. ";
+    const warnings = [`${reason}: ${effect}Upgrade to ${fixed} or later.`];
+    return { customDomain: undefined, warnings };
+  }
+  const exported = failsOnCustomDomain ? undefined : host;
+  const effect =
+    exported === undefined
+      ? "CUSTOM_DOMAIN is left out, and browsers get the URLs of the endpoint. Later releases " +
+        "can use it"
+      : `CUSTOM_DOMAIN is exported as "${exported}", without the bucket. Later releases need the ` +
+        "bucket in it";
+  const advice =
+    `when you upgrade to ${fixed} or later, first set authentikVersion and ` +
+    "give authentik the new values.";
+  return { customDomain: exported, warnings: [`${reason}: ${effect}: ${advice}`] };
+}
+
+/** The custom domain without the bucket at its end; undefined if it does not end with the bucket. */
+function hostWithoutBucket({ customDomain, bucketName }: StorageSettings): string | undefined {
+  const domain = customDomain?.replace(/\/+$/, "");
+  return domain?.endsWith(`/${bucketName}`) ? domain.slice(0, -bucketName.length - 1) : undefined;
+}
+
+function isEndpoint(host: string | undefined, { endpoint, secureUrls }: StorageSettings): boolean {
+  if (host === undefined) return false;
+  return `${secureUrls ? "https" : "http"}://${host}` === endpoint?.replace(/\/+$/, "");
 }
 
 /**

@@ -13,7 +13,7 @@ import {
   isCredential,
   type StorageSettings,
 } from "./env.ts";
-import { PREFIXES, atLeast, releaseRules, type Release } from "./release.ts";
+import { PREFIXES, atLeast, releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
 /** What authentik of a release reads from its variables. */
 export interface ParsedEnv {
@@ -75,6 +75,7 @@ export function readEnv(env: Env, release?: Release, readFile: ReadFile = readNo
   reader.checkBackend();
   if (bucketName === undefined) reader.reportMissingBucket();
   reader.checkCredentials(settings);
+  reader.checkSsl(settings, releaseRules(release));
   const { problems, warnings, hasGeneralNames } = reader;
   if (problems.length > 0 || bucketName === undefined) throw new EnvReadError(problems);
   return { settings: { bucketName, ...settings }, hasGeneralNames, warnings };
@@ -94,9 +95,14 @@ interface Variable {
   value: unknown;
 }
 
-/** Whether authentik or boto3 read an empty text as no value. */
+/** Whether authentik works with an empty text. */
 function mayBeEmpty(name: string): boolean {
   return isCredential(name) || name.toUpperCase().endsWith(`__${S3_NAMES.customDomain}`);
+}
+
+/** Whether a variable is a token, which boto3 signs even if it is empty. */
+function isToken(name: string): boolean {
+  return /_TOKEN$/i.test(name);
 }
 
 /** Reads one setting after the other, and collects problems and warnings. */
@@ -136,9 +142,10 @@ class EnvReader {
     return this.textOf(this.find(`S3__${name}`));
   }
 
-  /** The first of these settings that has a value. */
+  /** The first of these settings that has a value. An empty one counts if all others are unset. */
   firstText(names: readonly string[]): string | undefined {
-    return names.map((name) => this.text(name)).find((text) => text !== undefined);
+    const texts = names.map((name) => this.text(name));
+    return texts.find(Boolean) ?? texts.find((text) => text !== undefined);
   }
 
   choice<Choice extends string>(name: string, choices: readonly Choice[]): Choice | undefined {
@@ -204,6 +211,16 @@ class EnvReader {
     }
   }
 
+  checkSsl({ endpoint, useSsl }: Partial<StorageSettings>, rules: ReleaseRules): void {
+    const isOverridden = useSsl === false && rules.useSslOverridesEndpoint;
+    if (isOverridden && endpoint !== undefined && /^https:/i.test(endpoint)) {
+      this.warnings.push(
+        "USE_SSL is false, so authentik to 2025.8 uses http for an ENDPOINT with https; " +
+          "remove USE_SSL",
+      );
+    }
+  }
+
   /** The prefix that this release's own names have. */
   private get prefix(): string {
     return this.readsGeneral ? PREFIXES.general : PREFIXES.media;
@@ -234,7 +251,7 @@ class EnvReader {
         `${name} is empty, and authentik does not work with that; write a value or remove it`,
       );
     }
-    return value === "" ? undefined : value;
+    return value === "" && !isToken(name) ? undefined : value;
   }
 
   /**

@@ -66,6 +66,15 @@ export interface ReleaseRules {
    * issue 19521).
    */
   doublesBucket: boolean;
+  /** Strips slashes at the end of a custom domain. */
+  stripsSlashes: boolean;
+  /** Raises an error for every URL of a custom domain (goauthentik/authentik issue 11180). */
+  failsOnCustomDomain: boolean;
+  /**
+   * `USE_SSL` false makes http of an endpoint's https. botocore reads it only without an endpoint
+   * from a release between 1.40.2 (in authentik 2025.8) and 1.40.51 (in 2025.10).
+   */
+  useSslOverridesEndpoint: boolean;
   /**
    * Signs the URL of a custom domain for the custom domain. Older releases sign it for the
    * endpoint's host.
@@ -82,6 +91,9 @@ const UNKNOWN_RELEASE: ReleaseRules = {
   readsSignatureVersion: true,
   swapsRoot: false,
   doublesBucket: false,
+  stripsSlashes: true,
+  failsOnCustomDomain: false,
+  useSslOverridesEndpoint: false,
   signsCustomDomain: false,
 };
 
@@ -97,6 +109,9 @@ export function releaseRules(release?: Release): ReleaseRules {
     readsSignatureVersion: atLeast(release, "2026.5"),
     swapsRoot: !isRewritten,
     doublesBucket: isRewritten && !atLeast(release, "2025.12.2"),
+    stripsSlashes: atLeast(release, "2025.12.2"),
+    failsOnCustomDomain: atLeast(release, "2024.8.0") && !atLeast(release, "2024.8.1"),
+    useSslOverridesEndpoint: !atLeast(release, "2025.10"),
     signsCustomDomain: atLeast(release, "2026.5"),
   };
 }

@@ -4,6 +4,15 @@ import { durationSeconds } from "./duration.ts";
 import { DEFAULTS, type AddressingStyle, type StorageSettings } from "./env.ts";
 import type { ReleaseRules } from "./release.ts";
 import { partitionOrDefault } from "./partitions.ts";
+import {
+  UrlError,
+  hostHeader,
+  hostOf,
+  joinUrl,
+  portOf,
+  splitUrl,
+  type UrlParts,
+} from "./url-parts.ts";
 
 /** The keys that sign a URL. */
 export interface SigningKeys {
@@ -18,10 +27,19 @@ export interface SigningKeys {
  */
 const LEGACY_EXPIRY = 3600;
 
-/** How long the release's URLs are valid, in seconds. */
+const NO_CUSTOM_DOMAIN = "authentik 2024.8.0 raises an error for every URL of a custom domain";
+
+/**
+ * How long the release's URLs are valid, in seconds.
+ *
+ * @throws UrlError if the setting is not a duration
+ */
 export function urlExpirySeconds(settings: StorageSettings, rules: ReleaseRules): number {
   if (!rules.readsUrlExpiry) return LEGACY_EXPIRY;
-  return durationSeconds(settings.urlExpiry ?? DEFAULTS.urlExpiry) ?? 0;
+  const { urlExpiry = DEFAULTS.urlExpiry } = settings;
+  const seconds = durationSeconds(urlExpiry);
+  if (seconds === undefined) throw new UrlError(`URL_EXPIRY "${urlExpiry}" is not a duration`);
+  return seconds;
 }
 
 /**
@@ -29,6 +47,7 @@ export function urlExpirySeconds(settings: StorageSettings, rules: ReleaseRules)
  * `admin/files/backends/s3.py`).
  *
  * @param key with its prefix: `media/public/icon.png`
+ * @throws UrlError if authentik fails with these settings
  */
 export function fileUrl(
   settings: StorageSettings,
@@ -37,32 +56,64 @@ export function fileUrl(
   key: string,
   date: Date,
 ): string {
-  const { bucketName, customDomain, secureUrls, signatureVersion } = settings;
+  checkClient(settings);
   const signing: Signing = {
     keys,
     date,
     region: signingRegion(settings),
     expiresIn: urlExpirySeconds(settings, rules),
   };
-  const isLegacy = rules.readsSignatureVersion && signatureVersion === "s3";
-  const presign = isLegacy ? presignV2 : presignS3V4;
-  const domain = customDomain ? `${secureUrls ? "https" : "http"}://${customDomain}` : undefined;
-  if (rules.signsCustomDomain) {
-    const base = domain?.replace(/\/+$/, "") ?? `${clientEndpoint(settings)}/${bucketName}`;
-    return presign(new URL(`${base}/${escapePath(key)}`), signing);
-  }
-  const root = presignRoot(settings, addressingStyle(settings, rules));
-  const url = presign(new URL(`${root}/${escapePath(key)}`), signing);
+  const path = `/${escapePath(key)}`;
+  if (rules.signsCustomDomain) return signedPublicUrl(settings, rules, path, signing);
+  checkEndpointRules(settings);
+  const root = presignRoot(settings, rules, addressingStyle(settings, rules));
+  const url = presignS3V4(splitUrl(`${root}${path}`), signing);
+  const domain = customDomainUrl(settings, rules);
   if (domain === undefined) return url;
-  if (rules.swapsRoot) return url.replace(`${root}/`, `${domain}/`);
-  return moveToDomain(url, domain, rules.doublesBucket ? "" : `/${bucketName}`);
+  if (rules.failsOnCustomDomain) throw new UrlError(NO_CUSTOM_DOMAIN);
+  if (rules.swapsRoot) return url.replace(`${root}/`, () => `${domain}/`);
+  return moveToDomain(url, domain, rules.doublesBucket ? "" : `/${settings.bucketName}`);
+}
+
+/** The URL from 2026.5, where the URL that browsers get is the one that is signed. */
+function signedPublicUrl(
+  settings: StorageSettings,
+  rules: ReleaseRules,
+  keyPath: string,
+  signing: Signing,
+): string {
+  const { bucketName, endpoint, signatureVersion } = settings;
+  const presign = signatureVersion === "s3" ? presignV2 : presignS3V4;
+  const pathInServer = `/${escapeUri(bucketName)}${keyPath}`;
+  const domain = customDomainUrl(settings, rules);
+  if (domain === undefined) {
+    const server = splitUrl(endpoint ?? clientEndpoint(settings));
+    return presign({ ...server, path: server.path.replace(/\/$/, "") + pathInServer }, signing);
+  }
+  const { scheme, authority, path } = splitUrl(domain);
+  const isBucket = pathInServer.startsWith(`/${bucketName}/`);
+  const pathInDomain = withoutSlashes(path) + (isBucket ? keyPath : pathInServer);
+  return presign({ scheme, authority, path: pathInDomain, query: "", fragment: "" }, signing);
+}
+
+function customDomainUrl(
+  { customDomain, secureUrls }: StorageSettings,
+  { stripsSlashes }: ReleaseRules,
+): string | undefined {
+  if (!customDomain) return undefined;
+  const domain = stripsSlashes ? withoutSlashes(customDomain) : customDomain;
+  return `${secureUrls ? "https" : "http"}://${domain}`;
 }
 
 /** Moves a URL to the custom domain, whose own path has `inDomain` at its end. */
 function moveToDomain(url: string, domain: string, inDomain: string): string {
-  const { pathname, search } = new URL(url);
-  const path = pathname.startsWith(`${inDomain}/`) ? pathname.slice(inDomain.length) : pathname;
-  return `${domain}${path}${search}`;
+  const { path, query } = splitUrl(url);
+  const rest = path.startsWith(`${inDomain}/`) ? path.slice(inDomain.length) : path;
+  return `${domain}${rest}?${query}`;
+}
+
+function withoutSlashes(text: string): string {
+  return text.replace(/\/+$/, "");
 }
 
 function addressingStyle(
@@ -77,12 +128,13 @@ export function bucketUrl(settings: StorageSettings, rules: ReleaseRules): strin
   const style = addressingStyle(settings, rules) ?? DEFAULTS.addressingStyle;
   // Only presigned URLs use AWS's global host, and only if the style is not "virtual".
   const isRegional = settings.endpoint === undefined && style === "auto";
-  return presignRoot(settings, isRegional ? "virtual" : style);
+  return presignRoot(settings, rules, isRegional ? "virtual" : style);
 }
 
 /** The region of the signature. Without a region boto3 signs for us-east-1. */
-export function signingRegion({ region }: StorageSettings): string {
-  return region === undefined || region === "aws-global" ? "us-east-1" : region;
+export function signingRegion({ region, endpoint }: StorageSettings): string {
+  const isUsEast1 = region === "aws-global" && endpoint === undefined;
+  return region === undefined || isUsEast1 ? "us-east-1" : region;
 }
 
 /**
@@ -90,7 +142,7 @@ export function signingRegion({ region }: StorageSettings): string {
  * slash at the end.
  */
 export function clientEndpoint(settings: StorageSettings): string {
-  if (settings.endpoint !== undefined) return settings.endpoint.replace(/\/+$/, "");
+  if (settings.endpoint !== undefined) return withoutSlashes(settings.endpoint);
   const region = signingRegion(settings);
   const { dnsSuffix } = partitionOrDefault(region);
   const host = region === "us-east-1" ? `s3.${dnsSuffix}` : `s3.${region}.${dnsSuffix}`;
@@ -116,12 +168,39 @@ export function callerIdentityUrl(
   return presignV4(url, { keys, date, region, expiresIn: 60, service: "sts" });
 }
 
-/** A bucket name that fits into a host before a certificate's wildcard: one label. */
-const ONE_LABEL = /^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$/;
-/**
- * A bucket name that fits into a host over http, where there is no certificate: one or more labels.
- */
-const LABELS = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/;
+/** A label of a host's name (botocore's `VALID_HOST_LABEL_RE`). */
+const LABEL = /^(?!-)[A-Za-z\d-]{1,63}(?<!-)$/;
+const IPV4 = /^(?:\d{1,3}\.){3}\d{1,3}$/;
+/** A region as boto3 accepts it: empty, or a label that is not a number. */
+const REGION = /^(?!\d+$)(?!-)[A-Za-z\d-]{0,63}(?<!-)$/;
+
+/** What boto3 checks when it creates a client (botocore's `utils.py`). */
+function checkClient(settings: StorageSettings): void {
+  const { endpoint, region } = settings;
+  if (region !== undefined && !REGION.test(region)) {
+    throw new UrlError(`boto3 does not accept REGION "${region}"`);
+  }
+  const url = endpoint ?? clientEndpoint(settings);
+  const host = hostOf(splitUrl(url));
+  const labels = host.replace(/\.$/, "").split(".");
+  if (!host.includes(":") && !labels.every((label) => LABEL.test(label))) {
+    throw new UrlError(`boto3 does not accept the endpoint "${url}"`);
+  }
+}
+
+/** What boto3 checks when it presigns (botocore's `handlers.py` and its endpoint rules for S3). */
+function checkEndpointRules({ endpoint, bucketName }: StorageSettings): void {
+  if (!/^[\w.-]{1,255}$/.test(bucketName)) {
+    throw new UrlError(`boto3 does not accept BUCKET_NAME "${bucketName}"`);
+  }
+  if (endpoint === undefined) return;
+  const parts = splitUrl(endpoint);
+  const { scheme, query } = parts;
+  portOf(parts);
+  if (!/^https?$/.test(scheme) || query !== "") {
+    throw new UrlError(`boto3 does not accept the endpoint "${endpoint}"`);
+  }
+}
 
 /**
  * Scheme, host and path before the key, as in boto3's `generate_presigned_url` (botocore's
@@ -130,25 +209,59 @@ const LABELS = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/;
  * and in the path if the style is `path`; the host is AWS's global host unless the style is
  * `virtual`.
  */
-function presignRoot(settings: StorageSettings, style: AddressingStyle | undefined): string {
-  const { bucketName, endpoint } = settings;
-  const base = clientEndpoint(settings);
-  const { protocol, host, hostname, pathname } = new URL(base);
+function presignRoot(
+  settings: StorageSettings,
+  rules: ReleaseRules,
+  style: AddressingStyle | undefined,
+): string {
+  const { bucketName, endpoint, region, useSsl } = settings;
+  const server = splitUrl(endpoint ?? clientEndpoint(settings));
   const wantsHost = endpoint === undefined ? style !== "path" : style === "virtual";
-  const fitting = protocol === "http:" && endpoint !== undefined ? LABELS : ONE_LABEL;
-  if (!wantsHost || !fitting.test(bucketName) || isIpAddress(hostname)) {
-    return `${base}/${bucketName}`;
-  }
-  const isGlobal =
-    endpoint === undefined &&
-    style !== "virtual" &&
-    partitionOrDefault(signingRegion(settings)).id === "aws";
-  const server = isGlobal ? "s3.amazonaws.com" : host;
-  return `${protocol}//${bucketName}.${server}${pathname.replace(/\/$/, "")}`;
+  const authority = isGlobal(settings, style) ? "s3.amazonaws.com" : server.authority;
+  const scheme = useSsl === false && rules.useSslOverridesEndpoint ? "http" : server.scheme;
+  // Over http there is no certificate, whose wildcard is for one label.
+  const mayHaveDots = endpoint !== undefined && server.scheme === "http";
+  const isInHost = wantsHost && fitsHost(bucketName, mayHaveDots);
+  if (isInHost && region === "") throw new UrlError('boto3 does not accept REGION ""');
+  return isInHost && !isIpAddress(server)
+    ? `${scheme}://${bucketName}.${authority}${server.path.replace(/\/$/, "")}`
+    : `${scheme}://${authority}${normalizedPath(server.path)}${bucketName}`;
 }
 
-function isIpAddress(hostname: string): boolean {
-  return /^\d+\.\d+\.\d+\.\d+$/.test(hostname) || hostname.startsWith("[");
+/** Whether boto3 presigns for AWS's global host (botocore's `handlers.py`). */
+function isGlobal(settings: StorageSettings, style: AddressingStyle | undefined): boolean {
+  return (
+    settings.endpoint === undefined &&
+    (style === undefined || style === "auto") &&
+    LABEL.test(settings.bucketName) &&
+    partitionOrDefault(signingRegion(settings)).id === "aws"
+  );
+}
+
+/** Whether the bucket can be the first part of a host's name. */
+function fitsHost(bucketName: string, mayHaveDots: boolean): boolean {
+  const labels = mayHaveDots ? bucketName.split(".") : [bucketName];
+  return (
+    bucketName.length >= 3 &&
+    bucketName === bucketName.toLowerCase() &&
+    !IPV4.test(bucketName) &&
+    labels.every((label) => LABEL.test(label))
+  );
+}
+
+function isIpAddress(server: UrlParts): boolean {
+  const host = hostOf(server);
+  return IPV4.test(host) || host.includes(":");
+}
+
+/** The path without empty parts and dots, with a slash at both ends. */
+function normalizedPath(path: string): string {
+  const parts: string[] = [];
+  for (const part of path.split("/")) {
+    if (part === "..") parts.pop();
+    else if (part !== "" && part !== ".") parts.push(`${escapeUri(part)}/`);
+  }
+  return `/${parts.join("")}`;
 }
 
 /** Percent-encodes a key for a URL's path. Slashes stay. */
@@ -176,8 +289,8 @@ export interface SigningV4 extends Signing {
   method?: "GET" | "PUT";
 }
 
-function presignS3V4(url: URL, signing: Signing): string {
-  return presignV4(url, { ...signing, service: "s3" });
+function presignS3V4(url: UrlParts, signing: Signing): string {
+  return signV4(url, { ...signing, service: "s3" });
 }
 
 /**
@@ -186,11 +299,15 @@ function presignS3V4(url: URL, signing: Signing): string {
  * that boto3 does not send.
  */
 export function presignV4(url: URL, signing: SigningV4): string {
+  return signV4(splitUrl(url.href), signing);
+}
+
+function signV4(url: UrlParts, signing: SigningV4): string {
   const { keys, date, region, expiresIn, service, method = "GET" } = signing;
   const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
   const scope = [time.slice(0, 8), region, service, "aws4_request"];
   const query = [
-    ...url.searchParams,
+    ...new URLSearchParams(url.query),
     ["X-Amz-Algorithm", "AWS4-HMAC-SHA256"],
     ["X-Amz-Credential", [keys.accessKeyId, ...scope].join("/")],
     ["X-Amz-Date", time],
@@ -200,13 +317,14 @@ export function presignV4(url: URL, signing: SigningV4): string {
   ].map(([name = "", value = ""]) => `${escapeUri(name)}=${escapeUri(value)}`);
   const payload = service === "s3" ? "UNSIGNED-PAYLOAD" : createHash("sha256").digest("hex");
   const sorted = [...query].sort().join("&");
-  const request = [method, url.pathname, sorted, `host:${url.host}`, "", "host", payload];
+  const request = [method, url.path, sorted, `host:${hostHeader(url)}`, "", "host", payload];
   const digest = createHash("sha256").update(request.join("\n")).digest("hex");
   const text = ["AWS4-HMAC-SHA256", time, scope.join("/"), digest].join("\n");
   let signingKey: string | Buffer = `AWS4${keys.secretAccessKey}`;
   for (const part of scope) signingKey = hmac(signingKey, part);
   const signature = hmac(signingKey, text).toString("hex");
-  return `${url.origin}${url.pathname}?${query.join("&")}&X-Amz-Signature=${signature}`;
+  // boto3 appends the signature to the text of the URL, behind a fragment too.
+  return `${joinUrl({ ...url, query: query.join("&") })}&X-Amz-Signature=${signature}`;
 }
 
 function hmac(key: string | Buffer, text: string): Buffer {
@@ -217,18 +335,19 @@ function hmac(key: string | Buffer, text: string): Buffer {
  * A URL signed by the legacy signer (botocore's `HmacV1QueryAuth`). It signs the path of the URL,
  * and neither host nor bucket.
  */
-function presignV2(url: URL, { keys, date, expiresIn }: Signing): string {
+function presignV2(url: UrlParts, { keys, date, expiresIn }: Signing): string {
   const { accessKeyId, secretAccessKey, sessionToken } = keys;
   const expires = String(Math.trunc(date.getTime() / 1000) + expiresIn);
-  const token = sessionToken === undefined ? "" : `x-amz-security-token:${sessionToken}\n`;
+  const token = sessionToken ? `x-amz-security-token:${sessionToken}\n` : "";
   const signature = createHmac("sha1", secretAccessKey)
-    .update(`GET\n\n\n${expires}\n${token}${url.pathname}`)
+    .update(`GET\n\n\n${expires}\n${token}${url.path}`)
     .digest("base64");
   const query = [
     ["AWSAccessKeyId", accessKeyId],
     ["Signature", signature],
-    ...(sessionToken === undefined ? [] : [["x-amz-security-token", sessionToken]]),
+    ...(sessionToken ? [["x-amz-security-token", sessionToken]] : []),
     ["Expires", expires],
   ].map(([name = "", value = ""]) => `${name}=${escapeUri(value)}`);
-  return `${url.origin}${url.pathname}?${query.join("&")}`;
+  const own = url.query === "" ? "" : `${url.query}&`;
+  return joinUrl({ ...url, query: own + query.join("&") });
 }

@@ -1,5 +1,5 @@
 /** Rules for single values. Each returns what is wrong and what to write instead, or undefined. */
-import { durationSeconds } from "../authentik/duration.ts";
+import { durationSeconds, isDuration } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
 
@@ -135,7 +135,7 @@ const LONGEST_EXPIRY = 604_800;
  * several joined by `;`.
  */
 export function urlExpiry(value: string): string | undefined {
-  const seconds = durationSeconds(value);
+  const seconds = isDuration(value) ? durationSeconds(value) : undefined;
   if (seconds === undefined) {
     return 'is not a duration in authentik\'s format; write e.g. "minutes=15" or "hours=1;minutes=30"';
   }
@@ -149,9 +149,9 @@ export const headerName = matching(
   'is not a header name; write e.g. "Authorization"',
 );
 
-/** The region of an S3-compatible server. */
+/** The region of an S3-compatible server, as boto3 accepts it (botocore's `validate_region_name`). */
 export const region = matching(
-  /^[A-Za-z0-9][A-Za-z0-9_-]*$/,
+  /^(?!\d+$)(?!-)[A-Za-z\d-]{1,63}(?<!-)$/,
   'is not a region; write e.g. "us-east-1", or the region that your server is configured with',
 );
 

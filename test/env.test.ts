@@ -103,6 +103,12 @@ describe("authentik's environment", () => {
   });
 
   describe("of 2025.12.0 and 2025.12.1, which put the bucket twice into URLs", () => {
+    it("leaves out a custom domain that is the endpoint but for a slash", () => {
+      const customDomain = `${settings.customDomain}/`;
+      const slashes = { ...settings, endpoint: `${settings.endpoint}/`, customDomain };
+      const { env } = buildEnv(slashes, release("2025.12.0"));
+      expect(env).not.to.have.any.keys("AUTHENTIK_STORAGE__S3__CUSTOM_DOMAIN");
+    });
     for (const version of ["2025.12.0", "2025.12.1"]) {
       it(`leaves out a custom domain that is the endpoint itself (${version})`, () => {
         const { env, warnings } = buildEnv(settings, release(version));
@@ -126,6 +132,38 @@ describe("authentik's environment", () => {
       for (const version of ["2025.12.2", "2025.12", "2025.10"]) {
         expect(buildEnv(settings, release(version)).warnings).to.deep.equal([]);
       }
+    });
+  });
+
+  describe("of 2024.8.0, which raises an error for every URL of a custom domain", () => {
+    // biome-ignore format: a table of cases
+    const domains: [customDomain: string, effect: string][] = [
+      ["s3.provider/authentik-media", "the URLs of the endpoint are the same"],
+      ["s3.provider/authentik-media/", "the URLs of the endpoint are the same"],
+      ["media.company/authentik-media", "browsers get the URLs of the endpoint"],
+      ["authentik-media.s3.provider", "browsers get the URLs of the endpoint"],
+    ];
+    for (const [customDomain, effect] of domains) {
+      it(`leaves out ${customDomain}`, () => {
+        const { env, warnings } = buildEnv({ ...settings, customDomain }, release("2024.8.0"));
+        expect(env).not.to.have.any.keys(
+          "AUTHENTIK_STORAGE__MEDIA__S3__CUSTOM_DOMAIN",
+          "AUTHENTIK_STORAGE__MEDIA__S3__SECURE_URLS",
+        );
+        expect(warnings).to.have.length(1);
+        expect(warnings[0]).to.match(/^authentik 2024\.8\.0 .*11180/);
+        expect(warnings[0]).to.contain(effect);
+      });
+    }
+    it("does not change the releases before and after it", () => {
+      for (const version of ["2024.6.5", "2024.8.1", "2024.8"]) {
+        expect(buildEnv(settings, release(version)).warnings).to.deep.equal([]);
+        expect(envOf({}, version)).to.include.keys("AUTHENTIK_STORAGE__MEDIA__S3__CUSTOM_DOMAIN");
+      }
+    });
+    it("has no warning without a custom domain", () => {
+      const { warnings } = buildEnv({ ...settings, customDomain: undefined }, release("2024.8.0"));
+      expect(warnings).to.deep.equal([]);
     });
   });
 

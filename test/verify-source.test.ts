@@ -162,6 +162,23 @@ describe("authentik's variables", () => {
     expect(problemsOf({})).to.include("AUTHENTIK_STORAGE__BACKEND is missing");
   });
 
+  it("turn TLS off for an https endpoint to 2025.8, with a warning", () => {
+    const env = {
+      ...MEDIA,
+      AUTHENTIK_STORAGE__MEDIA__S3__ENDPOINT: "https://s3.provider",
+      AUTHENTIK_STORAGE__MEDIA__S3__USE_SSL: "false",
+    };
+    expect(readEnv(env, parseRelease("2025.8")).warnings.join()).to.include("remove USE_SSL");
+    expect(readEnv(env, parseRelease("2025.10")).warnings).to.deep.equal([]);
+  });
+
+  it("have an empty token, which boto3 signs, and no other empty credential", () => {
+    const env = withS3({ ACCESS_KEY: "", SECRET_KEY: "", SESSION_TOKEN: "" });
+    expect(readEnv(env).settings).to.include({ accessKey: undefined, sessionToken: "" });
+    const both = { ...env, AUTHENTIK_STORAGE__S3__SECURITY_TOKEN: "token" };
+    expect(readEnv(both).settings.sessionToken).to.equal("token");
+  });
+
   it("that are neither true nor false are read as the release reads them, with a warning", () => {
     const env = { ...MEDIA, AUTHENTIK_STORAGE__MEDIA__S3__SECURE_URLS: "no" };
     for (const [release, secureUrls] of [

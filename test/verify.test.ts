@@ -503,6 +503,19 @@ describe("verify", function () {
       });
     });
 
+    it("settings with which authentik fails", async () => {
+      for (const [release, settings] of [
+        ["2024.8.0", { customDomain: "media.company" }],
+        ["2025.12.2", { urlExpiry: "15 minutes" }],
+      ] as const) {
+        const options = { release: parseRelease(release) };
+        const results = await verify(target(await bucket(), settings, options));
+        const [failed, ...others] = results.filter(({ status }) => status === "failed");
+        expect(failed).to.include({ symptom: "no-url" });
+        expect(others).to.deep.equal([]);
+      }
+    });
+
     it("AWS's global host, which redirects browsers", () => {
       const settings = { bucketName: "authentik-media", region: "eu-central-1", secureUrls: true };
       const failure = { status: 403, code: "SignatureDoesNotMatch", message: "" };

@@ -1,5 +1,6 @@
 /** What browsers do with the URLs that authentik gives them, and what the bucket must refuse. */
 import { parseRelease, releaseRules, type ReleaseRules } from "../../authentik/release.ts";
+import { UrlError } from "../../authentik/url-parts.ts";
 import { bucketUrl, fileUrl, type SigningKeys } from "../../authentik/url.ts";
 import { diagnoseUrl } from "./diagnosis.ts";
 import { SMALL_FILE, objectKeys } from "./files.ts";
@@ -28,15 +29,16 @@ interface Variant {
 export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
   const { origins } = run.target;
   const keys = await run.storage.keys();
-  const variants = variantsOf(run);
-  const newest = variants.at(-1)?.rules ?? run.rules;
-  const url = signedUrl(run, newest, keys);
+  const variants = await signedVariants(run, keys);
+  const newest = variants.at(-1);
+  if (!newest) return;
+  const { url, rules } = newest;
   await Promise.all([
-    ...variants.map(({ name, rules }) => checkUrl(run, name, signedUrl(run, rules, keys))),
+    ...variants.map((variant) => checkUrl(run, variant.name, variant.url)),
     ...origins.map((origin) => checkOrigin(run, origin, url)),
     ...(origins.length === 0 ? [] : [checkForeignOrigin(run, url)]),
     checkUnsigned(run, url),
-    checkRefused(run, "expired URL", expiredUrl(run, newest, keys)),
+    checkRefused(run, "expired URL", expiredUrl(run, rules, keys)),
     checkRefused(run, "tampered URL", tampered(url)),
   ]);
   if (origins.length === 0) run.skip("cors", "no origin is known; name authentik's with --origin");
@@ -48,6 +50,25 @@ function variantsOf(run: VerifyRun): Variant[] {
   return GENERATIONS.filter(
     ({ readsGeneralNames }) => readsGeneralNames || hasGeneralNames !== true,
   ).map(({ name }) => ({ name, rules: releaseRules(parseRelease(name)) }));
+}
+
+/** The releases with their URLs. A release that has none, because it fails, is a failed check. */
+async function signedVariants(
+  run: VerifyRun,
+  keys: SigningKeys,
+): Promise<(Variant & { url: string })[]> {
+  const signed: (Variant & { url: string })[] = [];
+  for (const variant of variantsOf(run)) {
+    try {
+      signed.push({ ...variant, url: signedUrl(run, variant.rules, keys) });
+    } catch (error) {
+      if (!(error instanceof UrlError)) throw error;
+      const failure = new CheckFailure("no-url", error.message);
+      const check = { name: `URL of ${variant.name}`, tried: "authentik's settings" };
+      await run.check(check, () => Promise.reject(failure));
+    }
+  }
+  return signed;
 }
 
 function signedUrl(run: VerifyRun, rules: ReleaseRules, keys: SigningKeys): string {

@@ -46,6 +46,9 @@ export const SYMPTOMS = {
   "checksum-unsupported":
     "The server refuses the checksums that boto3 sends. Set the stack's checksums to " +
     "when_required, or AWS_REQUEST_CHECKSUM_CALCULATION=when_required in authentik's environment.",
+  "no-url":
+    "authentik raises an error for every URL, and its pages answer 500. " +
+    "Correct the setting, or upgrade authentik.",
   "bucket-twice":
     "The bucket is in the URL twice. Upgrade authentik to 2025.12.2 or later. " +
     "If ENDPOINT contains the bucket, remove it there.",

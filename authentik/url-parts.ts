@@ -1,0 +1,79 @@
+/**
+ * URLs as Python's `urllib.parse` reads them, because authentik and boto3 do. JavaScript's `URL`
+ * changes the text: the case of the host, default ports, dots in the path, and more.
+ */
+
+/** Settings with which authentik fails instead of giving a URL. The message says why. */
+export class UrlError extends Error {
+  override name = "UrlError";
+}
+
+/** The parts of a URL, each as it is written. */
+export interface UrlParts {
+  /** In lower case, without the colon. */
+  scheme: string;
+  /** User, host and port: `user@host:9000`. */
+  authority: string;
+  path: string;
+  /** Without the question mark. */
+  query: string;
+  /** Without the hash. */
+  fragment: string;
+}
+
+const URL_PARTS = /^(?:([a-z][a-z\d+.-]*):)?(?:\/\/([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?$/is;
+const AUTHORITY = /^(?:.*@)?(?:\[([\da-f:.]+)\]|([^[\]:]*))(?::(.*))?$/is;
+const DEFAULT_PORTS = new Map([
+  ["http", 80],
+  ["https", 443],
+]);
+
+/** Python's `urlsplit`. Any text has parts, which may be empty. */
+export function splitUrl(text: string): UrlParts {
+  const clean = text.replace(/^[\0-\x20]+/, "").replace(/[\t\r\n]/g, "");
+  const parts = URL_PARTS.exec(clean) ?? [];
+  const [, scheme = "", authority = "", path = "", query = "", fragment = ""] = parts;
+  return { scheme: scheme.toLowerCase(), authority, path, query, fragment };
+}
+
+/** Python's `urlunsplit`, for a URL with a host. */
+export function joinUrl({ scheme, authority, path, query, fragment }: UrlParts): string {
+  const start = scheme === "" ? "" : `${scheme}:`;
+  return `${start}//${authority}${path}?${query}${fragment === "" ? "" : `#${fragment}`}`;
+}
+
+/**
+ * The host, in lower case and without brackets.
+ *
+ * @throws UrlError if the URL has no host
+ */
+export function hostOf(parts: UrlParts): string {
+  const [, ipv6, name = ""] = AUTHORITY.exec(parts.authority) ?? [];
+  const host = ipv6 ?? name;
+  if (host === "") throw new UrlError(`"${withoutQuery(parts)}" has no host`);
+  return host.toLowerCase();
+}
+
+/**
+ * The port, if there is one.
+ *
+ * @throws UrlError if it is not a number up to 65535
+ */
+export function portOf(parts: UrlParts): number | undefined {
+  const [, , , port = ""] = AUTHORITY.exec(parts.authority) ?? [];
+  if (port === "") return undefined;
+  if (/^\d+$/.test(port) && Number(port) < 65_536) return Number(port);
+  throw new UrlError(`"${withoutQuery(parts)}" has the port "${port}", which is not a port`);
+}
+
+function withoutQuery({ scheme, authority, path }: UrlParts): string {
+  return `${scheme}://${authority}${path}`;
+}
+
+/** The header `host` of a request, as botocore writes it (`_host_from_url` in `auth.py`). */
+export function hostHeader(parts: UrlParts): string {
+  const host = hostOf(parts);
+  const name = host.includes(":") ? `[${host}]` : host.trim();
+  const port = portOf(parts);
+  return port === undefined || port === DEFAULT_PORTS.get(parts.scheme) ? name : `${name}:${port}`;
+}

@@ -43,23 +43,37 @@ export function joinUrl({ scheme, authority, path, query, fragment }: UrlParts):
 }
 
 /**
- * The host, in lower case and without brackets, and the port.
+ * The host, in lower case and without brackets.
  *
- * @throws UrlError if the URL has no host, or a port that is not a number up to 65535
+ * @throws UrlError if the URL has no host
  */
-export function hostOf({ scheme, authority, path }: UrlParts): { host: string; port?: number } {
-  const [, ipv6, name, port = ""] = AUTHORITY.exec(authority) ?? [];
-  const host = (ipv6 ?? name ?? "").toLowerCase();
-  const isPort = /^\d*$/.test(port) && Number(port) < 65_536;
-  if (host === "" || !isPort) {
-    throw new UrlError(`"${scheme}://${authority}${path}" has no valid host and port`);
-  }
-  return port === "" ? { host } : { host, port: Number(port) };
+export function hostOf(parts: UrlParts): string {
+  const [, ipv6, name = ""] = AUTHORITY.exec(parts.authority) ?? [];
+  const host = ipv6 ?? name;
+  if (host === "") throw new UrlError(`"${withoutQuery(parts)}" has no host`);
+  return host.toLowerCase();
+}
+
+/**
+ * The port, if there is one.
+ *
+ * @throws UrlError if it is not a number up to 65535
+ */
+export function portOf(parts: UrlParts): number | undefined {
+  const [, , , port = ""] = AUTHORITY.exec(parts.authority) ?? [];
+  if (port === "") return undefined;
+  if (/^\d+$/.test(port) && Number(port) < 65_536) return Number(port);
+  throw new UrlError(`"${withoutQuery(parts)}" has the port "${port}", which is not a port`);
+}
+
+function withoutQuery({ scheme, authority, path }: UrlParts): string {
+  return `${scheme}://${authority}${path}`;
 }
 
 /** The header `host` of a request, as botocore writes it (`_host_from_url` in `auth.py`). */
 export function hostHeader(parts: UrlParts): string {
-  const { host, port } = hostOf(parts);
+  const host = hostOf(parts);
   const name = host.includes(":") ? `[${host}]` : host.trim();
+  const port = portOf(parts);
   return port === undefined || port === DEFAULT_PORTS.get(parts.scheme) ? name : `${name}:${port}`;
 }

@@ -4,7 +4,15 @@ import { durationSeconds } from "./duration.ts";
 import { DEFAULTS, type AddressingStyle, type StorageSettings } from "./env.ts";
 import type { ReleaseRules } from "./release.ts";
 import { partitionOrDefault } from "./partitions.ts";
-import { UrlError, hostHeader, hostOf, joinUrl, splitUrl, type UrlParts } from "./url-parts.ts";
+import {
+  UrlError,
+  hostHeader,
+  hostOf,
+  joinUrl,
+  portOf,
+  splitUrl,
+  type UrlParts,
+} from "./url-parts.ts";
 
 /** The keys that sign a URL. */
 export interface SigningKeys {
@@ -125,8 +133,8 @@ export function bucketUrl(settings: StorageSettings, rules: ReleaseRules): strin
 
 /** The region of the signature. Without a region boto3 signs for us-east-1. */
 export function signingRegion({ region, endpoint }: StorageSettings): string {
-  const isGlobal = region === "aws-global" && endpoint === undefined;
-  return region === undefined || isGlobal ? "us-east-1" : region;
+  const isUsEast1 = region === "aws-global" && endpoint === undefined;
+  return region === undefined || isUsEast1 ? "us-east-1" : region;
 }
 
 /**
@@ -173,7 +181,7 @@ function checkClient(settings: StorageSettings): void {
     throw new UrlError(`boto3 does not accept REGION "${region}"`);
   }
   const url = endpoint ?? clientEndpoint(settings);
-  const { host } = hostOf(splitUrl(url));
+  const host = hostOf(splitUrl(url));
   const labels = host.replace(/\.$/, "").split(".");
   if (!host.includes(":") && !labels.every((label) => LABEL.test(label))) {
     throw new UrlError(`boto3 does not accept the endpoint "${url}"`);
@@ -186,7 +194,9 @@ function checkEndpointRules({ endpoint, bucketName }: StorageSettings): void {
     throw new UrlError(`boto3 does not accept BUCKET_NAME "${bucketName}"`);
   }
   if (endpoint === undefined) return;
-  const { scheme, query } = splitUrl(endpoint);
+  const parts = splitUrl(endpoint);
+  const { scheme, query } = parts;
+  portOf(parts);
   if (!/^https?$/.test(scheme) || query !== "") {
     throw new UrlError(`boto3 does not accept the endpoint "${endpoint}"`);
   }
@@ -207,12 +217,7 @@ function presignRoot(
   const { bucketName, endpoint, region, useSsl } = settings;
   const server = splitUrl(endpoint ?? clientEndpoint(settings));
   const wantsHost = endpoint === undefined ? style !== "path" : style === "virtual";
-  const isGlobal =
-    endpoint === undefined &&
-    (style === undefined || style === "auto") &&
-    LABEL.test(bucketName) &&
-    partitionOrDefault(signingRegion(settings)).id === "aws";
-  const authority = isGlobal ? "s3.amazonaws.com" : server.authority;
+  const authority = isGlobal(settings, style) ? "s3.amazonaws.com" : server.authority;
   const scheme = useSsl === false && rules.useSslOverridesEndpoint ? "http" : server.scheme;
   // Over http there is no certificate, whose wildcard is for one label.
   const mayHaveDots = endpoint !== undefined && server.scheme === "http";
@@ -221,6 +226,16 @@ function presignRoot(
   return isInHost && !isIpAddress(server)
     ? `${scheme}://${bucketName}.${authority}${server.path.replace(/\/$/, "")}`
     : `${scheme}://${authority}${normalizedPath(server.path)}${bucketName}`;
+}
+
+/** Whether boto3 presigns for AWS's global host (botocore's `handlers.py`). */
+function isGlobal(settings: StorageSettings, style: AddressingStyle | undefined): boolean {
+  return (
+    settings.endpoint === undefined &&
+    (style === undefined || style === "auto") &&
+    LABEL.test(settings.bucketName) &&
+    partitionOrDefault(signingRegion(settings)).id === "aws"
+  );
 }
 
 /** Whether the bucket can be the first part of a host's name. */
@@ -235,7 +250,7 @@ function fitsHost(bucketName: string, mayHaveDots: boolean): boolean {
 }
 
 function isIpAddress(server: UrlParts): boolean {
-  const { host } = hostOf(server);
+  const host = hostOf(server);
   return IPV4.test(host) || host.includes(":");
 }
 

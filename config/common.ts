@@ -16,23 +16,27 @@ import {
 export const commonKeys = {
   bucketName: optional(
     text(
-      "Name of the bucket. The default is `authentik-media`. On AWS, where names are global, Pulumi appends a random suffix.",
+      "Name of the bucket. The default is `authentik-media`. " +
+        "On AWS, where names are global, Pulumi appends a random suffix.",
       rules.bucketName,
     ),
   ),
   origins: list(
-    "Every scheme://host[:port] under which browsers reach authentik, e.g. `https://authentik.company`. Only these origins may load its files (CORS).",
+    "Every scheme://host[:port] under which browsers reach authentik, e.g. " +
+      "`https://authentik.company`. Only these origins may load its files (CORS).",
     rules.origin,
   ),
   authentikVersion: optional(
     text(
-      'The authentik release that reads the values, e.g. `"2025.12"` (in quotes). Without it, every release can read them, for media only.',
+      'The authentik release that reads the values, e.g. `"2025.12"` (in quotes). ' +
+        "Without it, every release can read them, for media only.",
       rules.authentikVersion,
     ),
   ),
   customDomain: optional(
     text(
-      "Host, without scheme and with the bucket, from which browsers load files. The default is the endpoint's host with the bucket, except on AWS.",
+      "Host, without scheme and with the bucket, from which browsers load files. " +
+        "The default is the endpoint's host with the bucket, except on AWS.",
       rules.customDomain,
     ),
   ),
@@ -56,20 +60,23 @@ export const commonKeys = {
   ),
   urlExpiry: optional(
     text(
-      `How long authentik's URLs are valid, in authentik's duration format (read from 2025.12). authentik's default is \`${DEFAULTS.urlExpiry}\`.`,
+      "How long authentik's URLs are valid, in authentik's duration format " +
+        `(read from 2025.12). authentik's default is \`${DEFAULTS.urlExpiry}\`.`,
       rules.urlExpiry,
     ),
   ),
   signatureVersion: optional(
     oneOf(
       SIGNATURE_VERSIONS,
-      `How authentik signs (read from 2026.5). \`s3\` is the legacy signer. authentik's default is \`${DEFAULTS.signatureVersion}\`.`,
+      `How authentik signs (read from 2026.5). \`s3\` is the legacy signer. ` +
+        `authentik's default is \`${DEFAULTS.signatureVersion}\`.`,
     ),
   ),
   checksums: optional(
     oneOf(
       CHECKSUMS,
-      "`when_required` is for servers that refuse the checksums of boto3. It also exports `AWS_REQUEST_CHECKSUM_CALCULATION` and `AWS_RESPONSE_CHECKSUM_VALIDATION`.",
+      "`when_required` is for servers that refuse the checksums of boto3. It also " +
+        "exports `AWS_REQUEST_CHECKSUM_CALCULATION` and `AWS_RESPONSE_CHECKSUM_VALIDATION`.",
     ),
     "when_supported",
   ),
@@ -130,6 +137,7 @@ export interface ProviderConfig<Keys extends v.ObjectEntries, Config> {
 
 const common = v.object(commonKeys);
 const partialCommon = v.partial(common);
+const commonSchemas: v.ObjectEntries = commonKeys;
 
 /** Parses a stack's values as this provider's config. Returns undefined when it has reported problems. */
 export function parseProvider<Keys extends v.ObjectEntries, Config>(
@@ -144,7 +152,7 @@ export function parseProvider<Keys extends v.ObjectEntries, Config>(
   for (const issue of [...(parsedCommon.issues ?? []), ...(parsedOwn.issues ?? [])]) {
     const [key = "", ...indices] = (issue.path ?? []).map((item) => String(item.key));
     invalid.add(key);
-    const schema = keys[key] ?? all[key];
+    const schema = keys[key] ?? commonSchemas[key];
     const wrong = key in values || schema === undefined ? issue.message : missing(key, schema);
     report(`${key}${indices.map((index) => `[${index}]`).join("")}`, wrong);
   }
@@ -157,8 +165,6 @@ export function parseProvider<Keys extends v.ObjectEntries, Config>(
   if (!parsedCommon.success || !parsedOwn.success) return undefined;
   return resolve({ ...parsedCommon.output, ...parsedOwn.output });
 }
-
-const all: v.ObjectEntries = commonKeys;
 
 function defaults(keys: v.ObjectEntries): Record<string, string> {
   return Object.fromEntries(
@@ -187,7 +193,8 @@ export function checkDomainHasBucket(
     return;
   report(
     "customDomain",
-    `does not have the bucket; write "${customDomain}/${bucketName}" or "${bucketName}.${host}", whichever your server supports`,
+    `does not have the bucket; write "${customDomain}/${bucketName}" ` +
+      `or "${bucketName}.${host}", whichever your server supports`,
   );
 }
 

@@ -1,6 +1,6 @@
 /**
- * Turns the texts of a stack's config into one typed value, or into all of its problems at once. It knows no provider by name:
- * it gets the table of providers.
+ * Turns the texts of a stack's config into one typed value, or into all of its problems at once. It
+ * knows no provider by name: it gets the table of providers.
  */
 import { RunError } from "@pulumi/pulumi/errors.js";
 import leven from "leven";

@@ -130,7 +130,10 @@ export function authentikVersion(value: string): string | undefined {
 /** SigV4's limit for presigned URLs (AWS, "Signature Version 4 query parameters"). */
 const LONGEST_EXPIRY = 604_800;
 
-/** How long URLs are valid, in authentik's duration format (`lib/utils/time.py`): `minutes=15`, several joined by `;`. */
+/**
+ * How long URLs are valid, in authentik's duration format (`lib/utils/time.py`): `minutes=15`,
+ * several joined by `;`.
+ */
 export function urlExpiry(value: string): string | undefined {
   const seconds = isDuration(value) ? durationSeconds(value) : undefined;
   if (seconds === undefined) {
@@ -146,9 +149,9 @@ export const headerName = matching(
   'is not a header name; write e.g. "Authorization"',
 );
 
-/** The region of an S3-compatible server. */
+/** The region of an S3-compatible server, as boto3 accepts it (botocore's `validate_region_name`). */
 export const region = matching(
-  /^[A-Za-z0-9][A-Za-z0-9_-]*$/,
+  /^(?!\d+$)(?!-)[A-Za-z\d-]{1,63}(?<!-)$/,
   'is not a region; write e.g. "us-east-1", or the region that your server is configured with',
 );
 

@@ -1,6 +1,7 @@
 /**
- * Turns the text of a config value into a typed value. Pulumi passes every value as text, and lists as JSON. Each message says
- * what is wrong and what to write instead, so that it can follow the key and the value.
+ * Turns the text of a config value into a typed value. Pulumi passes every value as text, and lists
+ * as JSON. Each message says what is wrong and what to write instead, so that it can follow the key
+ * and the value.
  */
 import * as v from "valibot";
 
@@ -107,8 +108,8 @@ export function integer(meaning: string, minimum: number, maximum: number): Valu
 }
 
 /**
- * A list of texts: a YAML list in the stack's file, or texts separated by commas, as a prompt gives them. `rule` checks one
- * entry of the list and returns what is wrong with it.
+ * A list of texts: a YAML list in the stack's file, or texts separated by commas, as a prompt gives
+ * them. `rule` checks one entry of the list and returns what is wrong with it.
  */
 export function list(
   meaning: string,

@@ -87,7 +87,8 @@ const keys = {
   ),
   kmsKeyArn: optional(
     text(
-      "ARN of a KMS key that encrypts the files. The default is S3's own key. The key's policy must allow IAM policies to grant its use.",
+      "ARN of a KMS key that encrypts the files. The default is S3's own key. " +
+        "The key's policy must allow IAM policies to grant its use.",
       kmsKeyArn,
     ),
   ),
@@ -98,7 +99,8 @@ const keys = {
   credentials: optional(
     oneOf(
       CREDENTIALS,
-      "What authentik signs with: the key of a `user`, a `role` in EKS, a `profile` of the AWS shared config, or an existing `external` role or user that gets the policy.",
+      "What authentik signs with: the key of a `user`, a `role` in EKS, a `profile` of " +
+        "the AWS shared config, or an existing `external` role or user that gets the policy.",
     ),
     "user",
   ),
@@ -358,7 +360,10 @@ export type AwsStorageArgs = Pick<
   | "retirePreviousKey"
 >;
 
-/** A private S3 bucket with its CORS policy, and a user, role or policy that lets authentik do what it needs and nothing else. */
+/**
+ * A private S3 bucket with its CORS policy, and a user, role or policy that lets authentik do what
+ * it needs and nothing else.
+ */
 export class AwsStorage extends ComponentResource implements AuthentikStorage {
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
@@ -616,7 +621,10 @@ function attach(name: string, identity: Identity, policy: Output<string>, child:
   else new UserPolicy(`${name}-user-policy`, { user: identity.name, policy }, child);
 }
 
-/** What authentik may do: its calls on the bucket and, if a KMS key encrypts the files, the use of that key through S3. */
+/**
+ * What authentik may do: its calls on the bucket and, if a KMS key encrypts the files, the use of
+ * that key through S3.
+ */
 function identityPolicy(
   bucketArn: string,
   { kmsKeyArn, endpoint }: AwsStorageArgs,

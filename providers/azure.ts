@@ -1,4 +1,7 @@
-/** The provider `azure`: a container of Azure Blob Storage, behind a gateway that speaks the S3 API. First its config, then its resources. */
+/**
+ * The provider `azure`: a container of Azure Blob Storage, behind a gateway that speaks the S3 API.
+ * First its config, then its resources.
+ */
 import { ContainerApp } from "@pulumi/azure-native/app/containerApp.js";
 import { ManagedEnvironment } from "@pulumi/azure-native/app/managedEnvironment.js";
 import { RoleAssignment } from "@pulumi/azure-native/authorization/roleAssignment.js";
@@ -60,7 +63,8 @@ const storageAccountName = rules.matching(
 const keys = {
   location: text("Azure region of every resource, e.g. `westeurope`.", location),
   resourceGroupName: text(
-    "An existing resource group. The program creates everything in it, but not the group itself: deleting the group would delete the files.",
+    "An existing resource group. The program creates everything in it, " +
+      "but not the group itself: deleting the group would delete the files.",
     resourceGroupName,
   ),
   subscriptionId: optional(text("Id of the subscription. Only `adopt` needs it.", subscriptionId)),
@@ -78,7 +82,8 @@ const keys = {
   gateway: optional(
     oneOf(
       GATEWAYS,
-      "What provides the S3 API, which Azure Blob does not have: a `containerApp` with versitygw, or your own `external` gateway.",
+      "What provides the S3 API, which Azure Blob does not have: " +
+        "a `containerApp` with versitygw, or your own `external` gateway.",
     ),
     "containerApp",
   ),
@@ -211,7 +216,8 @@ function checkSecureUrls(config: Valid<AzureValues>, report: ReportProblem): voi
   if (isPlain && secureUrls !== false && customDomain === undefined) {
     report(
       "secureUrls",
-      `sends browsers to https, but the endpoint "${endpoint}" uses http; write secureUrls: false, or an https endpoint`,
+      `sends browsers to https, but the endpoint "${endpoint}" uses http; ` +
+        "write secureUrls: false, or an https endpoint",
     );
   }
 }
@@ -264,10 +270,16 @@ export type AzureStorageArgs = Pick<
 /** Id of the built-in role "Storage Blob Data Contributor". It is the same everywhere. */
 const BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
 const PORT = 7070;
-/** A new role assignment takes up to ten minutes to take effect (Azure, "Troubleshoot Azure RBAC"), and a first start some more. */
+/**
+ * A new role assignment takes up to ten minutes to take effect (Azure, "Troubleshoot Azure RBAC"),
+ * and a first start some more.
+ */
 const RETRY_SECONDS = 900;
 
-/** A private container in its own storage account, and a gateway whose user for authentik can do what it needs and nothing else. */
+/**
+ * A private container in its own storage account, and a gateway whose user for authentik can do
+ * what it needs and nothing else.
+ */
 export class AzureStorage extends ComponentResource implements AuthentikStorage {
   readonly bucketName: Output<string>;
   readonly region: Output<string | undefined>;
@@ -351,7 +363,10 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     return account;
   }
 
-  /** Azure deletes the parts of an unfinished upload after a week. The gateway's record of the upload is a blob, which this rule deletes. */
+  /**
+   * Azure deletes the parts of an unfinished upload after a week. The gateway's record of the
+   * upload is a blob, which this rule deletes.
+   */
   #abortUploads(
     name: string,
     { bucketName, resourceGroupName }: AzureStorageArgs,
@@ -501,8 +516,8 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   }
 
   /**
-   * Both slots are always users of the gateway, so that a rotation does not change the bucket policy. A slot without a key has
-   * a secret that nobody gets.
+   * Both slots are always users of the gateway, so that a rotation does not change the bucket
+   * policy. A slot without a key has a secret that nobody gets.
    */
   #users(name: string, args: AzureStorageArgs): GatewayUsers {
     const slots = keySlots(args);

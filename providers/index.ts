@@ -1,6 +1,7 @@
 /**
- * The providers. One line of this table registers a provider. Only the chosen provider's file is loaded, because the clouds'
- * packages are large. The others are loaded only to find the owner of a key that the chosen provider does not know.
+ * The providers. One line of this table registers a provider. Only the chosen provider's file is
+ * loaded, because the clouds' packages are large. The others are loaded only to find the owner of a
+ * key that the chosen provider does not know.
  */
 import { parseConfig, type RawConfig } from "../config/index.ts";
 import type { Chosen, Provider, ResourceType } from "./contract.ts";

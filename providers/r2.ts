@@ -31,7 +31,10 @@ import {
 } from "./contract.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
-/** Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that of the package's `R2Bucket`. */
+/**
+ * Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that
+ * of the package's `R2Bucket`.
+ */
 export const JURISDICTIONS = ["default", "eu", "fedramp", "us"] as const;
 type Jurisdiction = (typeof JURISDICTIONS)[number];
 /** Where R2 is asked to store a bucket, without a guarantee. The list is that of the package's `R2Bucket`. */
@@ -297,7 +300,10 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   }
 }
 
-/** Access key and secret key of an API token (Cloudflare, "R2 API tokens": "Get S3 API credentials from an API token"). */
+/**
+ * Access key and secret key of an API token (Cloudflare, "R2 API tokens": "Get S3 API credentials
+ * from an API token").
+ */
 export function s3Keys(
   tokenId: string,
   tokenValue: string,

@@ -1,4 +1,7 @@
-/** Rotation of authentik's keys. There are two slots, and generation n uses slot n mod 2, so that a rotation never changes the key in use. */
+/**
+ * Rotation of authentik's keys. There are two slots, and generation n uses slot n mod 2, so that a
+ * rotation never changes the key in use.
+ */
 import { ResourceHook, type ComponentResourceOptions } from "@pulumi/pulumi/resource.js";
 import * as v from "valibot";
 import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
@@ -18,8 +21,8 @@ export interface KeySlot {
 }
 
 /**
- * The slots that hold a key, the current one first. Raising the generation by one replaces the older key and keeps the key that
- * authentik has.
+ * The slots that hold a key, the current one first. Raising the generation by one replaces the
+ * older key and keeps the key that authentik has.
  */
 export function keySlots(rotation: Rotation): [current: KeySlot, previous?: KeySlot] {
   const { keyGeneration, retirePreviousKey } = rotation;
@@ -33,8 +36,8 @@ function slotOf(generation: number): KeySlot {
 }
 
 /**
- * What is wrong with a step from one rotation to the next, or undefined. authentik uses the key of `before.keyGeneration` until
- * it gets the new key, which happens after the update.
+ * What is wrong with a step from one rotation to the next, or undefined. authentik uses the key of
+ * `before.keyGeneration` until it gets the new key, which happens after the update.
  */
 export function rotationFault(before: Rotation, after: Rotation): string | undefined {
   const step = after.keyGeneration - before.keyGeneration;
@@ -55,8 +58,8 @@ export function rotationFault(before: Rotation, after: Rotation): string | undef
 }
 
 /**
- * Options with which a component refuses a step that `rotationFault` finds, also in previews. The rotation must be among the
- * component's inputs: the engine keeps the inputs of the last update.
+ * Options with which a component refuses a step that `rotationFault` finds, also in previews. The
+ * rotation must be among the component's inputs: the engine keeps the inputs of the last update.
  */
 export function guardRotation(
   component: string,

@@ -1,6 +1,6 @@
 /**
- * versitygw: the S3 gateway in front of Azure Blob, and the local S3 server of `npm start`. This file has what both have to
- * know of it.
+ * versitygw is the S3 gateway in front of Azure Blob, and the local S3 server of `npm start`. This file
+ * has what both need.
  */
 
 /** The pinned release. */
@@ -12,7 +12,7 @@ export interface Keys {
   secretKey: string;
 }
 
-/** versitygw's `users.json` (its `auth/iam_internal.go`) for users that have no rights but those of bucket policies. */
+/** versitygw's `users.json` (its `auth/iam_internal.go`) for users whose only rights are those of bucket policies. */
 export function usersFile(users: readonly Keys[]): string {
   const account = ({ accessKey, secretKey }: Keys) => ({
     access: accessKey,
@@ -29,11 +29,14 @@ export function usersFile(users: readonly Keys[]): string {
 }
 
 /**
- * What is wrong with a gateway's image, or undefined. An image is pinned by a whole version or by a digest: `latest`, `edge`
- * and `v1` change from one start of a replica to the next.
+ * What is wrong with a gateway's image, or undefined. A whole version or a digest pins an image. With
+ * `latest`, `edge` or `v1`, two starts of a replica can run different images.
  */
 export function pinnedImage(value: string): string | undefined {
   if (/^[a-z0-9][\w.:/-]*(?::v?\d+\.\d+\.\d+[\w.-]*|@sha256:[0-9a-f]{64})$/.test(value))
     return undefined;
-  return `is not a pinned image; write one with a whole version (three numbers) or a digest, e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"`;
+  return (
+    "is not a pinned image; write one with a whole version (three numbers) or a digest, " +
+    `e.g. "docker.io/versity/versitygw:${VERSITYGW_VERSION}"`
+  );
 }

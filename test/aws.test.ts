@@ -268,7 +268,7 @@ describe("AWS: the bucket", () => {
     ).to.match(/^kmsKeyArn: is not in the partition "aws-cn"/);
     expect(
       (await problems({ kmsKeyArn: `arn:aws:kms:eu-central-1:${ACCOUNT}:alias/abc` }))[0],
-    ).to.match(/not an alias/);
+    ).to.match(/^kmsKeyArn: is not the ARN of a KMS key.*cannot name an alias/);
   });
 
   it("uses the one account, the tags and the retention of old versions from the config", async () => {

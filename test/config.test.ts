@@ -143,6 +143,8 @@ describe("config", () => {
     ["a release without S3", { authentikVersion: "2023.10" }, /since 2024.2/],
     ["no release", { authentikVersion: "latest" }, /is not an authentik release/],
     ["an expiry in another format", { urlExpiry: "15m" }, /^urlExpiry: is not a duration/],
+    ["an expiry with a part that authentik ignores", { urlExpiry: "hours=1; minutes=30" }, /^urlExpiry: is not a duration/],
+    ["a region that boto3 refuses", { region: "eu_1" }, /^region: is not a region/],
     ["an expiry past S3's limit", { urlExpiry: "days=8" }, /seven days/],
     ["an empty value", { policyPrincipal: " " }, /^policyPrincipal: is empty/],
   ];

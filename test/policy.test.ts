@@ -5,7 +5,8 @@ import { expect } from "chai";
 import * as v from "valibot";
 import { parse } from "yaml";
 import { policies } from "../policy/policies.ts";
-import { PROVIDERS, resourceType, type ProviderName } from "../providers/index.ts";
+import { PROVIDERS, providers, resourceType, type ProviderName } from "../providers/index.ts";
+import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { exampleValues } from "./support/examples.ts";
 import { judge, UNKNOWN } from "./support/policies.ts";
@@ -466,6 +467,23 @@ describe("policy pack", function () {
         unknown: [],
       });
     }
+  });
+
+  it("knows the types of a new provider by its file and its line alone", async () => {
+    const type = "madeup:store/bucket:Bucket";
+    const component = "authentik-storage:madeup:MadeupStorage";
+    const bucket = { label: "Madeup bucket", holdsFiles: true, bucketName: ["name"] };
+    const file = { default: { resources: { [type]: bucket, [component]: { label: "Storage" } } } };
+    const line = { packages: ["madeup"], load: () => Promise.resolve(file) };
+    Object.assign(providers, { madeup: line });
+    try {
+      const { violations } = await judge(added(component)(added(type)([])));
+      expect(violations.map(({ policy }) => policy)).to.deep.equal(["protected-bucket"]);
+      expect(labelOf(type, await lookUpTypes([type]))).to.equal("Madeup bucket");
+    } finally {
+      Reflect.deleteProperty(providers, "madeup");
+    }
+    expect(await resourceType(type)).to.equal(undefined);
   });
 
   it("refuses a statement with NotPrincipal, which it cannot judge", async () => {

@@ -89,7 +89,7 @@ describe("rotation of keys", () => {
     await project.expectOk("up", "--yes", "--skip-preview");
     await project.configure({ keyGeneration: 3 });
     expect((await project.run("preview")).text).to.contain(
-      'retirePreviousKey = "true" would delete the key that authentik has',
+      'retirePreviousKey = "true" would delete the key in use',
     );
   });
 });

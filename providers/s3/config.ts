@@ -19,7 +19,8 @@ export const keys = {
   ),
   region: optional(
     text(
-      "Region that requests are signed for. The default is the region in the endpoint of a known service, or else `us-east-1`, as in boto3.",
+      "Region that requests are signed for. The default is the region in " +
+        "the endpoint of a known service, or else `us-east-1`, as in boto3.",
       rules.region,
     ),
   ),
@@ -55,7 +56,9 @@ export const keys = {
   ),
   policyPrincipal: optional(
     text(
-      "Principal that a bucket policy gives exactly the rights that authentik needs, in the server's own form: an ARN, or an access key on versitygw. Without it, the bucket gets no policy.",
+      "Principal that a bucket policy gives exactly the rights that authentik needs, " +
+        "in the server's own form: an ARN, or an access key on versitygw. " +
+        "Without it, the bucket gets no policy.",
     ),
   ),
 };
@@ -120,7 +123,8 @@ function checkScheme(config: Valid<S3Values>, endpoint: string, report: ReportPr
   if (secureUrls === true && !isSecure && isSameHost) {
     report(
       "secureUrls",
-      `sends browsers to https://${domainHost}, but the endpoint "${endpoint}" uses http; write secureUrls: false, or an https endpoint`,
+      `sends browsers to https://${domainHost}, but the endpoint "${endpoint}" uses http; ` +
+        "write secureUrls: false, or an https endpoint",
     );
   }
 }

@@ -65,7 +65,10 @@ export interface S3StorageArgs extends Credentials {
   adopt?: boolean;
   /** The principal that gets the rights that authentik needs. Without it, the bucket gets no policy. */
   policyPrincipal?: string | undefined;
-  /** Keys that create the bucket, if they are outputs of other resources. The default is the keys in the stack's config. */
+  /**
+   * Keys that create the bucket, if they are outputs of other resources. The default is the keys in
+   * the stack's config.
+   */
   adminCredentials?: ConnectionArgs["credentials"];
 }
 

@@ -1,4 +1,4 @@
-/** Runs a program against recorded mocks: every registered resource and every call is kept, and an unknown one is an error. */
+/** Runs a program against mocks. Records every resource and every call, and fails for an unknown one. */
 import type { RegisterResourceRequest } from "@pulumi/pulumi/proto/resource_pb.js";
 import { isSecret, output, type Output } from "@pulumi/pulumi/output.js";
 import {
@@ -12,21 +12,21 @@ import { ConfigError } from "../../config/index.ts";
 import type { AuthentikStorage, Chosen, Credentials } from "../../providers/contract.ts";
 import { chooseProvider, type StorageConfig } from "../../providers/index.ts";
 
-/** One registered resource, with what the engine is told of it. */
+/** One registered resource, as the engine gets it. */
 export interface Recorded {
   type: string;
   name: string;
   /** Name of the parent. */
   parent: string;
   inputs: Record<string, unknown>;
-  /** What the cloud answers, the inputs among it. */
+  /** What the cloud answers, with the inputs. */
   outputs: Record<string, unknown>;
   /** Paths of the inputs that are secret, e.g. `configuration.secrets.0.value`. */
   secretInputs: string[];
   options: RecordedOptions;
 }
 
-/** The options that are set, and no others. Resources are written by their names. */
+/** The options that are set. Resources are given by their names. */
 export interface RecordedOptions {
   protect?: true;
   retainOnDelete?: true;
@@ -40,7 +40,7 @@ export interface RecordedOptions {
   provider?: string;
 }
 
-/** The outputs of the storage, awaited, and all that was registered on the way. */
+/** The awaited outputs of the storage, and everything that it registered. */
 export interface Recording {
   resources: Recorded[];
   calls: { token: string; inputs: Record<string, unknown> }[];
@@ -71,7 +71,7 @@ function partitionOf(region: unknown): string {
   return text.startsWith("us-gov-") ? "aws-us-gov" : "aws";
 }
 
-/** The clouds, as far as the program needs them. A type that is not here is refused. */
+/** What the clouds answer for each type. A type that is not here is an error. */
 function fakes(region: () => string): Record<string, Fake> {
   const arn = (service: string, resource: string) =>
     `arn:${partitionOf(region())}:${service}:${resource}`;
@@ -169,7 +169,7 @@ function textOr(value: unknown, fallback: string): string {
 /** The subscription of the recorder's Azure. */
 export const SUBSCRIPTION = "00000000-0000-0000-0000-000000000001";
 
-/** The permission groups of the recorder's Cloudflare, the two of authentik's token among others. */
+/** The permission groups of the recorder's Cloudflare. The first two are those of authentik's token. */
 export const PERMISSION_GROUPS = [
   { id: "6a018a9f2fc74eb6b293b0c548f38b39", name: "Workers R2 Storage Bucket Item Read" },
   { id: "2efd5506f9c8494dacb1fa10a3e7d5b6", name: "Workers R2 Storage Bucket Item Write" },
@@ -186,7 +186,7 @@ function fakeCall({ token, inputs }: MockCallArgs): Record<string, unknown> {
   return { ...entriesOf(inputs), results: PERMISSION_GROUPS };
 }
 
-/** Chooses a provider by these values of a stack. Every key with a secret's name counts as one. */
+/** Chooses a provider by these values of a stack. Every key with the name of a secret is a secret. */
 function choose(values: Record<string, string>): Promise<Chosen<StorageConfig>> {
   const secrets = new Set(Object.keys(values).filter((key) => /accessKey|secretKey/i.test(key)));
   return chooseProvider({ values, secrets });
@@ -215,7 +215,7 @@ export async function record(values: Record<string, string>): Promise<Recording>
   const resources: Recorded[] = [];
   const known = fakes(() => (config.provider === "aws" ? config.region : ""));
   let refuse: (error: unknown) => void = () => undefined;
-  // Outputs that depend on what was refused are never resolved, so the refusal has to end the run.
+  // Outputs that depend on a refused resource never resolve, so the refusal must end the run.
   const refused = new Promise<never>((_resolve, reject) => (refuse = reject));
   const settled = <Answer>(answer: () => Answer): Answer => {
     try {
@@ -311,7 +311,7 @@ function answer(
   return { id, state: { ...given, ...state } };
 }
 
-/** Keeps each request, options included, on its way to the mocks. */
+/** Records each request with its options, before the mocks get it. */
 function watch(resources: Recorded[]): void {
   const monitor = getMonitor();
   const register: unknown = monitor && Reflect.get(monitor, "registerResource");

@@ -463,4 +463,21 @@ AUTHENTIK_STORAGE__BACKEND=s3
     expect(statSync(join(dir, "new")).mode & 0o777).to.equal(0o600);
     rmSync(dir, { recursive: true });
   });
+
+  it("names what is not read in the file, and says how long authentik caches old URLs", () => {
+    const dir = mkdtempSync(join(tmpdir(), "env-command-"));
+    const [source, file] = [join(dir, "source.env"), join(dir, ".env")];
+    const bucket = { ...env, AUTHENTIK_STORAGE__S3__BUCKET_NAME: "media" };
+    const keys = { ...bucket, AUTHENTIK_STORAGE__S3__ACCESS_KEY: "key" };
+    writeFileSync(source, formatEnv(keys, "dotenv"));
+    writeFileSync(file, "AUTHENTIK_STORAGE_S3_REGION=x\nAUTHENTIK_STORAGE__S3__ACCESS_KEY=old\n");
+    const command = ["--import", "tsx/esm", "tools/env/command.ts", "--env-file", source];
+    const args = [...command, "--output", file, "--merge"];
+    const merge = () => spawnSync(process.execPath, args, { encoding: "utf8" }).stderr;
+    const unread = "AUTHENTIK_STORAGE_S3_REGION is not read by authentik from 2025.12; write ";
+    expect(merge()).to.include(unread).and.include("for up to 11 min");
+    // The second time nothing changes.
+    expect(merge()).to.include(unread).and.not.include("for up to");
+    rmSync(dir, { recursive: true });
+  });
 });

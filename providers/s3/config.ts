@@ -27,7 +27,7 @@ export const keys = {
   addressingStyle: optional(
     oneOf(
       ADDRESSING_STYLES,
-      "Where the bucket is in URLs (read from 2025.12): in the `path`, or in the host (`virtual`).",
+      "Where the bucket is in URLs (read from 2025.12): in the `path`, or in the host (`virtual`, which needs `authentikVersion`).",
     ),
     DEFAULTS.addressingStyle,
   ),

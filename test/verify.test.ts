@@ -605,7 +605,7 @@ describe("verify", function () {
         const options = { release: parseRelease(release) };
         const results = await verify(target(await bucket(), settings, options));
         const [failed, ...others] = results.filter(({ status }) => status === "failed");
-        expect(failed).to.include({ symptom: "no-url" });
+        expect(failed).to.include({ check: `URL of ${release}`, symptom: "no-url" });
         expect(others).to.deep.equal([]);
       }
     });

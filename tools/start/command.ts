@@ -30,8 +30,13 @@ const { dir } = new Command("npm start --")
   .opts<{ dir?: string }>();
 
 const progress = createProgress();
+let stopped: string | undefined;
 try {
   await interruptible((signal) => {
+    signal.addEventListener("abort", () => {
+      stopped = `${messageOf(signal.reason)}: the S3 server and pulumi do not run any more`;
+      progress.step("stopping the S3 server and pulumi");
+    });
     const options = { dir, signal, progress: progress.step, notice: progress.notice };
     return withLocalStack(options, async (outputs) => {
       const source = sourceOfOutputs("dev", outputs, true);
@@ -45,7 +50,11 @@ try {
   });
 } catch (error) {
   progress.stop();
-  console.error(`error: ${error instanceof Error ? error.message : String(error)}`);
+  console.error(stopped ?? `error: ${messageOf(error)}`);
   // The SDK's installer cannot be stopped, so an interrupted run does not wait for it.
   process.exit(1);
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

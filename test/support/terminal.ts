@@ -21,7 +21,7 @@ const THINKING_MS = 200;
  * Runs a command to its end.
  *
  * @returns the exit status, everything that the terminal showed, and how long the command ran after
- *   the last of the timed keys
+ *   the last of the timed keys; 0 if it had ended before
  * @throws Error when a question did not appear
  */
 export async function onTerminal(
@@ -38,7 +38,7 @@ export async function onTerminal(
   const limit = setTimeout(() => {
     terminal.kill("SIGKILL");
   }, limitMs);
-  let typed = Date.now();
+  let typed: number | undefined;
   const timers = timed.map(([afterMs, keys]) =>
     setTimeout(() => {
       typed = Date.now();
@@ -66,5 +66,5 @@ export async function onTerminal(
   });
   for (const timer of [limit, ...timers]) clearTimeout(timer);
   if (left.length > 0) throw new Error(`"${left[0]?.[0] ?? ""}" was not asked:\n${text}`);
-  return { status, text, afterKeysMs: Date.now() - typed };
+  return { status, text, afterKeysMs: typed === undefined ? 0 : Date.now() - typed };
 }

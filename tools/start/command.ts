@@ -15,6 +15,8 @@ Examples:
   npm start
   npm start -- --dir /var/tmp/authentik-storage`;
 
+const NEXT = "Next, bring up a stack of your own: README.md, To production.";
+
 ignoreClosedOutput();
 const { dir } = new Command("npm start --")
   .description(
@@ -44,7 +46,9 @@ try {
       const results = await verify(source, { signal });
       progress.stop();
       console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}`);
-      console.log(renderResults(results, { color: isatty(1) }));
+      console.log(
+        renderResults(results, NEXT, { color: isatty(1), columns: process.stdout.columns }),
+      );
       if (!allPassed(results)) process.exitCode = 1;
     });
   });

@@ -8,8 +8,7 @@ import { REPOSITORY } from "./support/engine.ts";
 
 const git = (cwd: string, args: readonly string[]) => {
   const user = ["-c", "user.name=test", "-c", "user.email=test@authentik.company"];
-  const options = { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] } as const;
-  return execFileSync("git", [...user, ...args], options);
+  return execFileSync("git", [...user, ...args], { cwd, encoding: "utf8", stdio: "pipe" });
 };
 
 /** The commit before this one. A shallow clone has none, and a new project neither. */
@@ -35,7 +34,10 @@ describe("a project of the previous commit", function () {
   (previous === undefined ? it.skip : it)("gets this one by the commands of the docs", () => {
     const page = readFileSync(join(REPOSITORY, "docs/update.md"), "utf8");
     const commands = /```sh\n(.*?)npm ci/s.exec(page)?.[1] ?? "";
-    const archive = execFileSync("git", ["archive", previous ?? ""], { cwd: REPOSITORY });
+    const archive = execFileSync("git", ["archive", previous ?? ""], {
+      cwd: REPOSITORY,
+      maxBuffer: 100_000_000,
+    });
     execFileSync("tar", ["-x"], { cwd: project, input: archive });
     git(project, ["init", "--quiet"]);
     appendFileSync(join(project, "Pulumi.prod.yaml"), "config: {}\n");

@@ -11,13 +11,13 @@ import {
   ListObjectsV2Command,
   ListPartsCommand,
   PutObjectCommand,
-  S3Client,
   UploadPartCommand,
-  type S3ClientConfig,
+  type S3Client,
 } from "@aws-sdk/client-s3";
 import type { StorageSettings } from "../../authentik/env.ts";
 import type { ReleaseRules } from "../../authentik/release.ts";
 import { clientEndpoint, presignV4, signingRegion, type SigningKeys } from "../../authentik/url.ts";
+import { createS3Client, type ClientOptions } from "../../providers/s3/client.ts";
 import { NotS3Error, REQUEST_TIMEOUT_MS, request, type Answer } from "./request.ts";
 
 /** boto3 uploads files of this size and more in parts of this size (defaults of s3transfer). */
@@ -53,8 +53,8 @@ export class Storage {
   constructor(settings: StorageSettings, rules: ReleaseRules, signal: AbortSignal) {
     this.settings = settings;
     this.abort = { abortSignal: signal };
-    this.plain = new S3Client(clientConfig(settings, rules, "WHEN_REQUIRED"));
-    this.withChecksums = new S3Client(clientConfig(settings, rules, "WHEN_SUPPORTED"));
+    this.plain = createS3Client(clientOptions(settings, rules, "WHEN_REQUIRED"));
+    this.withChecksums = createS3Client(clientOptions(settings, rules, "WHEN_SUPPORTED"));
   }
 
   /**
@@ -212,16 +212,16 @@ function checksumOf({ checksums }: UploadOptions): { ChecksumAlgorithm?: "CRC32"
   return checksums ? { ChecksumAlgorithm: "CRC32" } : {};
 }
 
-function clientConfig(
+function clientOptions(
   settings: StorageSettings,
   rules: ReleaseRules,
   checksums: "WHEN_SUPPORTED" | "WHEN_REQUIRED",
-): S3ClientConfig {
+): ClientOptions {
   const { endpoint, useSsl } = settings;
   const style = rules.readsAddressingStyle ? settings.addressingStyle : undefined;
   const hasOwnEndpoint = endpoint !== undefined || useSsl === false;
   return {
-    ...credentialsOf(settings),
+    keys: settings,
     region: signingRegion(settings),
     ...(hasOwnEndpoint ? { endpoint: clientEndpoint(settings) } : {}),
     // With an endpoint "auto" means path style (botocore's args.py).
@@ -231,21 +231,7 @@ function clientConfig(
     maxAttempts: 1,
     // boto3 does not correct a wrong clock.
     disableClockSkewCorrection: true,
-    requestHandler: {
-      connectionTimeout: REQUEST_TIMEOUT_MS,
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      throwOnRequestTimeout: true,
-    },
+    connectionTimeout: REQUEST_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
   };
-}
-
-/**
- * authentik's keys, or a profile, or nothing: then the SDK's default chain looks for credentials.
- */
-function credentialsOf(settings: StorageSettings): Pick<S3ClientConfig, "credentials" | "profile"> {
-  const { accessKey, secretKey, sessionToken, sessionProfile } = settings;
-  if (sessionProfile !== undefined) return { profile: sessionProfile };
-  if (accessKey === undefined || secretKey === undefined) return {};
-  const keys = { accessKeyId: accessKey, secretAccessKey: secretKey };
-  return { credentials: sessionToken === undefined ? keys : { ...keys, sessionToken } };
 }

@@ -183,9 +183,9 @@ async function collect(body: unknown): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** Nothing, XML that is not a web page, or the JSON of a policy. */
+/** Anything but a web page. Whoever reads an answer checks its shape. */
 function isS3Content(text: string): boolean {
-  return /^\s*(?:$|\{|<(?!!doctype|html))/i.test(text);
+  return !/^\s*<(?:!doctype|html)/i.test(text);
 }
 
 /** XML with an error code. Only a missing resource and a redirect need one: a HEAD's 403 is empty. */
@@ -288,6 +288,10 @@ const ADVICE: Readonly<Record<string, string | ((connection: Connection) => stri
     "No credentials were found: set adminAccessKey and adminSecretKey, or accessKey and secretKey.",
   BucketAlreadyExists: "The name belongs to another owner: choose another bucketName.",
   NoSuchBucket: "The bucket does not exist: run pulumi refresh, then pulumi up.",
+  MalformedPolicy:
+    "The server does not accept this bucket policy: check policyPrincipal. If the server has no " +
+    "principals or not all actions (MinIO), remove policyPrincipal and give authentik's key its " +
+    "rights with the server's own tools (MinIO: mc admin policy).",
   NotImplemented: UNSUPPORTED,
   MethodNotAllowed: UNSUPPORTED,
 };

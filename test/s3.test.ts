@@ -11,6 +11,7 @@ import { authentikPolicy } from "../authentik/permissions.ts";
 import * as operations from "../providers/s3/operations.ts";
 import { ServerError } from "../providers/s3/server.ts";
 import type { RunningServer } from "../tools/start/versitygw.ts";
+import { EngineProject, pulumi } from "./support/engine.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { startProxy } from "./support/proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
@@ -273,6 +274,64 @@ describe("S3 resources on a real server", () => {
       },
     );
   });
+
+  it("are reached by the proxy of the environment, but for the hosts of NO_PROXY", async () => {
+    const seen: string[] = [];
+    const proxy = await startProxy(server.endpoint, {
+      answer: ({ url = "" }) => {
+        seen.push(url);
+        return undefined;
+      },
+    });
+    const inputs = fresh();
+    try {
+      process.env.http_proxy = `http://${proxy.host}`;
+      await operations.bucket.create(inputs);
+      expect(seen[0]).to.match(/^http:\/\/127\.0\.0\.1:\d+\/media-/);
+      const count = seen.length;
+      process.env.no_proxy = "other.company,127.0.0.1";
+      await operations.bucket.read(inputs.bucket, inputs);
+      expect(seen).to.have.length(count);
+    } finally {
+      delete process.env.http_proxy;
+      delete process.env.no_proxy;
+      await proxy.stop();
+    }
+  });
+
+  (pulumi ? it : it.skip)(
+    "keep everything when a replacement fails and the config goes back",
+    async function () {
+      this.timeout(180_000);
+      const project = await EngineProject.create();
+      const values = {
+        provider: "s3",
+        endpoint: server.endpoint,
+        bucketName: "kept-media",
+        secureUrls: false,
+        protect: false,
+        origins: ["https://authentik.company"],
+      };
+      const keys = { accessKey: ROOT.accessKey, secretKey: ROOT.secretKey };
+      try {
+        await project.configure(values, keys);
+        await project.expectOk("up", "--yes", "--skip-preview");
+        await put("kept-media", "kept");
+        await project.configure({ bucketName: "other-media" });
+        expect((await project.run("up", "--yes", "--skip-preview")).text).to.match(/not empty/);
+        await project.configure({ bucketName: "kept-media" });
+        await project.expectOk("up", "--yes", "--skip-preview");
+        await project.expectOk("up", "--yes", "--skip-preview", "--refresh", "--expect-no-changes");
+        const cors = await s3.send(new GetBucketCorsCommand({ Bucket: "kept-media" }));
+        expect(cors.CORSRules).to.have.length(1);
+        expect(await names())
+          .to.include("kept-media")
+          .and.not.include("other-media");
+      } finally {
+        await project.remove();
+      }
+    },
+  );
 
   describe("CORS policy", () => {
     it("is put, read, changed, and deleted", async () => {

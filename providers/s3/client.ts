@@ -1,5 +1,5 @@
-/** Makes the project's S3 clients. */
-import { S3Client, type S3ClientConfig } from "@aws-sdk/client-s3";
+/** The config of every S3 client of the project. It loads no client, so that previews start fast. */
+import type { S3ClientConfig } from "@aws-sdk/client-s3";
 import { NodeHttpHandler, type NodeHttpHandlerOptions } from "@smithy/node-http-handler";
 import { proxyFor } from "../../authentik/proxy.ts";
 
@@ -23,23 +23,23 @@ export interface ClientOptions
 }
 
 /**
- * An S3 client that uses the proxy of the environment as boto3 does, and prints nothing. On Node 20
+ * The config of a client that uses the proxy of the environment as boto3 does, and prints nothing. On Node 20
  * the SDK would warn at every start that later versions need a newer Node. The lock file keeps this
  * version.
  *
  * @throws Error where the environment's proxy is not a URL
  */
-export function createS3Client(options: ClientOptions): S3Client {
+export function s3ClientConfig(options: ClientOptions): S3ClientConfig {
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = "true";
   const { keys, connectionTimeout, requestTimeout, ...config } = options;
   // As in boto3, the endpoint decides, and not the host that a request goes to.
   const proxy = proxyFor(config.endpoint ?? "https://s3.amazonaws.com");
   const timeouts = { connectionTimeout, requestTimeout, throwOnRequestTimeout: true };
-  return new S3Client({
+  return {
     ...config,
     ...credentialsOf(keys),
     requestHandler: new NodeHttpHandler(async () => ({ ...timeouts, ...(await agents(proxy)) })),
-  });
+  };
 }
 
 function credentialsOf(keys: ClientKeys): Pick<S3ClientConfig, "credentials" | "profile"> {

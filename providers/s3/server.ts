@@ -4,7 +4,7 @@ import { Readable } from "node:stream";
 import type { S3Client } from "@aws-sdk/client-s3";
 import pRetry from "p-retry";
 import { proxyFor } from "../../authentik/proxy.ts";
-import type { ClientKeys } from "./client.ts";
+import { s3ClientConfig, type ClientKeys } from "./client.ts";
 import type { ConfigKey } from "./config.ts";
 
 /** Where a bucket is and how to reach it: part of the inputs of every resource in this folder. */
@@ -102,8 +102,8 @@ export async function onServer<T>(
 export type Call = <T>(purpose: string, request: (s3: S3Client) => Promise<T>) => Promise<T>;
 
 async function createClient(connection: Connection, credentials: ClientKeys): Promise<S3Client> {
-  const { createS3Client } = await import("./client.ts");
-  const client = createS3Client({
+  const { S3Client } = await import("@aws-sdk/client-s3");
+  const config = s3ClientConfig({
     endpoint: connection.endpoint,
     region: connection.region ?? DEFAULT_REGION,
     forcePathStyle: connection.addressingStyle !== "virtual",
@@ -114,6 +114,7 @@ async function createClient(connection: Connection, credentials: ClientKeys): Pr
     connectionTimeout: 5_000,
     requestTimeout: 30_000,
   });
+  const client = new S3Client(config);
   // S3 requires a checksum of some requests (CORS, policy). Older servers know only Content-MD5.
   client.middlewareStack.add(
     (next) => (args) => {

@@ -11,13 +11,14 @@ import {
   ListObjectsV2Command,
   ListPartsCommand,
   PutObjectCommand,
+  S3Client,
   UploadPartCommand,
-  type S3Client,
+  type S3ClientConfig,
 } from "@aws-sdk/client-s3";
 import type { StorageSettings } from "../../authentik/env.ts";
 import type { ReleaseRules } from "../../authentik/release.ts";
 import { clientEndpoint, presignV4, signingRegion, type SigningKeys } from "../../authentik/url.ts";
-import { createS3Client, type ClientOptions } from "../../providers/s3/client.ts";
+import { s3ClientConfig } from "../../providers/s3/client.ts";
 import { NotS3Error, REQUEST_TIMEOUT_MS, request, type Answer } from "./request.ts";
 
 /** boto3 uploads files of this size and more in parts of this size (defaults of s3transfer). */
@@ -53,8 +54,8 @@ export class Storage {
   constructor(settings: StorageSettings, rules: ReleaseRules, signal: AbortSignal) {
     this.settings = settings;
     this.abort = { abortSignal: signal };
-    this.plain = createS3Client(clientOptions(settings, rules, "WHEN_REQUIRED"));
-    this.withChecksums = createS3Client(clientOptions(settings, rules, "WHEN_SUPPORTED"));
+    this.plain = new S3Client(clientConfig(settings, rules, "WHEN_REQUIRED"));
+    this.withChecksums = new S3Client(clientConfig(settings, rules, "WHEN_SUPPORTED"));
   }
 
   /**
@@ -212,15 +213,15 @@ function checksumOf({ checksums }: UploadOptions): { ChecksumAlgorithm?: "CRC32"
   return checksums ? { ChecksumAlgorithm: "CRC32" } : {};
 }
 
-function clientOptions(
+function clientConfig(
   settings: StorageSettings,
   rules: ReleaseRules,
   checksums: "WHEN_SUPPORTED" | "WHEN_REQUIRED",
-): ClientOptions {
+): S3ClientConfig {
   const { endpoint, useSsl } = settings;
   const style = rules.readsAddressingStyle ? settings.addressingStyle : undefined;
   const hasOwnEndpoint = endpoint !== undefined || useSsl === false;
-  return {
+  return s3ClientConfig({
     keys: settings,
     region: signingRegion(settings),
     ...(hasOwnEndpoint ? { endpoint: clientEndpoint(settings) } : {}),
@@ -233,5 +234,5 @@ function clientOptions(
     disableClockSkewCorrection: true,
     connectionTimeout: REQUEST_TIMEOUT_MS,
     requestTimeout: REQUEST_TIMEOUT_MS,
-  };
+  });
 }

@@ -81,7 +81,11 @@ export async function parseConfig<Read>(raw: RawConfig, providers: Providers<Rea
 
   const problems: ConfigProblem[] = [];
   const report: ReportProblem = (key, wrong) => {
-    problems.push({ key, value: shownValue(key, raw, owners), wrong: withoutPassword(wrong) });
+    problems.push({
+      key: shownMessage(key),
+      value: shownValue(key, raw, owners),
+      wrong: shownMessage(wrong),
+    });
   };
   reportUnknownKeys(unknown, provider, owners, report);
   reportClearSecrets(raw, owners, report);
@@ -143,13 +147,35 @@ function reportUnknownKeys(
   }
 }
 
-/** The known word that is most similar, as the end of a sentence. */
+/** What other tools call our keys, in lower case and without `_` and `-`. */
+const OTHER_NAMES: Readonly<Record<string, string>> = {
+  bucket: "bucketName",
+  name: "bucketName",
+  regionname: "region",
+  endpointurl: "endpoint",
+  accesskeyid: "accessKey",
+  awsaccesskeyid: "accessKey",
+  secretaccesskey: "secretKey",
+  awssecretaccesskey: "secretKey",
+  profile: "sessionProfile",
+  cors: "origins",
+  corsorigins: "origins",
+  allowedorigins: "origins",
+  corsallowedorigins: "origins",
+  version: "authentikVersion",
+};
+
+/** Longer words are no misspelt keys. */
+const LONGEST_WORD = 64;
+
+/** The known word that is meant, as the end of a sentence. */
 function suggest(word: string, known: readonly string[]): string {
+  if (word.length > LONGEST_WORD) return "";
+  const plain = word.toLowerCase().replace(/[_-]/g, "");
+  const other = Object.hasOwn(OTHER_NAMES, plain) ? OTHER_NAMES[plain] : undefined;
+  if (other !== undefined && known.includes(other)) return ` (did you mean ${other}?)`;
   const [nearest] = known
-    .map((candidate) => ({
-      candidate,
-      distance: leven(word.toLowerCase(), candidate.toLowerCase()),
-    }))
+    .map((candidate) => ({ candidate, distance: leven(plain, candidate.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance);
   return nearest && nearest.distance <= Math.max(2, word.length / 3)
     ? ` (did you mean ${nearest.candidate}?)`
@@ -176,19 +202,52 @@ function isSecretKey(key: string, owners: readonly Owner[]): boolean {
   });
 }
 
-/** A misspelled key may have a secret too, so the value of a key that sounds like one is not shown. */
+/**
+ * The value as a message shows it. A key's schema says whether it is a secret. An unknown key may
+ * be a misspelt one, so its value is not shown if it sounds like a secret.
+ */
 function shownValue(key: string, raw: RawConfig, owners: readonly Owner[]): string | undefined {
-  const [, name = key, index] = /^(.*?)(?:\[(\d+)\])?$/.exec(key) ?? [];
+  const [, name = key, index] = /^(.*?)(?:\[(\d+)\])?$/s.exec(key) ?? [];
   const value = raw.values[name];
   if (value === undefined) return undefined;
-  if (raw.secrets.has(name) || isSecretKey(name, owners) || /key|secret|token|pass/i.test(name))
-    return "[secret]";
-  return withoutPassword(
-    JSON.stringify(index === undefined ? value : (splitList(value)?.[Number(index)] ?? value)),
-  );
+  const isKnown =
+    name === "provider" ||
+    Object.hasOwn(commonKeys, name) ||
+    owners.some(({ keys }) => Object.hasOwn(keys, name));
+  const soundsSecret = !isKnown && /key|secret|token|pass/i.test(name);
+  if (raw.secrets.has(name) || isSecretKey(name, owners) || soundsSecret) return "[secret]";
+  return shown(index === undefined ? value : (splitList(value)?.[Number(index)] ?? value));
 }
 
-/** A URL may have a user and a password by mistake. */
+const LONGEST_SHOWN = 200;
+
+/** A value in quotes: cut, without a password, and with invisible characters escaped. */
+function shown(value: string): string {
+  // A cut in the middle of a password would show its beginning.
+  if (value.length > LONGEST_SHOWN && value.includes("@")) return `[${value.length} characters]`;
+  const end = value.length > LONGEST_SHOWN ? "..." : "";
+  return withoutPassword(visible(JSON.stringify(`${value.slice(0, LONGEST_SHOWN)}${end}`)));
+}
+
+/** Escapes what a terminal does not show or obeys: control and format characters, odd blanks. */
+function visible(text: string): string {
+  return text.replaceAll(/[^\P{C}]|[^\P{Z} ]/gu, (character) => {
+    return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
+  });
+}
+
+/** A URL may have a user and a password by mistake. One look at each part keeps this linear. */
 function withoutPassword(text: string): string {
-  return text.replaceAll(/[^\s/@"]*:[^\s/@"]*@/g, "[secret]@");
+  return text.replaceAll(/[^\s/"]+/g, (part) => {
+    const at = part.lastIndexOf("@");
+    return part.lastIndexOf(":", at) < 0 || at < 0 ? part : `[secret]${part.slice(at)}`;
+  });
+}
+
+/** A message quotes what a rule suggests, which comes from the value. */
+const LONGEST_MESSAGE = 1_000;
+
+function shownMessage(text: string): string {
+  if (text.length <= LONGEST_MESSAGE) return visible(withoutPassword(text));
+  return `${visible(withoutPassword(text)).slice(0, LONGEST_MESSAGE)}...`;
 }

@@ -18,7 +18,23 @@ export function origin(value: string, index: number, all: readonly string[]): st
   if (canonical !== value) {
     return `is not what browsers send as the origin (${originFault(value)}); write "${canonical}"`;
   }
-  return all.indexOf(value) === index ? undefined : "is listed twice; remove one";
+  return (
+    hostFault(value) ?? (all.indexOf(value) === index ? undefined : "is listed twice; remove one")
+  );
+}
+
+/**
+ * What is wrong with the host or port of a URL (RFC 1123; 253 characters in all). The URL standard
+ * accepts more than a name server or a server's socket.
+ */
+function hostFault(url: string): string | undefined {
+  const { hostname, port } = new URL(url);
+  if (port === "0") return "has port 0, which no server has; write another port";
+  if (/^\[[0-9a-f:.]+\]$/.test(hostname)) return undefined;
+  const labels = hostname.split(".");
+  const isHost = labels.every((label) => /^(?!-)[a-z0-9_-]{1,63}(?<!-)$/.test(label));
+  if (isHost && hostname.length <= 253) return undefined;
+  return "has a host that cannot exist; write names of 1 to 63 letters, digits and hyphens, joined by dots";
 }
 
 /** What is wrong with a value and what to write instead, as the end of a sentence; undefined for a valid value. */
@@ -98,22 +114,31 @@ export function endpoint(value: string): string | undefined {
   if (url.username || url.password || url.search || url.hash) {
     return `has more than scheme, host and path; write "${url.origin}"`;
   }
-  const canonical = `${url.origin}${url.pathname.replace(/\/+$/, "")}`;
-  return canonical === value ? undefined : `is not in its usual form; write "${canonical}"`;
+  const canonical = `${url.origin}${withoutSlashes(url.pathname)}`;
+  if (canonical !== value) return `is not in its usual form; write "${canonical}"`;
+  return hostFault(value);
+}
+
+/** A path without slashes at its end. */
+function withoutSlashes(path: string): string {
+  let end = path.length;
+  while (path[end - 1] === "/") end -= 1;
+  return path.slice(0, end);
 }
 
 /** A custom domain as authentik needs it: host[:port][/path], without scheme and trailing slash. */
 export function customDomain(value: string): string | undefined {
   if (value.includes("://")) {
-    const domain = value.replace(/^[^/]*:\/\//, "").replace(/\/+$/, "");
+    const domain = withoutSlashes(value.replace(/^[^/]*:\/\//, ""));
     return `has a scheme; write "${domain}"`;
   }
   const url = parseUrl(`https://${value}`);
   if (!url || url.username || url.password || url.search || url.hash || /\s/.test(value)) {
     return 'is not a domain; write e.g. "s3.provider/authentik-media"';
   }
-  const canonical = `${url.host}${url.pathname.replace(/\/+$/, "")}`;
-  return canonical === value ? undefined : `is not in its usual form; write "${canonical}"`;
+  const canonical = `${url.host}${withoutSlashes(url.pathname)}`;
+  if (canonical !== value) return `is not in its usual form; write "${canonical}"`;
+  return hostFault(url.href);
 }
 
 /** An authentik release that reads S3 settings. */
@@ -143,10 +168,25 @@ export function urlExpiry(value: string): string | undefined {
   return 'is not between one second and seven days, the limit of presigned URLs; write e.g. "minutes=15"';
 }
 
-/** The name of a request header (RFC 9110), or `*`. */
+/** The name of a request header (RFC 9110), or `*` alone. */
 export const headerName = matching(
-  /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/,
+  /^(?:\*|[!#$%&'+.^_`|~0-9A-Za-z-]{1,256})$/,
   'is not a header name; write e.g. "Authorization"',
+);
+
+/**
+ * One principal of a bucket policy, in the server's own form: the ARN of a user, role or account
+ * (the account is empty or a tenant off AWS), or an access key. A wildcard would open the bucket.
+ */
+export const principal = matching(
+  /^(?:arn:aws[a-z-]*:(?:iam|sts)::[\w-]{0,64}:(?:user|role|assumed-role)\/[\w+=,.@/-]{1,576}|arn:aws[a-z-]*:iam::[\w-]{1,64}:root|[\w+=.@-]{3,128})$/,
+  'is not one principal; write the ARN of a user or role, e.g. "arn:aws:iam:::user/authentik", or an access key',
+);
+
+/** The name of a profile of the AWS shared config. */
+export const profile = matching(
+  /^[\w.@+=:/-]{1,128}$/,
+  "is not the name of a profile; write 1 to 128 letters, digits and _.@+=:/-",
 );
 
 /** The region of an S3-compatible server, as boto3 accepts it (botocore's `validate_region_name`). */
@@ -158,6 +198,9 @@ export const region = matching(
 /** A key or token that authentik can read back, without the blanks and newlines that copying adds. */
 export function credential(value: string): string | undefined {
   if (value.trim() !== value) return "has blanks or a newline around it; write it without";
+  if (!/^[\x21-\x7e]+$/.test(value)) {
+    return "has a blank, a control character or one outside of ASCII; copy it again";
+  }
   try {
     encodeValue("it", value);
     return undefined;
@@ -167,8 +210,17 @@ export function credential(value: string): string | undefined {
   }
 }
 
+/** An access key. In a signature `/` and `,` end it. */
+export function accessKey(value: string): string | undefined {
+  return credential(value) ?? (/[/,]/.test(value) ? 'has a "/" or ","; copy it again' : undefined);
+}
+
+/** Neither AWS nor Azure accepts more tags of a resource. */
+const MOST_TAGS = 50;
+
 /** A tag that both AWS and Azure accept: `name=value`, within the stricter limits of the two. */
 export function tag(value: string, index: number, all: readonly string[]): string | undefined {
+  if (index >= MOST_TAGS) return `is one tag too many; write at most ${MOST_TAGS}`;
   const [, name = "", content = ""] = /^([^=]+)=(.*)$/.exec(value) ?? [];
   if (name === "") return 'is not a tag; write name=value, e.g. "team=identity"';
   if (name.length > 128 || content.length > 256) {

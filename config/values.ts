@@ -47,16 +47,25 @@ export function text(
       v.string(),
       v.rawCheck(({ dataset, addIssue }) => {
         if (!dataset.typed) return;
-        const wrong =
-          dataset.value.trim() === ""
-            ? "is empty; write a value or remove the key"
-            : rule(dataset.value);
+        const wrong = faultOf(dataset.value, rule);
         if (wrong !== undefined) addIssue({ message: wrong });
       }),
     ),
     meaning,
     documentation,
   );
+}
+
+/** No valid text is longer: a session token has up to about 4,000 characters. */
+const LONGEST_TEXT = 8_192;
+/** No valid list is longer. */
+const MOST_ENTRIES = 1_000;
+
+/** Empty and very long texts are refused before a rule reads them. */
+function faultOf(value: string, rule: (value: string) => string | undefined): string | undefined {
+  if (value.trim() === "") return "is empty; write a value or remove the key";
+  if (value.length > LONGEST_TEXT) return `has more than ${LONGEST_TEXT} characters; write less`;
+  return rule(value);
 }
 
 /** A text that is never shown and accepted only as a Pulumi secret. */
@@ -125,8 +134,12 @@ export function list(
           return NEVER;
         }
         if (entries.length === 0) addIssue({ message: "is empty; write at least one entry" });
+        if (entries.length > MOST_ENTRIES) {
+          addIssue({ message: `has more than ${MOST_ENTRIES} entries; write fewer` });
+          return NEVER;
+        }
         for (const [index, entry] of entries.entries()) {
-          const wrong = rule(entry, index, entries);
+          const wrong = faultOf(entry, (value) => rule(value, index, entries));
           const path = {
             type: "array",
             origin: "value",

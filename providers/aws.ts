@@ -38,7 +38,7 @@ import {
   type Valid,
   type Values,
 } from "../config/common.ts";
-import { matching } from "../config/rules.ts";
+import { matching, profile } from "../config/rules.ts";
 import { integer, list, oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
@@ -115,7 +115,7 @@ const keys = {
       serviceAccount,
     ),
   ),
-  sessionProfile: optional(text("For `profile`: its name on authentik's machine.")),
+  sessionProfile: optional(text("For `profile`: its name on authentik's machine.", profile)),
   attachTo: optional(
     text(
       "For `external`, and optional for `profile`: who gets the policy, `role/NAME` or `user/NAME`, or its ARN.",

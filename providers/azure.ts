@@ -99,13 +99,13 @@ const keys = {
     text("For `external`: URL of the gateway, without the container.", rules.endpoint),
   ),
   accessKey: optional(
-    secretText("For `external`: access key of authentik's user on the gateway.", rules.credential),
+    secretText("For `external`: access key of authentik's user on the gateway.", rules.accessKey),
   ),
   secretKey: optional(
     secretText("For `external`: secret key of authentik's user on the gateway.", rules.credential),
   ),
   adminAccessKey: optional(
-    secretText("For `external`: the gateway's root access key.", rules.credential),
+    secretText("For `external`: the gateway's root access key.", rules.accessKey),
   ),
   adminSecretKey: optional(
     secretText("For `external`: the gateway's root secret key.", rules.credential),

@@ -147,6 +147,20 @@ describe("config", () => {
     ["an expiry with a part that authentik ignores", { urlExpiry: "hours=1; minutes=30" }, /^urlExpiry: is not a duration/],
     ["a region that boto3 refuses", { region: "eu_1" }, /^region: is not a region/],
     ["an expiry past S3's limit", { urlExpiry: "days=8" }, /seven days/],
+    ["a principal that is everybody", { policyPrincipal: "*" }, /^policyPrincipal: is not one principal/],
+    ["a principal with a wildcard", { policyPrincipal: "arn:aws:iam::*:root" }, /^policyPrincipal: is not one/],
+    ["a principal with a control character", { policyPrincipal: "authentik\u001b[2K" }, /^policyPrincipal: is not one/],
+    ["a key with a newline inside", { accessKey: "a\nb" }, /^accessKey: has a blank, a control character/],
+    ["a profile with a newline", { sessionProfile: "a\nb" }, /^sessionProfile: is not the name/],
+    ["a pattern of headers", { corsAllowedHeaders: "X-*" }, /^corsAllowedHeaders\[0\]: is not a header/],
+    ["a host with two dots", { endpoint: "https://a..b" }, /^endpoint: has a host that cannot exist/],
+    ["a port that no server has", { origins: "https://a.company:0" }, /^origins\[0\]: has port 0/],
+    ["a host of 300 letters", { origins: `https://${"a.".repeat(150)}company` }, /^origins\[0\]: has a host/],
+    ["a custom domain without a name", { customDomain: "-/authentik-media" }, /^customDomain: has a host/],
+    ["51 tags", { provider: "aws", region: "eu-central-1", endpoint: undefined, accessKey: undefined, secretKey: undefined, tags: Array.from({ length: 51 }, (_, index) => `t${index}=x`).join(",") }, /^tags\[50\]: is one tag too many/],
+    ["an expiry with blanks, on which authentik fails", { urlExpiry: "minutes = 15" }, /^urlExpiry: is not a duration/],
+    ["an expiry with a unit twice", { urlExpiry: "minutes=15;minutes=20" }, /^urlExpiry: is not a duration/],
+    ["another tool's name of a key", { bucket: "x", region_name: "y", access_key_id: "z" }, /did you mean bucketName\?/, /did you mean region\?/, /did you mean accessKey\?/],
     ["an empty value", { policyPrincipal: " " }, /^policyPrincipal: is empty/],
   ];
   for (const [title, changes, ...expected] of bad) {
@@ -187,6 +201,40 @@ describe("config", () => {
         .and.to.match(/adminSecretKey = \[secret\] is not a secret/)
         .and.not.to.contain("hunter2");
     }
+  });
+
+  it("shows a wrong value of a key that only sounds like a secret", async () => {
+    const changes = { provider: "aws", keyGeneration: "x", kmsKeyArn: "y", retirePreviousKey: "z" };
+    const values = { origins: "https://a.company", region: "eu-central-1", ...changes };
+    const error: unknown = await chooseProvider(raw(values)).catch((reason: unknown) => reason);
+    expect(error).to.have.property("message").that.includes('keyGeneration = "x" ');
+    expect(error).to.have.property("message").that.includes('kmsKeyArn = "y" ');
+    expect(error).to.have.property("message").that.includes('retirePreviousKey = "z" ');
+  });
+
+  it("shows a long value cut, invisible characters escaped, and at once", async () => {
+    const long = Object.fromEntries(
+      [
+        "bucketName",
+        "origins",
+        "endpoint",
+        "customDomain",
+        "urlExpiry",
+        "secretKey",
+        "provider",
+      ].map((key) => [key, `https://a\u202e\u200b${":,/@".repeat(250_000)}`]),
+    );
+    const start = performance.now();
+    for (const values of [long, { ...long, provider: "s3", ["x".repeat(1_000_000)]: "x" }]) {
+      const error: unknown = await chooseProvider(raw(values)).catch((reason: unknown) => reason);
+      expect(error).to.be.instanceOf(ConfigError);
+      expect(String(error).length).to.be.lessThan(10_000);
+    }
+    expect(performance.now() - start).to.be.lessThan(2_000);
+    const error: unknown = await parse({ bucketName: "a\u202e\u200bb" }).catch(
+      (reason: unknown) => reason,
+    );
+    expect(String(error)).to.include('bucketName = "a\\u{202e}\\u{200b}b"');
   });
 
   it("shows no password of a URL", async () => {

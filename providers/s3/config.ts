@@ -34,18 +34,18 @@ export const keys = {
   useSsl: optional(
     boolean("Has no effect: the endpoint's scheme decides. A value must agree with it."),
   ),
-  accessKey: optional(secretText("Access key that authentik gets.", rules.credential)),
+  accessKey: optional(secretText("Access key that authentik gets.", rules.accessKey)),
   secretKey: optional(secretText("Secret key that authentik gets.", rules.credential)),
   sessionToken: optional(
     secretText("Session token, if authentik's keys are temporary.", rules.credential),
   ),
   sessionProfile: optional(
-    text("Profile of the AWS shared config that authentik uses instead of keys."),
+    text("Profile of the AWS shared config that authentik uses instead of keys.", rules.profile),
   ),
   adminAccessKey: optional(
     secretText(
       "Access key that creates the bucket and its CORS policy. The default is `accessKey`.",
-      rules.credential,
+      rules.accessKey,
     ),
   ),
   adminSecretKey: optional(
@@ -59,6 +59,7 @@ export const keys = {
       "Principal that a bucket policy gives exactly the rights that authentik needs, " +
         "in the server's own form: an ARN, or an access key on versitygw. " +
         "Without it, the bucket gets no policy.",
+      rules.principal,
     ),
   ),
 };

@@ -11,11 +11,14 @@ import type {
   CreateBucketCommandInput,
 } from "@aws-sdk/client-s3";
 import type * as dynamic from "@pulumi/pulumi/dynamic/index.js";
+import { fetchByProxy } from "../../authentik/proxy.ts";
+import type { ClientKeys } from "./client.ts";
 import {
   adminCredentials,
+  NOT_S3,
+  notS3,
   onServer,
   ServerError,
-  type AdminCredentials,
   type Call,
   type Connection,
 } from "./server.ts";
@@ -27,6 +30,11 @@ export interface BucketInputs extends Connection {
 
 export interface CorsInputs extends Connection {
   rules: CorsRule[];
+  /**
+   * In the state alone, where the server has no CORS policy for a bucket and its own one allows the
+   * origins.
+   */
+  serverWide?: boolean;
 }
 
 /** One rule of a bucket's CORS policy. */
@@ -45,11 +53,19 @@ export interface PolicyInputs extends Connection {
 /** In place of a value that is known only during `up` (Pulumi's engine protocol). */
 const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 
+/** A state without what only the state has. */
+function inputsOf<Inputs extends Connection>(state: Inputs): Inputs {
+  if (!("serverWide" in state)) return state;
+  const inputs = { ...state };
+  delete inputs.serverWide;
+  return inputs;
+}
+
 /** What the three resources have in common. */
 abstract class Operations<Inputs extends Connection>
   implements dynamic.ResourceProvider<Inputs, Inputs>
 {
-  #stackCredentials: AdminCredentials = {};
+  #stackCredentials: ClientKeys = {};
 
   async configure({ config }: dynamic.ConfigureRequest): Promise<void> {
     this.#stackCredentials = adminCredentials((key) => config.get(key));
@@ -59,12 +75,17 @@ abstract class Operations<Inputs extends Connection>
   /**
    * Another endpoint or bucket replaces the resource. All else is an update in place, and so is the
    * handler of another version: `__provider` is one of the inputs here.
+   *
+   * The old resource is deleted first. If that fails, as with a bucket that has files, nothing is
+   * changed and the old config is right again. Otherwise the deletion would stay pending, and be
+   * done when the config names the old bucket again.
    */
   async diff(_id: string, olds: Inputs, news: Inputs): Promise<dynamic.DiffResult> {
     const isReplaced = (key: keyof Connection) => olds[key] !== news[key] && news[key] !== UNKNOWN;
     return Promise.resolve({
-      changes: !sameMeaning(olds, news),
+      changes: !sameMeaning(inputsOf(olds), news),
       replaces: (["endpoint", "bucket"] as const).filter(isReplaced),
+      deleteBeforeReplace: true,
     });
   }
 
@@ -75,7 +96,7 @@ abstract class Operations<Inputs extends Connection>
       this.call(props, (call) => this.readState(props, call)),
     );
     // Without an id the engine records the resource as deleted, and the next `up` creates it again.
-    return actual ? { id, props: actual, inputs: actual } : {};
+    return actual ? { id, props: actual, inputs: inputsOf(actual) } : {};
   }
 
   async delete(_id: string, props: Inputs): Promise<void> {
@@ -140,7 +161,7 @@ class BucketOperations extends Operations<BucketInputs> {
       );
     } catch (error) {
       if (isCode(error, "BucketNotEmpty")) throw notEmpty(props, error);
-      if (!isCode(error, "NoSuchBucket")) throw error;
+      if (!isAbsent(error)) throw error;
     }
   }
 }
@@ -148,15 +169,17 @@ class BucketOperations extends Operations<BucketInputs> {
 function alreadyExists({ bucket, endpoint }: Connection): ServerError {
   const message =
     `the bucket "${bucket}" at ${endpoint} exists already, and nothing in it was changed. ` +
-    "Set adopt: true to manage it with this stack, or choose another bucketName.";
+    "Set adopt: true to manage it with this stack, or choose another bucketName. " +
+    "If an earlier pulumi up of this stack was stopped, that one may have created it: run " +
+    "pulumi refresh --clear-pending-creates, and then pulumi up with adopt: true.";
   return new ServerError(message, "BucketAlreadyOwnedByYou", 409, undefined);
 }
 
 function notEmpty({ bucket, endpoint }: Connection, cause?: unknown): ServerError {
   const message =
     `the bucket "${bucket}" at ${endpoint} is not empty and was not deleted. ` +
-    "Empty it yourself, or set forceDestroy: true, run pulumi up, " +
-    "and delete it with everything in it.";
+    "To keep it, restore bucketName and endpoint in the config. To delete it with everything in " +
+    "it, empty it yourself, or run pulumi up with forceDestroy: true before you try again.";
   return new ServerError(message, "BucketNotEmpty", 409, cause);
 }
 
@@ -169,31 +192,21 @@ async function look(connection: Connection, call: Call): Promise<"absent" | "emp
   const command = new ListObjectsV2Command({ Bucket: connection.bucket, MaxKeys: 1 });
   try {
     const listing = await call("look at the bucket", (s3) => s3.send(command));
-    const { Contents = [], IsTruncated, Name } = listing;
-    if (IsTruncated === undefined && Name === undefined) throw notS3(connection);
+    const { Contents = [], IsTruncated, Name = connection.bucket } = listing;
+    if (IsTruncated === undefined || Name !== connection.bucket) throw notS3(connection);
     return Contents.length === 0 ? "empty" : "filled";
   } catch (error) {
-    if (isCode(error, "NoSuchBucket", "NotFound")) return "absent";
+    if (isAbsent(error)) return "absent";
     throw error;
   }
-}
-
-/** A web page with status 200 looks like an empty listing. */
-function notS3({ bucket, endpoint }: Connection): ServerError {
-  const message =
-    `what answers for the bucket "${bucket}" at ${endpoint} is not an S3 server, ` +
-    "e.g. a web page or a login in front of it: check the endpoint's host, port and path.";
-  return new ServerError(message, "NotS3", 200, undefined);
 }
 
 /**
  * Creates the bucket as the setup page says: with a private ACL, and with its region if that is not
  * the default one. An option that the server refuses is left out.
  */
-async function createBucket(
-  { bucket, region = "us-east-1" }: Connection,
-  call: Call,
-): Promise<void> {
+async function createBucket(connection: Connection, call: Call): Promise<void> {
+  const { bucket, region = "us-east-1" } = connection;
   const { CreateBucketCommand } = await import("@aws-sdk/client-s3");
   let acl = true;
   let location = needsLocation(region);
@@ -215,13 +228,36 @@ async function createBucket(
       await call("create the bucket", (s3) => s3.send(command));
       return;
     } catch (error) {
-      // It did not exist a moment ago. An earlier attempt of this call created it, and the answer
-      // was lost.
-      if (isCode(error, "BucketAlreadyOwnedByYou")) return;
+      if (await isCreatedByLostAttempt(error, connection, call)) return;
+      if (isCode(error, "BucketAlreadyOwnedByYou")) throw alreadyExists(connection);
       if (location && isCode(error, ...LOCATION_REFUSED)) location = false;
       else if (acl && isCode(error, ...ACL_REFUSED)) acl = false;
       else throw error;
     }
+  }
+}
+
+/**
+ * Whether an earlier attempt of this call created the bucket, and its answer was lost. The bucket
+ * did not exist a moment ago. The proof is that the request was sent before, that the bucket is
+ * empty, and that the server counts it among the buckets of this key's owner.
+ */
+async function isCreatedByLostAttempt(
+  error: unknown,
+  connection: Connection,
+  call: Call,
+): Promise<boolean> {
+  if (!(error instanceof ServerError) || !error.isRepeated) return false;
+  if (error.code === "BucketAlreadyOwnedByYou") return true;
+  if (error.status !== undefined) return false;
+  const { ListBucketsCommand } = await import("@aws-sdk/client-s3");
+  try {
+    if ((await look(connection, call)) !== "empty") return false;
+    const own = await call("list the buckets", (s3) => s3.send(new ListBucketsCommand({})));
+    return own.Buckets?.some(({ Name }) => Name === connection.bucket) ?? false;
+  } catch {
+    // The first error says what happened.
+    return false;
   }
 }
 
@@ -237,42 +273,91 @@ function needsLocation(region: string): region is BucketLocationConstraint {
 }
 
 /** Deletes every object, every version of an object, and every unfinished upload. */
-async function emptyBucket({ bucket: Bucket }: Connection, call: Call): Promise<void> {
-  const client = await import("@aws-sdk/client-s3");
-  for (;;) {
-    const objects = await listEverything(Bucket, call);
-    if (objects.length === 0) break;
-    await inParallel(objects, async ({ Key, VersionId }) => {
-      const version = VersionId === "null" ? {} : { VersionId };
-      const command = new client.DeleteObjectCommand({ Bucket, Key, ...version });
+async function emptyBucket(connection: Connection, call: Call): Promise<void> {
+  const { AbortMultipartUploadCommand, DeleteObjectCommand } = await import("@aws-sdk/client-s3");
+  const Bucket = connection.bucket;
+  await drain(connection, {
+    list: () => listObjects(connection, call),
+    // The version named "null" is deleted by that name. Without it, a bucket with versions gets a
+    // delete marker on top.
+    remove: async ({ Key, VersionId }) => {
+      const command = new DeleteObjectCommand({ Bucket, Key, VersionId });
       await call(`delete the object "${Key}"`, (s3) => s3.send(command));
-    });
-  }
-  const listing = new client.ListMultipartUploadsCommand({ Bucket });
-  const uploads = await unless(isUnsupported, () =>
-    call("list the unfinished uploads", (s3) => s3.send(listing)),
-  );
-  await inParallel(uploads?.Uploads ?? [], async ({ Key, UploadId }) => {
-    const command = new client.AbortMultipartUploadCommand({ Bucket, Key, UploadId });
-    await call(`abort the upload of "${Key}"`, (s3) => s3.send(command));
+    },
+  });
+  await drain(connection, {
+    list: () => listUploads(connection, call),
+    remove: async ({ Key, UploadId }) => {
+      const command = new AbortMultipartUploadCommand({ Bucket, Key, UploadId });
+      await unless(isAbsent, () => call(`abort the upload of "${Key}"`, (s3) => s3.send(command)));
+    },
   });
 }
 
-interface ObjectVersion {
+interface Stored {
   Key?: string | undefined;
   VersionId?: string | undefined;
+  UploadId?: string | undefined;
+}
+
+/** How often something is deleted that the server goes on listing. */
+const MAX_DELETIONS = 3;
+
+/** Lists a page and removes what is on it, until the list is empty or does not get shorter. */
+async function drain(
+  connection: Connection,
+  { list, remove }: { list: () => Promise<Stored[]>; remove: (item: Stored) => Promise<void> },
+): Promise<void> {
+  let before = new Map<string, number>();
+  for (;;) {
+    const items = await list();
+    if (items.length === 0) return;
+    const counts = items.map((item): [string, number] => {
+      const id = JSON.stringify([item.Key, item.VersionId, item.UploadId]);
+      return [id, (before.get(id) ?? 0) + 1];
+    });
+    const left = items.filter((_, index) => (counts[index]?.[1] ?? 0) > MAX_DELETIONS);
+    if (left.length > 0) throw notEmptied(connection, left);
+    before = new Map(counts);
+    await inParallel(items, remove);
+  }
+}
+
+function notEmptied({ bucket, endpoint }: Connection, left: Stored[]): ServerError {
+  const some = left.slice(0, 3).map(({ Key, VersionId, UploadId }) => {
+    const which = VersionId ?? UploadId;
+    return `${JSON.stringify(Key)}${which === undefined ? "" : ` (${which})`}`;
+  });
+  const message =
+    `the bucket "${bucket}" at ${endpoint} was not deleted: the server reports success, but still ` +
+    `lists ${left.length} ${left.length === 1 ? "entry" : "entries"} after ${MAX_DELETIONS} ` +
+    `deletions: ${some.join(", ")}. Look at them with the server's own tools, and delete them there.`;
+  return new ServerError(message, "BucketNotEmpty", 409, undefined);
 }
 
 /** A page of the bucket's object versions, or of its objects where the server has no versions. */
-async function listEverything(Bucket: string, call: Call): Promise<ObjectVersion[]> {
+async function listObjects(connection: Connection, call: Call): Promise<Stored[]> {
   const { ListObjectsV2Command, ListObjectVersionsCommand } = await import("@aws-sdk/client-s3");
+  const Bucket = connection.bucket;
   const listing = new ListObjectVersionsCommand({ Bucket });
   const versions = await unless(isUnsupported, () =>
     call("list the object versions", (s3) => s3.send(listing)),
   );
-  if (versions) return [...(versions.Versions ?? []), ...(versions.DeleteMarkers ?? [])];
-  const objects = new ListObjectsV2Command({ Bucket });
-  return (await call("list the objects", (s3) => s3.send(objects))).Contents ?? [];
+  const all = [...(versions?.Versions ?? []), ...(versions?.DeleteMarkers ?? [])];
+  if (all.length > 0) return all.map(({ Key, VersionId }) => ({ Key, VersionId }));
+  const command = new ListObjectsV2Command({ Bucket });
+  const objects = await call("list the objects", (s3) => s3.send(command));
+  return (objects.Contents ?? []).map(({ Key }) => ({ Key }));
+}
+
+/** A page of the bucket's unfinished uploads; none where the server does not list them. */
+async function listUploads(connection: Connection, call: Call): Promise<Stored[]> {
+  const { ListMultipartUploadsCommand } = await import("@aws-sdk/client-s3");
+  const command = new ListMultipartUploadsCommand({ Bucket: connection.bucket });
+  const uploads = await unless(isUnsupported, () =>
+    call("list the unfinished uploads", (s3) => s3.send(command)),
+  );
+  return (uploads?.Uploads ?? []).map(({ Key, UploadId }) => ({ Key, UploadId }));
 }
 
 const PARALLEL_DELETES = 16;
@@ -291,18 +376,19 @@ abstract class SettingOperations<Inputs extends Connection> extends Operations<I
   protected abstract readonly kind: string;
   /** The part of the inputs that the server keeps. The rest says how to reach the server. */
   protected abstract kept(inputs: Inputs): object;
-  protected abstract put(inputs: Inputs, call: Call): Promise<void>;
+  /** Puts it, and returns the new state. */
+  protected abstract put(inputs: Inputs, call: Call): Promise<Inputs>;
 
   async create(inputs: Inputs): Promise<dynamic.CreateResult<Inputs>> {
-    await this.call(inputs, (call) => this.put(inputs, call));
-    return { id: `${inputs.bucket}/${this.kind}`, outs: inputs };
+    const outs = await this.call(inputs, (call) => this.put(inputs, call));
+    return { id: `${inputs.bucket}/${this.kind}`, outs };
   }
 
   async update(_id: string, olds: Inputs, news: Inputs): Promise<dynamic.UpdateResult<Inputs>> {
     if (!sameMeaning(this.kept(olds), this.kept(news))) {
-      await this.call(news, (call) => this.put(news, call));
+      return { outs: await this.call(news, (call) => this.put(news, call)) };
     }
-    return { outs: news };
+    return { outs: "serverWide" in olds ? { ...news, serverWide: olds.serverWide } : news };
   }
 }
 
@@ -313,7 +399,7 @@ class CorsOperations extends SettingOperations<CorsInputs> {
     return rules;
   }
 
-  protected async put(inputs: CorsInputs, call: Call): Promise<void> {
+  protected async put(inputs: CorsInputs, call: Call): Promise<CorsInputs> {
     const { PutBucketCorsCommand } = await import("@aws-sdk/client-s3");
     const command = new PutBucketCorsCommand({
       Bucket: inputs.bucket,
@@ -321,12 +407,14 @@ class CorsOperations extends SettingOperations<CorsInputs> {
     });
     try {
       await call("put the CORS policy", (s3) => s3.send(command));
+      return inputs;
     } catch (error) {
       if (!isUnsupported(error)) throw error;
       // MinIO, for example, has only one CORS policy for the whole server. It is enough if that
       // allows authentik's origins.
-      const refused = await originsTheServerRefuses(inputs);
+      const refused = await originsTheServerRefuses(inputs, call);
       if (refused.length > 0) throw originsRefused(inputs, refused, error);
+      return { ...inputs, serverWide: true };
     }
   }
 
@@ -336,11 +424,15 @@ class CorsOperations extends SettingOperations<CorsInputs> {
     try {
       const { CORSRules } = await call("read the CORS policy", (s3) => s3.send(command));
       if (CORSRules === undefined) throw notS3(props);
-      const actual = { ...props, rules: CORSRules.map(fromServer) };
-      return sameMeaning(actual, props) ? props : actual;
+      const actual = { ...inputsOf(props), rules: CORSRules.map(fromServer) };
+      return sameMeaning(actual, inputsOf(props)) ? inputsOf(props) : actual;
     } catch (error) {
-      if (isUnsupported(error))
-        return (await originsTheServerRefuses(props)).length === 0 ? props : undefined;
+      // MinIO refuses to put a CORS policy, and says that there is none. The bucket still exists.
+      const isServerWide = isUnsupported(error) || isCode(error, "NoSuchCORSConfiguration");
+      if (isUnsupported(error) || (props.serverWide === true && isServerWide)) {
+        const refused = await originsTheServerRefuses(props, call);
+        return refused.length === 0 ? { ...props, serverWide: true } : undefined;
+      }
       if (isAbsent(error)) return undefined;
       throw error;
     }
@@ -349,31 +441,47 @@ class CorsOperations extends SettingOperations<CorsInputs> {
   protected async remove(props: CorsInputs, call: Call): Promise<void> {
     const { DeleteBucketCorsCommand } = await import("@aws-sdk/client-s3");
     const command = new DeleteBucketCorsCommand({ Bucket: props.bucket });
-    await unless(isAbsent, () => call("delete the CORS policy", (s3) => s3.send(command)));
+    await unless(isAbsentOrUnsupported, () =>
+      call("delete the CORS policy", (s3) => s3.send(command)),
+    );
   }
 }
+
+/** Where servers without CORS policies for buckets have their own. */
+const SERVER_WIDE_SETTINGS =
+  "MinIO: MINIO_API_CORS_ALLOW_ORIGIN; SeaweedFS: -s3.allowedOrigins; " +
+  "s3proxy: s3proxy.cors-allow-origins; rclone: --allow-origin";
 
 function originsRefused({ endpoint }: Connection, refused: string[], cause: unknown): ServerError {
   const message =
     `the server at ${endpoint} has no CORS policy for a bucket, ` +
     `and its own refuses ${refused.join(", ")}. ` +
-    "Allow these origins in the server's own settings (MinIO: MINIO_API_CORS_ALLOW_ORIGIN), " +
+    `Allow these origins in the server's own settings (${SERVER_WIDE_SETTINGS}), ` +
     "then run pulumi up again.";
   return new ServerError(message, "NotImplemented", 501, cause);
 }
 
 /** The origins that the server refuses in a preflight to the bucket. */
-async function originsTheServerRefuses({ endpoint, bucket, rules }: CorsInputs): Promise<string[]> {
+async function originsTheServerRefuses(inputs: CorsInputs, call: Call): Promise<string[]> {
+  const { endpoint, bucket, rules, addressingStyle } = inputs;
+  const url = new URL(`${endpoint}/${bucket}/preflight`);
+  if (addressingStyle === "virtual") {
+    url.pathname = url.pathname.replace(`/${bucket}/preflight`, "/preflight");
+    url.hostname = `${bucket}.${url.hostname}`;
+  }
   const origins = rules.flatMap(({ allowedOrigins }) => allowedOrigins);
   const allowed = await Promise.all(
-    origins.map(async (origin) => {
-      const response = await fetch(`${endpoint}/${bucket}/preflight`, {
-        method: "OPTIONS",
-        headers: { origin, "access-control-request-method": "GET" },
-        signal: AbortSignal.timeout(10_000),
-      }).catch(() => undefined);
-      return response?.headers.get("access-control-allow-origin");
-    }),
+    origins.map((origin) =>
+      call(`ask whether ${origin} may load files`, async () => {
+        const { status, headers } = await fetchByProxy(url, {
+          method: "OPTIONS",
+          headers: { origin, "access-control-request-method": "GET" },
+          signal: AbortSignal.timeout(10_000),
+        });
+        if (status >= 500) throw new Error(`HTTP ${status}`);
+        return headers.get("access-control-allow-origin");
+      }),
+    ),
   );
   return origins.filter((origin, index) => allowed[index] !== origin && allowed[index] !== "*");
 }
@@ -403,21 +511,27 @@ class PolicyOperations extends SettingOperations<PolicyInputs> {
     return policy;
   }
 
-  protected async put({ bucket, policy }: PolicyInputs, call: Call): Promise<void> {
+  protected async put(inputs: PolicyInputs, call: Call): Promise<PolicyInputs> {
     const { PutBucketPolicyCommand } = await import("@aws-sdk/client-s3");
-    const command = new PutBucketPolicyCommand({ Bucket: bucket, Policy: JSON.stringify(policy) });
-    await call("put the bucket policy", (s3) => s3.send(command));
+    const Policy = JSON.stringify(inputs.policy);
+    const command = new PutBucketPolicyCommand({ Bucket: inputs.bucket, Policy });
+    try {
+      await call("put the bucket policy", (s3) => s3.send(command));
+      return inputs;
+    } catch (error) {
+      throw isUnsupported(error) ? noPolicies(inputs, error) : error;
+    }
   }
 
   protected async readState(props: PolicyInputs, call: Call): Promise<PolicyInputs | undefined> {
     const { GetBucketPolicyCommand } = await import("@aws-sdk/client-s3");
     const command = new GetBucketPolicyCommand({ Bucket: props.bucket });
-    const answer = await unless(isAbsent, () =>
+    const answer = await unless(isAbsentOrUnsupported, () =>
       call("read the bucket policy", (s3) => s3.send(command)),
     );
-    if (!answer?.Policy) return undefined;
-    const policy: unknown = JSON.parse(answer.Policy);
-    if (typeof policy !== "object" || policy === null) return undefined;
+    if (answer === undefined) return undefined;
+    const policy = parsePolicy(answer.Policy);
+    if (policy === undefined) throw notS3(props);
     const actual = { ...props, policy };
     return sameMeaning(actual, props) ? props : actual;
   }
@@ -425,8 +539,30 @@ class PolicyOperations extends SettingOperations<PolicyInputs> {
   protected async remove(props: PolicyInputs, call: Call): Promise<void> {
     const { DeleteBucketPolicyCommand } = await import("@aws-sdk/client-s3");
     const command = new DeleteBucketPolicyCommand({ Bucket: props.bucket });
-    await unless(isAbsent, () => call("delete the bucket policy", (s3) => s3.send(command)));
+    await unless(isAbsentOrUnsupported, () =>
+      call("delete the bucket policy", (s3) => s3.send(command)),
+    );
   }
+}
+
+/** The policy in an answer; undefined for another text, which is not from an S3 server. */
+function parsePolicy(text: string | undefined): object | undefined {
+  try {
+    const policy: unknown = JSON.parse(text ?? "");
+    return typeof policy === "object" && policy !== null && "Statement" in policy
+      ? policy
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function noPolicies({ endpoint }: Connection, cause: unknown): ServerError {
+  const message =
+    `the server at ${endpoint} has no bucket policies. Remove policyPrincipal, and give ` +
+    "authentik's key its rights with the server's own tools (Garage: garage bucket allow; " +
+    "MinIO: mc admin policy; SeaweedFS: s3.configure).";
+  return new ServerError(message, "NotImplemented", 501, cause);
 }
 
 /** What the work gives; undefined where it fails with an error of this kind. */
@@ -453,7 +589,11 @@ function isUnsupported(error: unknown): boolean {
 
 /** No bucket, CORS policy or bucket policy: servers have different codes, and one status. */
 function isAbsent(error: unknown): boolean {
-  return error instanceof ServerError && error.status === 404;
+  return error instanceof ServerError && error.status === 404 && error.code !== NOT_S3;
+}
+
+function isAbsentOrUnsupported(error: unknown): boolean {
+  return isAbsent(error) || isUnsupported(error);
 }
 
 /**

@@ -1,5 +1,6 @@
 /** Requests as a browser makes them, and what a failed request showed. */
 import * as v from "valibot";
+import { fetchByProxy, type FetchedAnswer, type FetchOptions } from "../../authentik/proxy.ts";
 import type { Failure } from "./diagnosis.ts";
 
 /** The limit of a request, in milliseconds: for connecting, and for the answer. */
@@ -15,11 +16,7 @@ export class NotS3Error extends Error {
 }
 
 /** The answer to a request that any browser could have made. */
-export interface Answer {
-  status: number;
-  headers: Headers;
-  body: Buffer;
-}
+export type Answer = FetchedAnswer;
 
 /**
  * Makes a request as a browser does, and follows redirects. It throws what `fetch` throws, which
@@ -30,7 +27,7 @@ export interface Answer {
  */
 export async function request(
   url: string | URL,
-  init: RequestInit,
+  options: FetchOptions,
   signal: AbortSignal,
 ): Promise<Answer> {
   const controller = new AbortController();
@@ -43,9 +40,7 @@ export async function request(
   signal.addEventListener("abort", abort);
   if (signal.aborted) abort();
   try {
-    const response = await fetch(url, { ...init, signal: controller.signal });
-    const body = Buffer.from(await response.arrayBuffer());
-    return { status: response.status, headers: response.headers, body };
+    return await fetchByProxy(url, { ...options, signal: controller.signal });
   } finally {
     clearTimeout(limit);
     signal.removeEventListener("abort", abort);

@@ -18,6 +18,7 @@ import {
 import type { StorageSettings } from "../../authentik/env.ts";
 import type { ReleaseRules } from "../../authentik/release.ts";
 import { clientEndpoint, presignV4, signingRegion, type SigningKeys } from "../../authentik/url.ts";
+import { s3ClientConfig } from "../../providers/s3/client.ts";
 import { NotS3Error, REQUEST_TIMEOUT_MS, request, type Answer } from "./request.ts";
 
 /** boto3 uploads files of this size and more in parts of this size (defaults of s3transfer). */
@@ -220,8 +221,8 @@ function clientConfig(
   const { endpoint, useSsl } = settings;
   const style = rules.readsAddressingStyle ? settings.addressingStyle : undefined;
   const hasOwnEndpoint = endpoint !== undefined || useSsl === false;
-  return {
-    ...credentialsOf(settings),
+  return s3ClientConfig({
+    keys: settings,
     region: signingRegion(settings),
     ...(hasOwnEndpoint ? { endpoint: clientEndpoint(settings) } : {}),
     // With an endpoint "auto" means path style (botocore's args.py).
@@ -231,21 +232,7 @@ function clientConfig(
     maxAttempts: 1,
     // boto3 does not correct a wrong clock.
     disableClockSkewCorrection: true,
-    requestHandler: {
-      connectionTimeout: REQUEST_TIMEOUT_MS,
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      throwOnRequestTimeout: true,
-    },
-  };
-}
-
-/**
- * authentik's keys, or a profile, or nothing: then the SDK's default chain looks for credentials.
- */
-function credentialsOf(settings: StorageSettings): Pick<S3ClientConfig, "credentials" | "profile"> {
-  const { accessKey, secretKey, sessionToken, sessionProfile } = settings;
-  if (sessionProfile !== undefined) return { profile: sessionProfile };
-  if (accessKey === undefined || secretKey === undefined) return {};
-  const keys = { accessKeyId: accessKey, secretAccessKey: secretKey };
-  return { credentials: sessionToken === undefined ? keys : { ...keys, sessionToken } };
+    connectionTimeout: REQUEST_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+  });
 }

@@ -1,0 +1,67 @@
+/** The config of every S3 client of the project. It loads no client, so that previews start fast. */
+import type { S3ClientConfig } from "@aws-sdk/client-s3";
+import { NodeHttpHandler, type NodeHttpHandlerOptions } from "@smithy/node-http-handler";
+import { proxyFor } from "../../authentik/proxy.ts";
+
+/** Keys, or the name of an AWS profile; with neither, the SDK's default chain looks for credentials. */
+export interface ClientKeys {
+  accessKey?: string | undefined;
+  secretKey?: string | undefined;
+  sessionToken?: string | undefined;
+  sessionProfile?: string | undefined;
+}
+
+export interface ClientOptions
+  extends Omit<S3ClientConfig, "credentials" | "endpoint" | "profile" | "requestHandler"> {
+  keys: ClientKeys;
+  /** URL of the S3 API; AWS's own by default. */
+  endpoint?: string;
+  /** The limit for connecting, in milliseconds. */
+  connectionTimeout: number;
+  /** The limit for an answer, in milliseconds. */
+  requestTimeout: number;
+}
+
+/**
+ * The config of a client that uses the proxy of the environment as boto3 does, and prints nothing. On Node 20
+ * the SDK would warn at every start that later versions need a newer Node. The lock file keeps this
+ * version.
+ *
+ * @throws Error where the environment's proxy is not a URL
+ */
+export function s3ClientConfig(options: ClientOptions): S3ClientConfig {
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = "true";
+  const { keys, connectionTimeout, requestTimeout, ...config } = options;
+  // As in boto3, the endpoint decides, and not the host that a request goes to.
+  const proxy = proxyFor(config.endpoint ?? "https://s3.amazonaws.com");
+  const timeouts = { connectionTimeout, requestTimeout, throwOnRequestTimeout: true };
+  return {
+    ...config,
+    ...credentialsOf(keys),
+    requestHandler: new NodeHttpHandler(async () => ({ ...timeouts, ...(await agents(proxy)) })),
+  };
+}
+
+function credentialsOf(keys: ClientKeys): Pick<S3ClientConfig, "credentials" | "profile"> {
+  const { accessKey, secretKey, sessionToken, sessionProfile } = keys;
+  if (sessionProfile !== undefined) return { profile: sessionProfile };
+  if (accessKey === undefined || secretKey === undefined) return {};
+  const pair = { accessKeyId: accessKey, secretAccessKey: secretKey };
+  return { credentials: sessionToken === undefined ? pair : { ...pair, sessionToken } };
+}
+
+/** The agents for requests through a proxy. Their packages are loaded only for one. */
+async function agents(
+  proxy: URL | undefined,
+): Promise<Pick<NodeHttpHandlerOptions, "httpAgent" | "httpsAgent">> {
+  if (proxy === undefined) return {};
+  const [{ HttpProxyAgent }, { HttpsProxyAgent }] = await Promise.all([
+    import("http-proxy-agent"),
+    import("https-proxy-agent"),
+  ]);
+  const options = { keepAlive: true, maxSockets: 50 };
+  return {
+    httpAgent: new HttpProxyAgent(proxy, options),
+    httpsAgent: new HttpsProxyAgent(proxy, options),
+  };
+}

@@ -1,7 +1,4 @@
-/**
- * Reads a bucket's objects: resumes broken downloads, and checks the bytes by the server's
- * checksums.
- */
+/** Reads a bucket's objects, large ones in ranges, and checks the bytes by the server's checksums. */
 import { createHash } from "node:crypto";
 import {
   haveSameMd5,
@@ -14,12 +11,24 @@ import {
   type Verifier,
 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Content } from "./content.ts";
-import { S3Error } from "./s3-answers.ts";
-import type { BucketClient } from "./s3-client.ts";
+import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
+import type { BucketClient, ObjectStream } from "./s3-client.ts";
 import { asS3Error, isRetryable, pause } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
 
-const EMPTY = Buffer.alloc(0);
+const MIB = 1024 * 1024;
+/** Objects up to this size are read in one request: those that the copying of a file admits. */
+const WHOLE_BYTES = 8 * MIB;
+/**
+ * How many bytes of large objects may be in memory when they arrive faster than they are stored.
+ * All objects that are read at a time share them.
+ */
+const AHEAD_BYTES = 32 * MIB;
+/** Larger ranges need fewer connections on servers that close each. */
+const MAX_RANGE = 16 * MIB;
+const MIN_RANGE = MIB;
+/** The next range is requested when so much of one is left. */
+const NEXT_BYTES = MIB / 4;
 
 /**
  * The object's content. Its chunks end with an error unless the bytes are those that the server
@@ -46,14 +55,17 @@ export async function hasContent(
   if (unquote(headers.etag ?? "") !== version || isMd5(version, headers)) return false;
   const { verifier, isCertain } = await checkOf(client, item, headers);
   if (verifier && (await matches(verifier, content()))) return true;
-  return !isCertain && (await sha256OfObject(client, item)) === (await sha256Of(content()));
+  return !isCertain && (await sha256OfObject(client, item)) === (await sha256Of(content().chunks));
 }
 
 /** Whether two objects of a bucket have the same content. Reads both if their ETags do not tell. */
 export async function areCopies(client: BucketClient, a: Item, b: Item): Promise<boolean> {
   if (a.size !== b.size) return false;
   if (haveSameMd5(a, b)) return true;
-  return (await sha256Of(readObject(client, a))) === (await sha256Of(readObject(client, b)));
+  // Many objects may be compared at a time, and none of them has memory of its own.
+  const sums = [a, b].map((item) => sha256Of(readChecked(client, item, MIN_RANGE)));
+  const [first, second] = await Promise.all(sums);
+  return first === second;
 }
 
 async function matches(verifier: Verifier, content: Content): Promise<boolean> {
@@ -61,9 +73,9 @@ async function matches(verifier: Verifier, content: Content): Promise<boolean> {
   return verifier.matches();
 }
 
-async function sha256Of(content: Content): Promise<string> {
+async function sha256Of(chunks: OpenObject["chunks"]): Promise<string> {
   const sha256 = createHash("sha256");
-  for await (const chunk of content.chunks) sha256.update(chunk);
+  for await (const chunk of chunks) sha256.update(chunk);
   return sha256.digest("hex");
 }
 
@@ -71,68 +83,138 @@ async function sha256Of(content: Content): Promise<string> {
  * Reads an object once, without a check. If the server has no checksum, two readings must agree.
  */
 async function sha256OfObject(client: BucketClient, item: Item): Promise<string> {
-  const sha256 = createHash("sha256");
-  for await (const { chunk } of readResuming(client, item)) sha256.update(chunk);
-  return sha256.digest("hex");
-}
-
-async function* readChecked(client: BucketClient, item: Item): AsyncGenerator<Buffer> {
-  const sha256 = createHash("sha256");
-  let check: Check = { isCertain: false };
-  for await (const { chunk, headers } of readResuming(client, item)) {
-    if (headers) check = await checkOf(client, item, headers);
-    check.verifier?.update(chunk);
-    if (!check.isCertain) sha256.update(chunk);
-    yield chunk;
-  }
-  if (check.verifier?.matches()) return;
-  if (check.isCertain || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
-    throw new ContentError("the bytes received do not match the server's checksum");
+  try {
+    return await sha256Of((await open(client, item)).chunks);
+  } catch (error) {
+    throw readFailure(error);
   }
 }
 
-interface Chunk {
-  chunk: Buffer;
-  /** Of the answer; with the first chunk only. */
-  headers?: AnswerHeaders;
-}
-
-/** The object's bytes. After a broken connection it resumes where it was. */
-async function* readResuming(client: BucketClient, item: Item): AsyncGenerator<Chunk> {
-  const { size, version } = item;
-  const object = { key: item.at ?? item.key, etag: version, size };
-  let received = 0;
-  let first = true;
-  for (let attempt = 1; first || received < size; attempt++) {
-    try {
-      const answer = await client.get(object, received);
-      // A server that does not support ranges sends everything again.
-      let skip = answer.status === 206 ? 0 : received;
-      if (first) yield { chunk: EMPTY, headers: answer.headers };
-      first = false;
-      for await (const chunk of answer.body) {
-        const rest = chunk.subarray(Math.min(skip, chunk.length));
-        skip -= chunk.length - rest.length;
-        received += rest.length;
-        if (rest.length > 0) yield { chunk: rest };
-      }
-      if (received !== size) throw incomplete(received, size);
-    } catch (error) {
-      const failure = asS3Error(error);
-      const isLast = attempt >= client.retryPolicy.attempts || received > size;
-      if (isLast || !isRetryable(failure)) throw readFailure(failure);
-      await pause(client.retryPolicy, attempt);
+async function* readChecked(
+  client: BucketClient,
+  item: Item,
+  wholeBytes?: number,
+): AsyncGenerator<Buffer> {
+  try {
+    const { headers, chunks } = await open(client, item, wholeBytes);
+    const { verifier, isCertain } = await checkOf(client, item, headers);
+    const sha256 = createHash("sha256");
+    for await (const chunk of chunks) {
+      verifier?.update(chunk);
+      if (!isCertain) sha256.update(chunk);
+      yield chunk;
     }
+    if (verifier?.matches()) return;
+    if (isCertain || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
+      throw new ContentError("the bytes received do not match the server's checksum");
+    }
+  } catch (error) {
+    throw readFailure(error);
   }
 }
 
-function incomplete(received: number, size: number): S3Error {
-  return new S3Error("IncompleteBody", 0, `${received} of ${size} bytes arrived`);
+interface OpenObject {
+  /** Of an answer for the whole object: that to a range has other checksums. */
+  headers: AnswerHeaders;
+  chunks: AsyncIterable<Buffer> | Iterable<Buffer>;
+}
+
+/** @param wholeBytes objects up to this size are read in one request */
+async function open(
+  client: BucketClient,
+  { key, at, size, version }: Item,
+  wholeBytes = WHOLE_BYTES,
+): Promise<OpenObject> {
+  const object: S3Object = { key: at ?? key, etag: version, size };
+  if (size <= wholeBytes) return client.get(object);
+  const { headers } = await client.head(object.key);
+  return { headers, chunks: inRanges(client, object) };
+}
+
+/** How many large objects each client reads at the moment. */
+const readers = new WeakMap<BucketClient, number>();
+
+async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator<Buffer> {
+  const { size } = object;
+  let received = 0;
+  let failures = 0;
+  let next: Range | undefined;
+  addReader(client, 1);
+  try {
+    while (received < size) {
+      const { end, answer } = next ?? request(client, object, received);
+      next = undefined;
+      try {
+        const stream = await answer;
+        // A server without ranges sends the whole object.
+        const stop = stream.isWhole ? size : end;
+        for await (const chunk of bytesOf(stream, received, stop)) {
+          received += chunk.length;
+          failures = 0;
+          yield chunk;
+          if (stop < size && stop - received < NEXT_BYTES) next ??= request(client, object, stop);
+        }
+      } catch (error) {
+        cancel(next);
+        next = undefined;
+        const failure = asS3Error(error);
+        if (++failures >= client.retryPolicy.attempts || !isRetryable(failure)) throw failure;
+        await pause(client.retryPolicy, failures);
+      }
+    }
+  } finally {
+    cancel(next);
+    addReader(client, -1);
+  }
+}
+
+/** An object's bytes from `first` to the one before `end`. */
+async function* bytesOf(stream: ObjectStream, first: number, end: number): AsyncGenerator<Buffer> {
+  let at = stream.isWhole ? 0 : first;
+  for await (const chunk of stream) {
+    const rest = chunk.subarray(Math.max(0, Math.min(first - at, chunk.length)));
+    at += chunk.length;
+    if (at > end) throw otherSize(at, end);
+    if (rest.length > 0) yield rest;
+  }
+  if (at !== end) throw incompleteBody(at, end);
+}
+
+function addReader(client: BucketClient, change: 1 | -1): void {
+  readers.set(client, (readers.get(client) ?? 0) + change);
+}
+
+/** A part of an object that was requested. */
+interface Range {
+  /** The byte behind its last one. */
+  end: number;
+  answer: Promise<ObjectStream>;
+}
+
+function request(client: BucketClient, object: S3Object, first: number): Range {
+  const share = AHEAD_BYTES / (readers.get(client) ?? 1);
+  const length = Math.floor(Math.min(Math.max(share, MIN_RANGE), MAX_RANGE));
+  const end = client.keepsConnections ? object.size : Math.min(object.size, first + length);
+  const answer = client.stream(object, [first, end], length);
+  // Its failure is thrown where it is awaited.
+  answer.catch(() => undefined);
+  return { end, answer };
+}
+
+function cancel(range: Range | undefined): void {
+  void range?.answer.then(
+    (stream) => {
+      stream.cancel();
+    },
+    () => undefined,
+  );
 }
 
 /** An object that is no longer the one that the listing showed may be read after another look. */
 function readFailure(failure: unknown): unknown {
-  const isOther = failure instanceof S3Error && (failure.status === 412 || failure.status === 404);
+  const isOther =
+    failure instanceof S3Error &&
+    ([404, 412].includes(failure.status) || failure.code === "OtherSize");
   return isOther ? new ContentError("it changed while it was read", { cause: failure }) : failure;
 }
 

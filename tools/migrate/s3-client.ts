@@ -11,8 +11,10 @@ import {
   etagOf,
   expectEmpty,
   expectSize,
+  incompleteBody,
   invalidAnswer,
   otherBytes,
+  otherSize,
   parseListing,
   parseParts,
   parseUploadId,
@@ -34,8 +36,8 @@ import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
 export const CONNECTIONS = 32;
 
-/** Objects up to this size are read whole, larger ones as a stream. */
-const WHOLE_BYTES = 1024 * 1024;
+/** Limit of errors in place of an object, which may be shorter. */
+const ERROR_BYTES = 64 * 1024;
 /** Limit of answers that are read whole. A page of a thousand keys has at most about 4 MB. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 /** The slowest copy on a server that is waited for, in bytes a millisecond. */
@@ -57,6 +59,9 @@ export class BucketClient {
   readonly checksums: boolean;
   private readonly address: BucketAddress;
   private readonly pool: Pool;
+  private connections = 0;
+  private answers = 0;
+  private hasKept = false;
 
   private constructor(settings: StorageSettings, address: BucketAddress, policy: RetryPolicy) {
     this.name = settings.bucketName;
@@ -68,6 +73,7 @@ export class BucketClient {
       bodyTimeout: policy.silenceMs,
       connect: { timeout: Math.min(policy.silenceMs, 10_000) },
     });
+    this.pool.on("connect", () => this.connections++);
   }
 
   /**
@@ -86,6 +92,14 @@ export class BucketClient {
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */
   get url(): string {
     return `${this.address.origin}${this.address.basePath}`;
+  }
+
+  /**
+   * Whether the server has answered several requests on one connection, so that it does not close
+   * one without saying so.
+   */
+  get keepsConnections(): boolean {
+    return (this.hasKept ||= this.answers > this.connections);
   }
 
   async close(): Promise<void> {
@@ -135,23 +149,41 @@ export class BucketClient {
     return this.send({ method: "HEAD", key, query, headers }, expectSize);
   }
 
-  /** Opens an object for reading, without a retry: only the reader knows where to resume. */
-  async get({ key, etag, size }: S3Object, offset = 0): Promise<OpenObject> {
-    const headers = {
-      ...this.checksumMode(),
-      range: offset > 0 ? `bytes=${offset}-` : undefined,
-      "if-match": etag === "" ? undefined : `"${etag}"`,
-    };
-    const request: ClientRequest = { method: "GET", key, headers };
-    if (size <= WHOLE_BYTES) {
-      const answer = await this.exchange(request);
-      return { ...answer, body: [answer.body] };
-    }
-    const response = await this.pool.request(await this.sign(request));
-    const { statusCode: status, body } = response;
-    const answer = { status, headers: single(response.headers) };
-    if (status >= 300) throw errorOf({ ...answer, body: Buffer.from(await body.bytes()) });
-    return { ...answer, body };
+  /** An object that fits into memory. */
+  async get({ key, etag, size }: S3Object): Promise<ObjectBytes> {
+    const headers = { ...this.checksumMode(), ...ifMatch(etag) };
+    return withRetry(this.retryPolicy, async () => {
+      const request: ClientRequest = { method: "GET", key, headers };
+      const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
+      expectLength(answer.headers, size);
+      const received = answer.chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+      if (received !== size) throw incompleteBody(received, size);
+      return answer;
+    });
+  }
+
+  /**
+   * Opens an object for reading from the byte `first` to the byte before `end`, without a retry:
+   * only the reader knows where to resume. A server without ranges sends the whole object.
+   *
+   * @param ahead how many bytes may wait for the reader in an answer that is not paused. When there
+   *   are more, the body ends with an error that is retryable.
+   */
+  async stream(
+    { key, etag, size }: S3Object,
+    [first, end]: readonly [number, number],
+    ahead: number,
+  ): Promise<ObjectStream> {
+    const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
+    const signed = await this.sign({ method: "GET", key, headers });
+    const stream = await new Promise<ObjectStream>((resolve, reject) => {
+      const { keepsConnections } = this;
+      const options = { ahead, keepsConnections };
+      this.pool.dispatch(signed, new ObjectStream(options, resolve, reject));
+    });
+    if (stream.isWhole) expectLength(stream.headers, size);
+    else expectRange(stream.headers, `bytes ${first}-${end - 1}/${size}`);
+    return stream;
   }
 
   private checksumMode(): Record<string, string> {
@@ -334,13 +366,23 @@ export class BucketClient {
     return withRetry(this.retryPolicy, async () => readAnswer(await this.exchange(request), read));
   }
 
-  /** @throws S3Error for an answer that is no success */
   private async exchange(request: ClientRequest): Promise<WholeAnswer> {
+    const { status, headers, chunks } = await this.receive(request, MAX_ANSWER_BYTES);
+    return { status, headers, body: joined(chunks) };
+  }
+
+  /**
+   * Sends a request once.
+   *
+   * @param limit of the answer's body, in bytes
+   * @throws S3Error for an answer that is no success
+   */
+  private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const signed = await this.sign(request);
-    const answer = await new Promise<WholeAnswer>((resolve, reject) => {
-      this.pool.dispatch(signed, new Collector(resolve, reject));
+    const answer = await new Promise<ObjectBytes & S3Answer>((resolve, reject) => {
+      this.pool.dispatch(signed, new Collector(limit, resolve, reject));
     });
-    if (answer.status >= 300) throw errorOf(answer);
+    this.answers++;
     return answer;
   }
 
@@ -363,9 +405,19 @@ export class BucketClient {
   }
 }
 
-/** An object's answer, with its body to be read. */
-export interface OpenObject extends S3Answer {
-  body: AsyncIterable<Buffer> | Iterable<Buffer>;
+/** An object's bytes, or some of them, in the pieces in which they arrived. */
+export interface ObjectBytes {
+  headers: AnswerHeaders;
+  chunks: readonly Buffer[];
+}
+
+function ifMatch(etag: string): Record<string, string> {
+  return etag === "" ? {} : { "if-match": `"${etag}"` };
+}
+
+function joined(chunks: readonly Buffer[]): Buffer {
+  const [first] = chunks;
+  return first && chunks.length === 1 ? first : Buffer.concat(chunks);
 }
 
 /** The size of an object made of these parts, in bytes. */
@@ -377,15 +429,21 @@ function objectHeaders(type: string): Record<string, string> {
   return { "content-type": type, "x-amz-acl": "private" };
 }
 
-/** Reads an answer whole. A stream for each would cost more than the request. */
+/** Takes an answer whole. A stream for each would cost more than the request. */
 class Collector implements Dispatcher.DispatchHandler {
   private answer: S3Answer = { status: 0, headers: {} };
   private readonly chunks: Buffer[] = [];
   private length = 0;
-  private readonly resolve: (answer: WholeAnswer) => void;
+  private readonly limit: number;
+  private readonly resolve: (answer: ObjectBytes & S3Answer) => void;
   private readonly reject: (error: Error) => void;
 
-  constructor(resolve: (answer: WholeAnswer) => void, reject: (error: Error) => void) {
+  constructor(
+    limit: number,
+    resolve: (answer: ObjectBytes & S3Answer) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.limit = limit;
     this.resolve = resolve;
     this.reject = reject;
   }
@@ -407,20 +465,151 @@ class Collector implements Dispatcher.DispatchHandler {
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.length += chunk.length;
     this.chunks.push(chunk);
-    if (this.length > MAX_ANSWER_BYTES) {
-      controller.abort(invalidAnswer(`it is longer than ${MAX_ANSWER_BYTES} bytes`));
+    if (this.length > this.limit) {
+      controller.abort(invalidAnswer(`it is longer than ${this.limit} bytes`));
     }
   }
 
   onResponseEnd(): void {
-    const [first] = this.chunks;
-    const body = first && this.chunks.length === 1 ? first : Buffer.concat(this.chunks);
-    this.resolve({ ...this.answer, body });
+    const { answer, chunks } = this;
+    if (answer.status < 300) this.resolve({ ...answer, chunks });
+    else this.reject(errorOf({ ...answer, body: joined(chunks) }));
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
     this.reject(error);
   }
+}
+
+/** A paused answer is continued when fewer bytes wait for its reader. */
+const PAUSE_BYTES = 64 * 1024;
+
+interface StreamOptions {
+  ahead: number;
+  keepsConnections: boolean;
+}
+
+/**
+ * An object's bytes while they arrive. It pauses for its reader only if the server keeps the
+ * connection: undici 7 crashes when a connection is closed behind a paused answer.
+ */
+export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<Buffer> {
+  private answer: S3Answer = { status: 0, headers: {} };
+  private controller: Dispatcher.DispatchController | undefined;
+  private mayPause = false;
+  private readonly waiting: Buffer[] = [];
+  /** Bytes in `waiting`. */
+  private bytes = 0;
+  private end: { error?: Error } | undefined;
+  private wake: () => void = () => undefined;
+  private readonly options: StreamOptions;
+  private readonly resolve: (stream: ObjectStream) => void;
+  private readonly reject: (error: Error) => void;
+
+  constructor(
+    options: StreamOptions,
+    resolve: (stream: ObjectStream) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.options = options;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  get headers(): AnswerHeaders {
+    return this.answer.headers;
+  }
+
+  /** Whether it begins with the object's first byte, because the server does not support ranges. */
+  get isWhole(): boolean {
+    return this.answer.status !== 206;
+  }
+
+  onRequestStart(): void {
+    this.waiting.length = 0;
+  }
+
+  onResponseStart(
+    controller: Dispatcher.DispatchController,
+    status: number,
+    headers: IncomingHttpHeaders,
+  ): void {
+    this.answer = { status, headers: single(headers) };
+    this.controller = controller;
+    this.mayPause = this.options.keepsConnections && isKeeping(this.answer.headers);
+    if (status < 300) this.resolve(this);
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.waiting.push(chunk);
+    this.bytes += chunk.length;
+    if (this.mayPause) {
+      if (this.bytes >= PAUSE_BYTES) controller.pause();
+    } else if (this.bytes > this.options.ahead) {
+      controller.abort(new S3Error("SlowReader", 0, "it arrived faster than it could be stored"));
+    }
+    this.wake();
+  }
+
+  onResponseEnd(): void {
+    this.finish({});
+    const { answer, waiting } = this;
+    if (answer.status >= 300) this.reject(errorOf({ ...answer, body: joined(waiting) }));
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    this.finish({ error });
+    this.reject(error);
+  }
+
+  private finish(end: { error?: Error }): void {
+    this.end = end;
+    this.wake();
+  }
+
+  /** Gives up what has not arrived yet. A paused answer would keep its connection. */
+  cancel(): void {
+    if (!this.end) this.controller?.abort(new S3Error("Cancelled", 0, "it is not read any more"));
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
+    try {
+      for (;;) {
+        const chunk = this.waiting.shift();
+        if (chunk) {
+          this.bytes -= chunk.length;
+          yield chunk;
+        } else if (this.end) {
+          if (this.end.error) throw this.end.error;
+          return;
+        } else {
+          const more = new Promise<void>((wake) => {
+            this.wake = wake;
+          });
+          this.controller?.resume();
+          await more;
+        }
+      }
+    } finally {
+      this.cancel();
+    }
+  }
+}
+
+/** Whether the connection stays open behind an answer, if the server's connections do. */
+function isKeeping(headers: AnswerHeaders): boolean {
+  const isClosing = headers.connection?.toLowerCase().includes("close") === true;
+  return headers["content-length"] !== undefined && !isClosing;
+}
+
+function expectLength(headers: AnswerHeaders, size: number): void {
+  const announced = headers["content-length"] ?? size;
+  if (Number(announced) !== size) throw otherSize(announced, size);
+}
+
+function expectRange(headers: AnswerHeaders, range: string): void {
+  const found = headers["content-range"] ?? "";
+  if (found !== range) throw invalidAnswer(`its range is "${found}" instead of "${range}"`);
 }
 
 /** The headers with the first value of each. */

@@ -100,6 +100,18 @@ export function originOf(env: Env): string | undefined {
   return new URL(url).origin;
 }
 
+/**
+ * The default tenant's schema, if `AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA` sets it to a name and not
+ * to a reference.
+ */
+export function defaultSchemaOf(env: Env): string | undefined {
+  const isName = (key: string) => /^AUTHENTIK_postgresql__default_schema$/i.test(key);
+  const text = env[Object.keys(env).find(isName) ?? ""] ?? "";
+  const decoded = decodeValue(text);
+  const name = typeof decoded === "string" ? decoded : text;
+  return name === "" || /^(?:file|env):/i.test(name) ? undefined : name;
+}
+
 function readNoFile(path: string): never {
   throw new Error(`nothing is read from ${path}`);
 }

@@ -39,7 +39,7 @@ describe("migrate: how contents are checked", function () {
   /** As other programs do: parts of any sizes. */
   async function putInParts(bucket: StorageSettings, key: string, sizes: number[]): Promise<void> {
     await withClient(bucket, async (client) => {
-      const uploadId = await client.createUpload(key, "image/png");
+      const uploadId = await client.createUpload(key, { "content-type": "image/png" });
       const parts: Part[] = [];
       for (const size of sizes) {
         parts.push(await client.uploadPart(key, uploadId, parts.length + 1, randomBytes(size)));

@@ -92,6 +92,7 @@ async function withJournal(
     compared: () => undefined,
     deletion: () => undefined,
     problem: () => undefined,
+    restart: () => undefined,
     step: onProgress,
     progress: onProgress,
   };
@@ -279,7 +280,7 @@ export async function putObjects(
 ): Promise<void> {
   await withClient(bucket, async (client) => {
     for (const [key, content] of Object.entries(objects)) {
-      await client.put(key, Buffer.from(content), "image/png");
+      await client.put(key, Buffer.from(content), { "content-type": "image/png" });
     }
   });
 }

@@ -18,6 +18,7 @@ import { S3Error } from "./s3-answers.ts";
 import type { BucketClient } from "./s3-client.ts";
 import { asS3Error, isRetryable, pause } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
+import { storedHeaders } from "./stored-headers.ts";
 
 const EMPTY = Buffer.alloc(0);
 
@@ -26,7 +27,24 @@ const EMPTY = Buffer.alloc(0);
  * keeps.
  */
 export function readObject(client: BucketClient, item: Item): Content {
-  return { size: item.size, version: item.version, chunks: readChecked(client, item) };
+  let answered: AnswerHeaders | undefined;
+  const chunks = readChecked(client, item, (headers) => {
+    answered = headers;
+  });
+  const stored = async () => {
+    const headers = answered ?? (await client.head(item.at ?? item.key)).headers;
+    return storedHeaders(headers);
+  };
+  return { size: item.size, version: item.version, chunks, stored };
+}
+
+/** The digest of an object's content in hexadecimal. Reads it to the end. */
+export async function digestOfObject(
+  client: BucketClient,
+  algorithm: "md5" | "sha256",
+  item: Item,
+): Promise<string> {
+  return digestOf(algorithm, readObject(client, item));
 }
 
 /**
@@ -46,14 +64,17 @@ export async function hasContent(
   if (unquote(headers.etag ?? "") !== version || isMd5(version, headers)) return false;
   const { verifier, isCertain } = await checkOf(client, item, headers);
   if (verifier && (await matches(verifier, content()))) return true;
-  return !isCertain && (await sha256OfObject(client, item)) === (await sha256Of(content()));
+  return (
+    !isCertain && (await sha256OfObject(client, item)) === (await digestOf("sha256", content()))
+  );
 }
 
 /** Whether two objects of a bucket have the same content. Reads both if their ETags do not tell. */
 export async function areCopies(client: BucketClient, a: Item, b: Item): Promise<boolean> {
   if (a.size !== b.size) return false;
   if (haveSameMd5(a, b)) return true;
-  return (await sha256Of(readObject(client, a))) === (await sha256Of(readObject(client, b)));
+  const digest = (item: Item) => digestOfObject(client, "sha256", item);
+  return (await digest(a)) === (await digest(b));
 }
 
 async function matches(verifier: Verifier, content: Content): Promise<boolean> {
@@ -61,10 +82,10 @@ async function matches(verifier: Verifier, content: Content): Promise<boolean> {
   return verifier.matches();
 }
 
-async function sha256Of(content: Content): Promise<string> {
-  const sha256 = createHash("sha256");
-  for await (const chunk of content.chunks) sha256.update(chunk);
-  return sha256.digest("hex");
+async function digestOf(algorithm: string, content: Content): Promise<string> {
+  const digest = createHash(algorithm);
+  for await (const chunk of content.chunks) digest.update(chunk);
+  return digest.digest("hex");
 }
 
 /**
@@ -76,11 +97,18 @@ async function sha256OfObject(client: BucketClient, item: Item): Promise<string>
   return sha256.digest("hex");
 }
 
-async function* readChecked(client: BucketClient, item: Item): AsyncGenerator<Buffer> {
+async function* readChecked(
+  client: BucketClient,
+  item: Item,
+  onAnswer: (headers: AnswerHeaders) => void,
+): AsyncGenerator<Buffer> {
   const sha256 = createHash("sha256");
   let check: Check = { isCertain: false };
   for await (const { chunk, headers } of readResuming(client, item)) {
-    if (headers) check = await checkOf(client, item, headers);
+    if (headers) {
+      onAnswer(headers);
+      check = await checkOf(client, item, headers);
+    }
     check.verifier?.update(chunk);
     if (!check.isCertain) sha256.update(chunk);
     yield chunk;
@@ -167,7 +195,8 @@ async function partSizeFrom(
 ): Promise<number | undefined> {
   const sizeOfPart = async (part: number): Promise<number> => {
     const answer = await client.head(at ?? key, part).catch((error: unknown) => {
-      if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
+      const status = error instanceof S3Error ? error.status : 0;
+      if ((status >= 400 && status < 500) || status === 501) return undefined;
       throw error;
     });
     return Number(answer?.headers["content-length"]);

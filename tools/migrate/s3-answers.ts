@@ -23,6 +23,8 @@ export interface S3Object {
   size: number;
   /** Without its quotes. */
   etag: string;
+  /** When it was last written, as the server's listing says it. */
+  modified?: string | undefined;
 }
 
 /** A part of a multipart upload as the server describes it. */
@@ -105,10 +107,11 @@ export function expectEmpty({ xml }: XmlAnswer): void {
   if (xml.trim() !== "") throw invalidAnswer(`it should be empty, but begins with ${begin(xml)}`);
 }
 
-/** Expects an object's answer to a HEAD request. */
-export function expectSize({ status, headers }: XmlAnswer): S3Answer {
-  const isNumber = /^\d+$/.test(headers["content-length"] ?? "");
-  if (!isNumber) throw invalidAnswer("it has no Content-Length");
+/** Expects an object's answer to a HEAD request. Ceph gives an empty object no Content-Length. */
+export function expectObject({ status, headers }: XmlAnswer): S3Answer {
+  const length = headers["content-length"];
+  const isObject = length === undefined ? headers.etag !== undefined : /^\d+$/.test(length);
+  if (!isObject) throw invalidAnswer("it has neither a Content-Length nor an ETag");
   return { status, headers };
 }
 
@@ -144,6 +147,7 @@ export function parseListing(xml: string): Listing {
     key: text(required(content, "Key")),
     size: wholeNumber(content, "Size"),
     etag: unquote(element(content, "ETag") ?? ""),
+    modified: element(content, "LastModified"),
   }));
   const prefixes = elements(result, "CommonPrefixes");
   const folders = prefixes.map((prefix) => text(required(prefix, "Prefix")));

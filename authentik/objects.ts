@@ -8,12 +8,14 @@ import { readFileSync } from "node:fs";
 export const USAGES = ["media", "reports"] as const;
 export type Usage = (typeof USAGES)[number];
 
+/** The variable with the default tenant's schema. It can be any name. */
+export const SCHEMA_VARIABLE = "AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA";
+
 /**
- * Whether a folder's name is the name of a tenant's database schema: `public`, a name that
- * authentik allows for a tenant (`VALID_SCHEMA_NAME` in its `tenants/models.py`), or the value of
- * `AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA`, which can be any name.
+ * Whether a folder's name is the name of a tenant's database schema: `public`, or a name that
+ * authentik allows for a tenant (`VALID_SCHEMA_NAME` in its `tenants/models.py`).
  *
- * @param named the schemas that the user has named
+ * @param named other schemas, e.g. that of `SCHEMA_VARIABLE`
  */
 export function isSchemaName(name: string, named: readonly string[] = []): boolean {
   return name === "public" || /^t_[a-z0-9]{1,61}$/.test(name) || named.includes(name);

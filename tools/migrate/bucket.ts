@@ -1,12 +1,12 @@
 /** authentik's files in a bucket. */
-import { USAGES, type Usage } from "../../authentik/objects.ts";
+import { isSchemaName, USAGES, type Usage } from "../../authentik/objects.ts";
 import { GuardedChanges, readItem } from "./bucket-change.ts";
 import { areCopies, hasContent, digestOfObject, readObject } from "./bucket-read.ts";
 import { Uploads } from "./bucket-upload.ts";
 import { isMd5, unquote, type AnswerHeaders } from "./checksums.ts";
 import { partSizeOf, wholeOf, type Content, type MemoryBudget } from "./content.ts";
 import type { Journal } from "./journal.ts";
-import { invalidKeyReason, isMisplaced } from "./layout.ts";
+import { invalidKeyReason, isMisplaced, noSchemaReason } from "./layout.ts";
 import { compareKeys, merge } from "./plan.ts";
 import type { S3Object } from "./s3-answers.ts";
 import type { BucketClient, Condition } from "./s3-client.ts";
@@ -40,12 +40,22 @@ export interface RootFolders {
   foreign: string[];
 }
 
+export interface BucketOptions {
+  /** For a source: whether misplaced objects are listed under their right keys. */
+  readsMisplaced: boolean;
+  /** The schemas that are named beside `public`. */
+  schemas?: readonly string[];
+}
+
 /** A bucket with authentik's objects. */
 export class Bucket implements Storage {
   readonly kind = "bucket";
   readonly usages = USAGES;
   readonly client: BucketClient;
   readonly root: RootFolders;
+  /** Folders beside those of schemas, e.g. `media/backup/`. They are neither read nor changed. */
+  readonly beside = new Set<string>();
+  private readonly schemas: readonly string[];
   private readonly readsMisplaced: boolean;
   /** Whether this server's listings must be sorted. */
   private isUnsorted = false;
@@ -56,32 +66,30 @@ export class Bucket implements Storage {
     client: BucketClient,
     root: RootFolders,
     memory: MemoryBudget,
-    readsMisplaced: boolean,
+    { readsMisplaced, schemas = [] }: BucketOptions,
   ) {
     this.client = client;
     this.root = root;
     this.readsMisplaced = readsMisplaced;
+    this.schemas = schemas;
     this.changes = new GuardedChanges(client);
     this.uploads = new Uploads(client, this.changes, memory);
   }
 
-  /**
-   * @param readsMisplaced for a source: whether misplaced objects are listed under their right keys
-   * @throws S3Error when the bucket cannot be listed
-   */
+  /** @throws S3Error when the bucket cannot be listed */
   static async open(
     client: BucketClient,
     memory: MemoryBudget,
-    { readsMisplaced }: { readsMisplaced: boolean },
+    options: BucketOptions,
   ): Promise<Bucket> {
     const folders = (await client.folders()).sort(compareKeys);
     const others = folders.filter((folder) => !USAGES.some((usage) => folder === `${usage}/`));
     const dangerous = others.filter((folder) => /^\.{0,2}\/$|\0/.test(folder));
-    const misplaced = others.filter(isMisplaced);
+    const misplaced = others.filter((folder) => isMisplaced(folder, options.schemas ?? []));
     const foreign = others.filter(
       (folder) => !dangerous.includes(folder) && !misplaced.includes(folder),
     );
-    return new Bucket(client, { misplaced, dangerous, foreign }, memory, readsMisplaced);
+    return new Bucket(client, { misplaced, dangerous, foreign }, memory, options);
   }
 
   get name(): string {
@@ -115,6 +123,7 @@ export class Bucket implements Storage {
   }
 
   private async *items(prefix: string, before: string, skip: Skip): AsyncGenerator<Item> {
+    const isOurs = this.schemaFilter(skip);
     for await (const object of this.objects(prefix)) {
       // Consoles make these to show a folder.
       if (object.key.endsWith("/") && object.size === 0) continue;
@@ -122,9 +131,25 @@ export class Bucket implements Storage {
       const reason = invalidKeyReason(key);
       const { size, etag: version, modified } = object;
       if (reason !== undefined) skip(object.key, reason);
+      else if (!isOurs(key)) continue;
       else if (before === "") yield { key, size, version, modified };
       else yield { key, size, version, modified, at: object.key };
     }
+  }
+
+  /** Tells keys below a schema's folder from others, whose folders are reported once. */
+  private schemaFilter(skip: Skip): (key: string) => boolean {
+    let [last, isOurs] = ["", true];
+    return (key) => {
+      if (last !== "" && key.startsWith(last)) return isOurs;
+      const [usage = "", schema = ""] = key.split("/", 2);
+      last = `${usage}/${schema}/`;
+      isOurs = isSchemaName(schema, this.schemas);
+      if (isOurs) return true;
+      this.beside.add(last);
+      if (this.schemas.length === 0) skip(last, noSchemaReason(schema));
+      return false;
+    };
   }
 
   /** The objects below a prefix, in the order of their keys. */

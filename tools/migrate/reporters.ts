@@ -77,7 +77,7 @@ export class TextReporter implements Reporter {
     for (const problem of summary.problems) process.stdout.write(`  ${problemText(problem)}\n`);
     const more = summary.skipped + summary.failed - summary.problems.length;
     if (more > 0) process.stdout.write(`  and ${more} more, which are listed above\n`);
-    for (const note of summary.notes) process.stdout.write(`Note: ${printable(note)}\n`);
+    for (const note of summary.notes) process.stdout.write(`${noteText(note)}\n`);
   }
 }
 
@@ -115,6 +115,10 @@ export class JsonReporter implements Reporter {
 
 function storedOf(step: FileStep): string | undefined {
   return step.kind === "update" ? step.stored : undefined;
+}
+
+export function noteText(note: string): string {
+  return `Note: ${printable(note)}`;
 }
 
 /** E.g. `Plan: 3 new (1.2 MB), 1 changed (3 kB), 10 the same, 2 only in the destination.` */

@@ -13,7 +13,7 @@ import { listen, type Listening } from "./listen.ts";
 export interface ProxyAnswer {
   status: number;
   headers?: Record<string, string>;
-  body: string;
+  body: string | Buffer;
 }
 
 export interface ProxyOptions {

@@ -7,6 +7,7 @@ import type { StorageSettings } from "../../authentik/env.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
 import { crc32Base64, hidesMd5, isMd5, joinedEtag, type AnswerHeaders } from "./checksums.ts";
 import {
+  copyEtag,
   errorOf,
   etagOf,
   expectEmpty,
@@ -209,7 +210,7 @@ export class BucketClient {
       ...ofR2,
     };
     const request: ClientRequest = { method: "PUT", key, headers, moves: source.size };
-    return this.send(request, ({ xml }) => resultEtag(xml, "CopyObjectResult"));
+    return this.send(request, ({ xml }) => copyEtag(xml));
   }
 
   private copyHeaders({ key, etag }: S3Object): Record<string, string> {

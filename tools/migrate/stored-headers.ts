@@ -45,9 +45,15 @@ function picked(
 ): Record<string, string> {
   const found: Record<string, string> = {};
   for (const [name, value] of Object.entries(headers)) {
-    if (value !== undefined && (names.includes(name) || isWanted(name))) found[name] = value;
+    if (value !== undefined && (names.includes(name) || isWanted(name))) found[name] = ascii(value);
   }
   return found;
+}
+
+/** Signed headers are ASCII. S3 writes other text in the form of RFC 2047 (AWS, "User metadata"). */
+function ascii(value: string): string {
+  if (/^[\x20-\x7e]*$/.test(value)) return value;
+  return `=?UTF-8?B?${Buffer.from(value, "latin1").toString("base64")}?=`;
 }
 
 /** The headers under which an object is stored: those that it had, with authentik's type. */

@@ -140,6 +140,7 @@ export class Journal {
    * @param mark `TYPED` if the second one also has what must be stored with it
    */
   addSame(a: Item, b: Item, mark: Mark = ""): void {
+    if (this.has(a, b, mark)) return;
     const bytes = Buffer.alloc(PAIR_BYTES);
     bytes.writeBigUInt64LE(fingerprint(a, b, mark));
     try {

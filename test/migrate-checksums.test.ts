@@ -59,7 +59,7 @@ describe("migrate: how contents are checked", function () {
     const answer = ({ method = "", url = "" }) => {
       if (/^(?:PUT|GET) \/[^/]+\/./.test(`${method} ${url}`)) moved.push(`${method} ${url}`);
       const isPart = method === "HEAD" && url.includes("partNumber=");
-      return isPart && !knowsParts ? { status: 400, body: "" } : undefined;
+      return isPart && !knowsParts ? { status: 501, body: "" } : undefined;
     };
     return throughProxy(bucket, { changeHeaders, answer }, (through) => work(through, moved));
   }

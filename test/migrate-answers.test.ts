@@ -11,6 +11,7 @@ import {
   readTree,
   repair,
   run,
+  settingsOf,
   TEST_RETRY_POLICY,
   throughProxy,
   uploadsIn,
@@ -18,6 +19,7 @@ import {
   withClient,
   writeTree,
 } from "./support/migration.ts";
+import { startListingServer } from "./support/listing-server.ts";
 import type { ProxyAnswer } from "./support/proxy.ts";
 
 type RequestTest = (request: IncomingMessage) => boolean;
@@ -186,7 +188,7 @@ describe("migrate: answers that are not the requested ones", function () {
     const { bucket } = server.fresh();
     const body = "<InitiateMultipartUpload><UploadId>the-id</UploadId></InitiateMultipartUpload>";
     const id = await throughProxy(bucket, { answer: () => ({ status: 200, body }) }, (through) =>
-      withClient(through, (client) => client.createUpload(A, "image/png")),
+      withClient(through, (client) => client.createUpload(A, { "content-type": "image/png" })),
     );
     expect(id).to.equal("the-id");
   });
@@ -216,6 +218,55 @@ describe("migrate: answers that are not the requested ones", function () {
     const isFirst: RequestTest = (request) => isListing(request) && requests++ % 2 === 0;
     await throughProxy(bucket, htmlFor(isFirst), (through) => run(through, folder, { state }));
     expectSameFiles(folder, inBucket);
+  });
+
+  it("a listing that is not in order: it is sorted, and nothing is deleted that exists", async () => {
+    const { folder, state } = server.fresh();
+    const other = server.fresh();
+    const count = 2500;
+    const keyAt = (index: number) => `media/public/${(index * 7) % count}.png`;
+    const unsorted = await startListingServer({ count, keyAt, content: Buffer.from("x") });
+    try {
+      const settings = settingsOf(unsorted.endpoint);
+      await run(settings, folder, { state });
+      expect(filesIn(folder)).to.have.length(count);
+      const again = await run(settings, folder, { state, delete: true });
+      expect([again.copied.files, again.deleted.files]).to.deep.equal([0, 0]);
+      const { plan } = await run(other.bucket, settings, { state, dryRun: true });
+      expect(plan.extra.files).to.equal(count);
+    } finally {
+      await unsorted.stop();
+    }
+  });
+
+  it("HEAD without a Content-Length for an empty object, as Ceph answers", async () => {
+    const { bucket, inBucket, folder, state } = server.fresh();
+    writeTree(folder, { [A]: "" });
+    await putObjects(bucket, { [A]: "not empty", "public/b.png": "" });
+    const changeHeaders = (headers: IncomingHttpHeaders) => {
+      if (headers["content-length"] === "0") delete headers["content-length"];
+    };
+    await throughProxy(bucket, { changeHeaders }, async (through) => {
+      expect(problemsOf(await repair(through, true, { state }))).to.deep.equal([]);
+      expect(problemsOf(await run(folder, through, { state }))).to.deep.equal([]);
+      const summary = await run(folder, through, { state, delete: true });
+      expect(problemsOf(summary)).to.deep.equal([]);
+      expect(summary.deleted.files).to.equal(1);
+    });
+    expect(filesIn(inBucket)).to.deep.equal([A]);
+  });
+
+  it("501 to a checksum: the server's message, and what to set", async () => {
+    const { bucket, folder, state } = server.fresh();
+    writeTree(folder, { [A]: "a" });
+    const message = "A header you provided implies functionality that is not implemented.";
+    const body = `<Error><Code>NotImplemented</Code><Message>${message}</Message></Error>`;
+    const answer = (request: IncomingMessage) =>
+      request.headers["x-amz-checksum-crc32"] === undefined ? undefined : { status: 501, body };
+    await throughProxy(bucket, { answer }, async (through) => {
+      const { problems } = await run(folder, through, { state });
+      expect(problems[0]?.reason).to.include(message).and.include("when_required");
+    });
   });
 
   it("a server that gives the same answer to everything", async () => {

@@ -29,7 +29,7 @@ describe("migrate: objects larger than the limit of one copy", function () {
     const journal = new Journal(state, ["a", "b"]);
     const work = throughFaults(settings, choose, (through) =>
       withClient(through, async (client) => {
-        const uploadId = await client.createUpload(OLD, "binary/octet-stream");
+        const uploadId = await client.createUpload(OLD, { "content-type": "binary/octet-stream" });
         const parts: Part[] = [];
         for (const size of sizes) {
           parts.push(await client.uploadPart(OLD, uploadId, parts.length + 1, randomBytes(size)));

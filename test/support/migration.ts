@@ -13,9 +13,10 @@ import { MemoryBudget } from "../../tools/migrate/content.ts";
 import { Disk } from "../../tools/migrate/disk.ts";
 import { Journal } from "../../tools/migrate/journal.ts";
 import type { Layout } from "../../tools/migrate/layout.ts";
-import { migrate, repairLayout } from "../../tools/migrate/migrate.ts";
+import { migrate, repairLayout, repairTypes } from "../../tools/migrate/migrate.ts";
 import type { MigrationOptions, Summary } from "../../tools/migrate/run.ts";
 import { BucketClient } from "../../tools/migrate/s3-client.ts";
+import type { StoredHeaders } from "../../tools/migrate/stored-headers.ts";
 import type { RetryPolicy } from "../../tools/migrate/s3-retry.ts";
 import { startFaultProxy, type FaultChooser, type FaultProxy } from "./fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./proxy.ts";
@@ -38,6 +39,7 @@ export interface TestRunOptions {
   delete?: boolean;
   dryRun?: boolean;
   layout?: Layout;
+  schemas?: string[];
   retryPolicy?: RetryPolicy;
   /** Called for each step of the plan, and for all progress. */
   onProgress?: () => void;
@@ -61,23 +63,37 @@ export async function repair(
 ): Promise<Summary> {
   const memory = new MemoryBudget();
   const client = await BucketClient.open(settings, options.retryPolicy ?? TEST_RETRY_POLICY);
-  const bucket = await Bucket.open(client, memory, { readsMisplaced: false });
+  const { schemas = [] } = options;
+  const bucket = await Bucket.open(client, memory, { readsMisplaced: false, schemas });
   return withJournal([bucket, bucket], memory, options, (settings) =>
     repairLayout(bucket, deleteOld, settings),
+  );
+}
+
+/** One whole repair of the types of a bucket's objects. */
+export async function repairStoredTypes(
+  settings: StorageSettings,
+  options: TestRunOptions,
+): Promise<Summary> {
+  const memory = new MemoryBudget();
+  const client = await BucketClient.open(settings, options.retryPolicy ?? TEST_RETRY_POLICY);
+  const bucket = await Bucket.open(client, memory, { readsMisplaced: false });
+  return withJournal([bucket, bucket], memory, options, (settings) =>
+    repairTypes(bucket, settings),
   );
 }
 
 async function openEnd(
   end: End,
   memory: MemoryBudget,
-  { layout, retryPolicy = TEST_RETRY_POLICY, dryRun = false }: TestRunOptions,
+  { layout, schemas = [], retryPolicy = TEST_RETRY_POLICY, dryRun = false }: TestRunOptions,
   isSource: boolean,
 ): Promise<Disk | Bucket> {
   if (typeof end === "string") {
-    return Disk.open(end, { layout, mustExist: isSource, readOnly: dryRun });
+    return Disk.open(end, { layout, schemas, mustExist: isSource, readOnly: dryRun });
   }
   const client = await BucketClient.open(end, retryPolicy);
-  return Bucket.open(client, memory, { readsMisplaced: isSource });
+  return Bucket.open(client, memory, { readsMisplaced: isSource, schemas });
 }
 
 async function withJournal(
@@ -92,6 +108,7 @@ async function withJournal(
     compared: () => undefined,
     deletion: () => undefined,
     problem: () => undefined,
+    restart: () => undefined,
     step: onProgress,
     progress: onProgress,
   };
@@ -276,10 +293,11 @@ export async function withClient<T>(
 export async function putObjects(
   bucket: StorageSettings,
   objects: Readonly<Record<string, Buffer | string>>,
+  stored: StoredHeaders = { "content-type": "image/png" },
 ): Promise<void> {
   await withClient(bucket, async (client) => {
     for (const [key, content] of Object.entries(objects)) {
-      await client.put(key, Buffer.from(content), "image/png");
+      await client.put(key, Buffer.from(content), stored);
     }
   });
 }

@@ -15,6 +15,7 @@ import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.
 import type { BucketClient, ObjectStream } from "./s3-client.ts";
 import { asS3Error, isRetryable, pause } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
+import { storedHeaders } from "./stored-headers.ts";
 
 const MIB = 1024 * 1024;
 /** Objects up to this size are read in one request: those that the copying of a file admits. */
@@ -33,9 +34,30 @@ const NEXT_BYTES = MIB / 4;
 /**
  * The object's content. Its chunks end with an error unless the bytes are those that the server
  * keeps.
+ *
+ * @param wholeBytes objects up to this size are read in one request
  */
-export function readObject(client: BucketClient, item: Item): Content {
-  return { size: item.size, version: item.version, chunks: readChecked(client, item) };
+export function readObject(client: BucketClient, item: Item, wholeBytes?: number): Content {
+  let answered: AnswerHeaders | undefined;
+  const onAnswer = (headers: AnswerHeaders) => {
+    answered = headers;
+  };
+  const chunks = readChecked(client, item, onAnswer, wholeBytes);
+  const stored = async () => {
+    const headers = answered ?? (await client.head(item.at ?? item.key)).headers;
+    return storedHeaders(headers);
+  };
+  return { size: item.size, version: item.version, chunks, stored };
+}
+
+/** The digest of an object's content in hexadecimal. Reads it to the end. */
+export async function digestOfObject(
+  client: BucketClient,
+  algorithm: "md5" | "sha256",
+  item: Item,
+): Promise<string> {
+  // Many objects may be read at a time, and none of them has memory of its own.
+  return digestOf(algorithm, readObject(client, item, MIN_RANGE));
 }
 
 /**
@@ -55,17 +77,17 @@ export async function hasContent(
   if (unquote(headers.etag ?? "") !== version || isMd5(version, headers)) return false;
   const { verifier, isCertain } = await checkOf(client, item, headers);
   if (verifier && (await matches(verifier, content()))) return true;
-  return !isCertain && (await sha256OfObject(client, item)) === (await sha256Of(content().chunks));
+  return (
+    !isCertain && (await sha256OfObject(client, item)) === (await digestOf("sha256", content()))
+  );
 }
 
 /** Whether two objects of a bucket have the same content. Reads both if their ETags do not tell. */
 export async function areCopies(client: BucketClient, a: Item, b: Item): Promise<boolean> {
   if (a.size !== b.size) return false;
   if (haveSameMd5(a, b)) return true;
-  // Many objects may be compared at a time, and none of them has memory of its own.
-  const sums = [a, b].map((item) => sha256Of(readChecked(client, item, MIN_RANGE)));
-  const [first, second] = await Promise.all(sums);
-  return first === second;
+  const digest = (item: Item) => digestOfObject(client, "sha256", item);
+  return (await digest(a)) === (await digest(b));
 }
 
 async function matches(verifier: Verifier, content: Content): Promise<boolean> {
@@ -73,10 +95,13 @@ async function matches(verifier: Verifier, content: Content): Promise<boolean> {
   return verifier.matches();
 }
 
-async function sha256Of(chunks: OpenObject["chunks"]): Promise<string> {
-  const sha256 = createHash("sha256");
-  for await (const chunk of chunks) sha256.update(chunk);
-  return sha256.digest("hex");
+async function digestOf(
+  algorithm: string,
+  { chunks }: Pick<OpenObject, "chunks">,
+): Promise<string> {
+  const digest = createHash(algorithm);
+  for await (const chunk of chunks) digest.update(chunk);
+  return digest.digest("hex");
 }
 
 /**
@@ -84,7 +109,7 @@ async function sha256Of(chunks: OpenObject["chunks"]): Promise<string> {
  */
 async function sha256OfObject(client: BucketClient, item: Item): Promise<string> {
   try {
-    return await sha256Of((await open(client, item)).chunks);
+    return await digestOf("sha256", await open(client, item));
   } catch (error) {
     throw readFailure(error);
   }
@@ -93,10 +118,12 @@ async function sha256OfObject(client: BucketClient, item: Item): Promise<string>
 async function* readChecked(
   client: BucketClient,
   item: Item,
+  onAnswer: (headers: AnswerHeaders) => void,
   wholeBytes?: number,
 ): AsyncGenerator<Buffer> {
   try {
     const { headers, chunks } = await open(client, item, wholeBytes);
+    onAnswer(headers);
     const { verifier, isCertain } = await checkOf(client, item, headers);
     const sha256 = createHash("sha256");
     for await (const chunk of chunks) {
@@ -249,7 +276,8 @@ async function partSizeFrom(
 ): Promise<number | undefined> {
   const sizeOfPart = async (part: number): Promise<number> => {
     const answer = await client.head(at ?? key, part).catch((error: unknown) => {
-      if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
+      const status = error instanceof S3Error ? error.status : 0;
+      if ((status >= 400 && status < 500) || status === 501) return undefined;
       throw error;
     });
     return Number(answer?.headers["content-length"]);

@@ -9,6 +9,7 @@ import { S3Error, type Part, type S3Object } from "./s3-answers.ts";
 import { sizeOf, type BucketClient, type Condition } from "./s3-client.ts";
 import { isRetryable } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
+import type { StoredHeaders } from "./stored-headers.ts";
 
 /** How many parts of one file are uploaded at once. */
 const PARTS_AT_ONCE = 4;
@@ -35,11 +36,14 @@ export class Uploads {
   async write(
     key: string,
     content: Content,
-    type: string,
+    stored: StoredHeaders,
     previous: Item | undefined,
   ): Promise<string> {
     const partSize = partSizeOf(content.size);
-    const { uploadId, held } = await this.begin({ key, version: content.version, partSize }, type);
+    const { uploadId, held } = await this.begin(
+      { key, version: content.version, partSize },
+      stored,
+    );
     const parts: Promise<Part>[] = [];
     const underway = new Set<Promise<unknown>>();
     try {
@@ -75,7 +79,7 @@ export class Uploads {
   /** Resumes the upload that an earlier try left, if it has the same content; else begins one. */
   private async begin(
     upload: NewUpload,
-    type: string,
+    stored: StoredHeaders,
   ): Promise<{ uploadId: string; held: Map<number, Part> }> {
     const { key, version, partSize } = upload;
     this.begun.add(key);
@@ -85,7 +89,7 @@ export class Uploads {
       const held = parts?.map((part) => [part.number, part] as const);
       if (held) return { uploadId: left.uploadId, held: new Map(held) };
     }
-    const uploadId = await this.create(upload, () => this.client.createUpload(key, type));
+    const uploadId = await this.create(upload, () => this.client.createUpload(key, stored));
     return { uploadId, held: new Map() };
   }
 
@@ -164,8 +168,14 @@ export class Uploads {
   }
 
   /** Copies an object within the bucket, on the server. */
-  async copy(source: S3Object, key: string, type: string, partSize: number): Promise<void> {
-    const create = () => this.client.createUpload(key, type, false);
+  async copy(
+    source: S3Object,
+    key: string,
+    stored: StoredHeaders,
+    partSize: number,
+    previous: Item | undefined,
+  ): Promise<void> {
+    const create = () => this.client.createUpload(key, stored, false);
     const uploadId = await this.create({ key, version: source.etag, partSize }, create);
     try {
       const parts: Part[] = [];
@@ -173,7 +183,7 @@ export class Uploads {
         const range: [number, number] = [at, Math.min(source.size, at + partSize) - 1];
         parts.push(await this.client.copyPart(key, uploadId, parts.length + 1, source, range));
       }
-      await this.complete(key, uploadId, parts, undefined);
+      await this.complete(key, uploadId, parts, previous);
     } catch (error) {
       await this.client.abortUpload(key, uploadId);
       this.journal?.forgetUpload(key);

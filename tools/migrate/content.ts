@@ -1,5 +1,7 @@
 /** Contents in transfer: how many of their bytes may be in memory, and how they are cut. */
 
+import type { StoredHeaders } from "./stored-headers.ts";
+
 /** One reading of a file or an object. */
 export interface Content {
   size: number;
@@ -10,6 +12,8 @@ export interface Content {
    * chunk may be overwritten when the next one is requested, unless it is the only one.
    */
   chunks: AsyncIterable<Buffer>;
+  /** What the server stores with an object. A file has nothing of that. */
+  stored?: () => Promise<StoredHeaders>;
 }
 
 /** The bytes received are not those sent, or not all of one version. A retry may succeed. */

@@ -33,6 +33,10 @@ export type Upload = v.InferOutput<typeof Upload>;
 const MAX_PAIRS = 2_000_000;
 const PAIR_BYTES = 8;
 
+/** Distinguishes pairs of which the second one has what must be stored with it. */
+export const TYPED = "\0typed";
+type Mark = "" | typeof TYPED;
+
 /**
  * The journal of two storages, in either direction. It may be deleted at any time. Then unfinished
  * uploads stay on the server until its lifecycle rule ends them, and contents are compared by
@@ -46,6 +50,8 @@ export class Journal {
   private readonly stateFolder: string;
   private readonly uploadsFolder: string;
   private readonly lock: string;
+  private readonly typesFile: string;
+  private typesSeen: number | undefined;
   private readonly known: BigUint64Array;
   private readonly file: number;
 
@@ -59,6 +65,7 @@ export class Journal {
     this.stateFolder = stateFolder;
     this.uploadsFolder = join(folder, `uploads-${shortHash(to)}`);
     this.lock = join(folder, "process");
+    this.typesFile = join(folder, `types-${shortHash(to)}`);
     try {
       mkdirSync(this.uploadsFolder, { recursive: true, mode: 0o700 });
       takeLock(this.lock);
@@ -96,9 +103,28 @@ export class Journal {
 
   /** Whether earlier runs found that these two versions have the same content. */
   isSame(a: Item, b: Item): boolean {
+    return this.has(a, b, "") || this.has(a, b, TYPED);
+  }
+
+  /**
+   * Whether the second one has what must be stored with it, too: an earlier run stored it or looked
+   * at it, and neither object was written since that run.
+   */
+  isTyped(a: Item, b: Item): boolean {
+    this.typesSeen ??= readTime(this.typesFile);
+    const isOlder = ({ modified }: Item) => Date.parse(modified ?? "") < (this.typesSeen ?? 0);
+    return isOlder(b) && (a.modified === undefined || isOlder(a)) && this.has(a, b, TYPED);
+  }
+
+  /** Records that all objects with a typed pair had at this time what must be stored with them. */
+  async keepTypesSeen(serverTime: string): Promise<void> {
+    await writeFileAtomic(this.typesFile, serverTime, { mode: 0o600 });
+  }
+
+  private has(a: Item, b: Item, mark: Mark): boolean {
     // Without a version, a change would not be noticed.
     if (a.version === "" || b.version === "") return false;
-    const wanted = fingerprint(a, b);
+    const wanted = fingerprint(a, b, mark);
     let [low, high] = [0, this.known.length];
     while (low < high) {
       const middle = (low + high) >>> 1;
@@ -110,10 +136,13 @@ export class Journal {
 
   /**
    * Records two versions with the same content. Written at once, so that a kill does not lose it.
+   *
+   * @param mark `TYPED` if the second one also has what must be stored with it
    */
-  addSame(a: Item, b: Item): void {
+  addSame(a: Item, b: Item, mark: Mark = ""): void {
+    if (this.has(a, b, mark)) return;
     const bytes = Buffer.alloc(PAIR_BYTES);
-    bytes.writeBigUInt64LE(fingerprint(a, b));
+    bytes.writeBigUInt64LE(fingerprint(a, b, mark));
     try {
       writeSync(this.file, bytes);
     } catch (error) {
@@ -156,9 +185,18 @@ function expectEnded(holder: number, file: string): void {
 }
 
 /** 64 bits of a SHA-256. Among a million pairs, one in ten million million is a false match. */
-function fingerprint(a: Item, b: Item): bigint {
-  const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0");
+function fingerprint(a: Item, b: Item, mark: Mark): bigint {
+  const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0") + mark;
   return BigInt(`0x${hash("sha256", text).slice(0, 2 * PAIR_BYTES)}`);
+}
+
+/** In milliseconds since 1970; 0 if the file does not exist. */
+function readTime(file: string): number {
+  try {
+    return Date.parse(readFileSync(file, "utf8")) || 0;
+  } catch {
+    return 0;
+  }
 }
 
 function readPairs(file: string): BigUint64Array {

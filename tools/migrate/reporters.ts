@@ -21,18 +21,24 @@ export class TextReporter implements Reporter {
     this.printsPlan = printsPlan;
   }
 
-  step({ kind, from, to }: FileStep): void {
-    this.print(SIGNS[kind], from ?? to);
+  step(step: FileStep): void {
+    this.print(SIGNS[step.kind], step.from ?? step.to, storedOf(step));
   }
 
   deletion(item: Item): void {
     this.print("-", item);
   }
 
-  private print(sign: string, { key, size }: Item): void {
+  private print(sign: string, { key, size }: Item, stored?: string): void {
     if (!this.printsPlan) return;
     this.clear();
-    process.stdout.write(`${sign} ${printable(key)} (${bytesText(size)})\n`);
+    const now = stored === undefined ? "" : `, now with ${printable(stored)}`;
+    process.stdout.write(`${sign} ${printable(key)} (${bytesText(size)}${now})\n`);
+  }
+
+  restart(reason: string): void {
+    this.clear();
+    console.error(`The plan starts again with a sorted listing: ${printable(reason)}.`);
   }
 
   problem(problem: FileProblem): void {
@@ -71,7 +77,7 @@ export class TextReporter implements Reporter {
     for (const problem of summary.problems) process.stdout.write(`  ${problemText(problem)}\n`);
     const more = summary.skipped + summary.failed - summary.problems.length;
     if (more > 0) process.stdout.write(`  and ${more} more, which are listed above\n`);
-    for (const note of summary.notes) process.stdout.write(`Note: ${printable(note)}\n`);
+    for (const note of summary.notes) process.stdout.write(`${noteText(note)}\n`);
   }
 }
 
@@ -79,7 +85,7 @@ export class TextReporter implements Reporter {
 export class JsonReporter implements Reporter {
   step(step: FileStep): void {
     const { key, size } = step.from ?? step.to;
-    this.line({ step: step.kind, key, bytes: size });
+    this.line({ step: step.kind, key, bytes: size, stored: storedOf(step) });
   }
 
   deletion({ key, size }: Item): void {
@@ -88,6 +94,10 @@ export class JsonReporter implements Reporter {
 
   problem({ kind, key, reason }: FileProblem): void {
     this.line({ problem: kind, key, reason });
+  }
+
+  restart(reason: string): void {
+    this.line({ restart: reason });
   }
 
   // The last line has all of this.
@@ -101,6 +111,14 @@ export class JsonReporter implements Reporter {
   private line(value: unknown): void {
     process.stdout.write(`${JSON.stringify(value)}\n`);
   }
+}
+
+function storedOf(step: FileStep): string | undefined {
+  return step.kind === "update" ? step.stored : undefined;
+}
+
+export function noteText(note: string): string {
+  return `Note: ${printable(note)}`;
 }
 
 /** E.g. `Plan: 3 new (1.2 MB), 1 changed (3 kB), 10 the same, 2 only in the destination.` */

@@ -52,6 +52,8 @@ export interface Reporter {
   /** What the plan deletes. */
   deletion(item: Item): void;
   problem(problem: FileProblem): void;
+  /** The plan begins again: what was reported until now does not count. */
+  restart(reason: string): void;
   /** How much of the plan's work is done. */
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void;
 }

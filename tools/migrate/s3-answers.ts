@@ -22,6 +22,8 @@ export interface S3Object {
   size: number;
   /** Without its quotes. */
   etag: string;
+  /** When it was last written, as the server's listing says it. */
+  modified?: string | undefined;
 }
 
 /** A part of a multipart upload as the server describes it. */
@@ -126,10 +128,11 @@ export function expectEmpty({ xml }: XmlAnswer): void {
   throw invalidAnswer(`it should be empty, but begins with ${begin(xml.text)}`);
 }
 
-/** Expects an object's answer to a HEAD request. */
-export function expectSize({ status, headers }: XmlAnswer): S3Answer {
-  const isNumber = /^\d+$/.test(headers["content-length"] ?? "");
-  if (!isNumber) throw invalidAnswer("it has no Content-Length");
+/** Expects an object's answer to a HEAD request. Ceph gives an empty object no Content-Length. */
+export function expectObject({ status, headers }: XmlAnswer): S3Answer {
+  const length = headers["content-length"];
+  const isObject = length === undefined ? headers.etag !== undefined : /^\d+$/.test(length);
+  if (!isObject) throw invalidAnswer("it has neither a Content-Length nor an ETag");
   return { status, headers };
 }
 
@@ -146,7 +149,12 @@ export function resultEtag(xml: XmlDocument, kind: ResultName): string {
   return unquote(requiredOf(xml, kind, "ETag"));
 }
 
-type ResultName = "CopyObjectResult" | "CopyPartResult" | "CompleteMultipartUploadResult";
+type ResultName = "CopyPartResult" | "CompleteMultipartUploadResult";
+
+/** The ETag of a copy; empty if the answer has none, as gofakes3's for a copy onto itself. */
+export function copyEtag(xml: XmlDocument): string {
+  return unquote(valueOf(rootOf(xml, "CopyObjectResult"), "ETag") ?? "");
+}
 
 /** A page of a listing. */
 export interface Listing {
@@ -169,6 +177,7 @@ export function parseListing(xml: XmlDocument): Listing {
     key: text(required(content, "Key")),
     size: wholeNumber(content, "Size"),
     etag: unquote(valueOf(content, "ETag") ?? ""),
+    modified: valueOf(content, "LastModified"),
   }));
   const prefixes = elements(result, "CommonPrefixes");
   const folders = prefixes.map((prefix) => text(required(prefix, "Prefix")));

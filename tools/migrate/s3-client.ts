@@ -7,10 +7,11 @@ import type { StorageSettings } from "../../authentik/env.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
 import { crc32Base64, hidesMd5, isMd5, joinedEtag, type AnswerHeaders } from "./checksums.ts";
 import {
+  copyEtag,
   errorOf,
   etagOf,
   expectEmpty,
-  expectSize,
+  expectObject,
   incompleteBody,
   invalidAnswer,
   otherBytes,
@@ -32,6 +33,7 @@ import {
 } from "./s3-answers.ts";
 import { DEFAULT_RETRY_POLICY, withRetry, type RetryPolicy } from "./s3-retry.ts";
 import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
+import type { StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
 export const CONNECTIONS = 32;
@@ -57,6 +59,8 @@ export class BucketClient {
   readonly retryPolicy: RetryPolicy;
   /** Whether checksums are sent and requested, as boto3 does by default. */
   readonly checksums: boolean;
+  /** The Date of the last answer. */
+  serverTime: string | undefined;
   private readonly address: BucketAddress;
   private readonly pool: Pool;
   private connections = 0;
@@ -146,7 +150,7 @@ export class BucketClient {
   async head(key: string, part?: number): Promise<S3Answer> {
     const query = part === undefined ? {} : { partNumber: String(part) };
     const headers = this.checksumMode();
-    return this.send({ method: "HEAD", key, query, headers }, expectSize);
+    return this.send({ method: "HEAD", key, query, headers }, expectObject);
   }
 
   /** An object that fits into memory. */
@@ -196,8 +200,13 @@ export class BucketClient {
    *
    * @throws S3Error also when the ETag is that of other bytes
    */
-  async put(key: string, body: Buffer, type: string, condition: Condition = {}): Promise<string> {
-    const headers = { ...objectHeaders(type), ...this.checksumOf(body), ...condition };
+  async put(
+    key: string,
+    body: Buffer,
+    stored: StoredHeaders,
+    condition: Condition = {},
+  ): Promise<string> {
+    const headers = { ...objectHeaders(stored), ...this.checksumOf(body), ...condition };
     return this.send({ method: "PUT", key, headers, body }, (answer) => {
       const etag = etagOf(answer);
       if (isMd5(etag, answer.headers) && etag !== hash("md5", body)) throw otherBytes(etag);
@@ -210,13 +219,13 @@ export class BucketClient {
   }
 
   /**
-   * Copies an object within the bucket, on the server, if it still has this ETag. Returns the
-   * copy's ETag.
+   * Copies an object within the bucket, on the server, if it still has this ETag. Source and target
+   * may be the same object, which then gets these headers. Returns the copy's ETag.
    */
   async copy(
     source: S3Object,
     key: string,
-    type: string,
+    stored: StoredHeaders,
     condition: Condition = {},
   ): Promise<string> {
     // R2 has its own names for conditions of a copy's target (Cloudflare, "Conditional
@@ -226,14 +235,14 @@ export class BucketClient {
       ofR2[`cf-copy-destination-${name}`] = value;
     }
     const headers = {
-      ...objectHeaders(type),
+      ...objectHeaders(stored),
       "x-amz-metadata-directive": "REPLACE",
       ...this.copyHeaders(source),
       ...condition,
       ...ofR2,
     };
     const request: ClientRequest = { method: "PUT", key, headers, moves: source.size };
-    return this.send(request, ({ xml }) => resultEtag(xml, "CopyObjectResult"));
+    return this.send(request, ({ xml }) => copyEtag(xml));
   }
 
   private copyHeaders({ key, etag }: S3Object): Record<string, string> {
@@ -252,9 +261,13 @@ export class BucketClient {
    *
    * @param checksums whether its parts have checksums; not when the server copies them
    */
-  async createUpload(key: string, type: string, checksums = this.checksums): Promise<string> {
+  async createUpload(
+    key: string,
+    stored: StoredHeaders,
+    checksums = this.checksums,
+  ): Promise<string> {
     const checksum = checksums ? { "x-amz-checksum-algorithm": "CRC32" } : {};
-    const headers = { ...objectHeaders(type), ...checksum };
+    const headers = { ...objectHeaders(stored), ...checksum };
     const request: ClientRequest = { method: "POST", key, query: { uploads: "" }, headers };
     return this.send(request, ({ xml }) => parseUploadId(xml));
   }
@@ -383,6 +396,9 @@ export class BucketClient {
       this.pool.dispatch(signed, new Collector(limit, resolve, reject));
     });
     this.answers++;
+    const { status, headers, chunks } = answer;
+    if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
+    this.serverTime = headers.date ?? this.serverTime;
     return answer;
   }
 
@@ -425,8 +441,18 @@ export function sizeOf(parts: readonly Part[]): number {
   return parts.reduce((sum, { size }) => sum + size, 0);
 }
 
-function objectHeaders(type: string): Record<string, string> {
-  return { "content-type": type, "x-amz-acl": "private" };
+function objectHeaders(stored: StoredHeaders): Record<string, string> {
+  return { ...stored, "x-amz-acl": "private" };
+}
+
+/** s3proxy and others answer 501 to a request with a checksum. */
+function withHint(error: S3Error, { headers = {} }: ClientRequest): S3Error {
+  const hasChecksum = Object.keys(headers).some((name) => name.startsWith("x-amz-checksum-"));
+  if (error.status !== 501 || !hasChecksum) return error;
+  const hint =
+    "if the server does not support checksums, set the stack's checksums to when_required, or " +
+    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required in the env file";
+  return new S3Error(error.code, error.status, `${error.message}; ${hint}`, { cause: error.cause });
 }
 
 /** Takes an answer whole. A stream for each would cost more than the request. */
@@ -471,9 +497,7 @@ class Collector implements Dispatcher.DispatchHandler {
   }
 
   onResponseEnd(): void {
-    const { answer, chunks } = this;
-    if (answer.status < 300) this.resolve({ ...answer, chunks });
-    else this.reject(errorOf({ ...answer, body: joined(chunks) }));
+    this.resolve({ ...this.answer, chunks: this.chunks });
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {

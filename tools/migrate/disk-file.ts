@@ -15,6 +15,7 @@ import {
   renameSync,
   unlinkSync,
   writev,
+  writevSync,
   type BigIntStats,
 } from "node:fs";
 import { dirname } from "node:path";
@@ -118,7 +119,11 @@ export async function writeAll(file: number, path: string, content: Content): Pr
     let held: Buffer[] = [];
     let [length, unsynced] = [0, 0];
     const flush = async () => {
-      const { bytesWritten } = length > 0 ? await writeBuffers(file, held) : { bytesWritten: 0 };
+      // A thread costs more than the last bytes, or those of a small file.
+      const bytesWritten =
+        length < WRITE_BYTES
+          ? writevSync(file, held)
+          : (await writeBuffers(file, held)).bytesWritten;
       if (bytesWritten !== length) throw diskFull(bytesWritten, length);
       unsynced += length;
       held = [];
@@ -136,7 +141,7 @@ export async function writeAll(file: number, path: string, content: Content): Pr
         unsynced = 0;
       }
     }
-    await flush();
+    if (length > 0) await flush();
     await syncing;
     expectFileAt(path, file);
   } finally {

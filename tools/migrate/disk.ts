@@ -1,6 +1,6 @@
 /** authentik's files in a folder. */
 import { randomBytes } from "node:crypto";
-import { lstatSync, realpathSync, rmSync, unlinkSync } from "node:fs";
+import { lstatSync, openSync, realpathSync, rmSync, unlinkSync } from "node:fs";
 import { lstat, mkdir, opendir, readdir, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { isSchemaName, type Usage } from "../../authentik/objects.ts";
@@ -10,7 +10,6 @@ import {
   codeOf,
   isAbandoned,
   isUnchanged,
-  openFile,
   place,
   readFileAs,
   syncAll,
@@ -264,11 +263,9 @@ export class Disk implements Storage {
     await this.makeFolder(folder);
     this.expectInside(folder);
     const temporary = join(folder, temporaryName(this.journalId));
-    const file = await openFile(temporary, "wx", 0o644).catch((error: unknown) => {
-      throw asSkipError(error);
-    });
-    this.parts.add(temporary);
     try {
+      const file = openSync(temporary, "wx", 0o644);
+      this.parts.add(temporary);
       await writeAll(file, temporary, content);
       this.expectInside(folder);
       place(temporary, target, previous);
@@ -276,7 +273,7 @@ export class Disk implements Storage {
       this.written.push(target);
       return versionOf(lstatSync(target, { bigint: true }));
     } catch (error) {
-      this.removePart(temporary);
+      if (this.parts.has(temporary)) this.removePart(temporary);
       throw asSkipError(error);
     }
   }

@@ -26,6 +26,7 @@ export interface FileProblem {
 
 /** How many problems are kept for the end. All are counted. */
 const MAX_PROBLEMS = 1000;
+const STACK_TRACE_LIMIT = Error.stackTraceLimit;
 /** After a signal, work in progress has so much time to end. */
 const STOP_MS = 2000;
 
@@ -192,7 +193,10 @@ export class MigrationRun {
         signal.throwIfAborted();
       }
     };
+    // Of failures, only the messages are read. Each connection that a server closes is one, too.
+    Error.stackTraceLimit = 0;
     const ended = await Promise.allSettled(Array.from({ length: CONNECTIONS }, worker));
+    Error.stackTraceLimit = STACK_TRACE_LIMIT;
     await journal.flush();
     for (const end of ended) if (end.status === "rejected") throw end.reason;
   }

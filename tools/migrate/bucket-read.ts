@@ -13,7 +13,7 @@ import {
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
 import type { BucketClient, ObjectStream } from "./s3-client.ts";
-import { asS3Error, isRetryable, pause } from "./s3-retry.ts";
+import { asS3Error, pause } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
 import { storedHeaders } from "./stored-headers.ts";
 
@@ -185,7 +185,8 @@ async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator
         cancel(next);
         next = undefined;
         const failure = asS3Error(error);
-        if (++failures >= client.retryPolicy.attempts || !isRetryable(failure)) throw failure;
+        if (++failures >= client.retryPolicy.attempts || !client.mayRetry(failure)) throw failure;
+        client.reportRetry(failure, failures);
         await pause(client.retryPolicy, failures);
       }
     }

@@ -2,8 +2,9 @@
 import { hash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { crc32 } from "node:zlib";
-import { Pool, type Dispatcher } from "undici";
+import { Pool, ProxyAgent, type Dispatcher } from "undici";
 import type { StorageSettings } from "../../authentik/env.ts";
+import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
 import { crc32Base64, hidesMd5, isMd5, joinedEtag, type AnswerHeaders } from "./checksums.ts";
 import {
@@ -31,7 +32,15 @@ import {
   type WholeAnswer,
   type XmlAnswer,
 } from "./s3-answers.ts";
-import { DEFAULT_RETRY_POLICY, withRetry, type RetryPolicy } from "./s3-retry.ts";
+import {
+  asS3Error,
+  DEFAULT_RETRY_POLICY,
+  isRetryable,
+  isUnreachable,
+  withRetry,
+  type RetryHooks,
+  type RetryPolicy,
+} from "./s3-retry.ts";
 import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
 import type { StoredHeaders } from "./stored-headers.ts";
 
@@ -62,7 +71,9 @@ export class BucketClient {
   /** The Date of the last answer. */
   serverTime: string | undefined;
   private readonly address: BucketAddress;
-  private readonly pool: Pool;
+  private readonly pool: Dispatcher;
+  /** Where the pool connects to, without credentials. */
+  private readonly route: string;
   private connections = 0;
   private answers = 0;
   private hasKept = false;
@@ -72,12 +83,21 @@ export class BucketClient {
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
     this.address = address;
-    this.pool = new Pool(address.origin, {
+    const proxy = proxyFor(address.origin);
+    this.route = proxy ? `${address.origin}, through the proxy ${proxy.host},` : address.origin;
+    const options: Pool.Options = {
       connections: CONNECTIONS,
       bodyTimeout: policy.silenceMs,
       connect: { timeout: Math.min(policy.silenceMs, 10_000) },
-    });
-    this.pool.on("connect", () => this.connections++);
+    };
+    const open = (origin: string | URL, more: object = {}) =>
+      new Pool(origin, { ...options, ...more }).on("connect", () => this.connections++);
+    if (!proxy) this.pool = open(address.origin);
+    else {
+      // Like boto3, it requires a tunnel only for https.
+      const proxyTunnel = address.origin.startsWith("https:");
+      this.pool = new ProxyAgent({ uri: proxy.href, proxyTunnel, factory: open });
+    }
   }
 
   /**
@@ -96,6 +116,30 @@ export class BucketClient {
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */
   get url(): string {
     return `${this.address.origin}${this.address.basePath}`;
+  }
+
+  /** Called when a request has failed and is sent again. */
+  onRetry: (reason: string) => void = () => undefined;
+
+  private readonly hooks: RetryHooks = {
+    mayRetry: (error) => this.mayRetry(error),
+    onRetry: (error, attempt) => {
+      this.reportRetry(error, attempt);
+    },
+  };
+
+  /**
+   * Whether a request may succeed when it is sent again. A server that has never been reached is
+   * probably a wrong host or port.
+   */
+  mayRetry(error: unknown): boolean {
+    return isRetryable(error) && (this.answers > 0 || !isUnreachable(error));
+  }
+
+  /** @param attempt the number of the one that has failed */
+  reportRetry(error: unknown, attempt: number): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${reason}`);
   }
 
   /**
@@ -156,7 +200,7 @@ export class BucketClient {
   /** An object that fits into memory. */
   async get({ key, etag, size }: S3Object): Promise<ObjectBytes> {
     const headers = { ...this.checksumMode(), ...ifMatch(etag) };
-    return withRetry(this.retryPolicy, async () => {
+    return withRetry(this.retryPolicy, this.hooks, async () => {
       const request: ClientRequest = { method: "GET", key, headers };
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
       expectLength(answer.headers, size);
@@ -180,9 +224,9 @@ export class BucketClient {
   ): Promise<ObjectStream> {
     const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
     const signed = await this.sign({ method: "GET", key, headers });
-    const stream = await new Promise<ObjectStream>((resolve, reject) => {
-      const { keepsConnections } = this;
-      const options = { ahead, keepsConnections };
+    const { keepsConnections } = this;
+    const options = { ahead, keepsConnections };
+    const stream = await this.answered<ObjectStream>((resolve, reject) => {
       this.pool.dispatch(signed, new ObjectStream(options, resolve, reject));
     });
     if (stream.isWhole) expectLength(stream.headers, size);
@@ -376,7 +420,9 @@ export class BucketClient {
 
   /** @param read takes from the answer what was requested */
   private async send<T>(request: ClientRequest, read: (answer: XmlAnswer) => T): Promise<T> {
-    return withRetry(this.retryPolicy, async () => readAnswer(await this.exchange(request), read));
+    return withRetry(this.retryPolicy, this.hooks, async () =>
+      readAnswer(await this.exchange(request), read),
+    );
   }
 
   private async exchange(request: ClientRequest): Promise<WholeAnswer> {
@@ -392,14 +438,31 @@ export class BucketClient {
    */
   private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const signed = await this.sign(request);
-    const answer = await new Promise<ObjectBytes & S3Answer>((resolve, reject) => {
+    const answer = await this.answered<ObjectBytes & S3Answer>((resolve, reject) => {
       this.pool.dispatch(signed, new Collector(limit, resolve, reject));
     });
-    this.answers++;
     const { status, headers, chunks } = answer;
     if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
     this.serverTime = headers.date ?? this.serverTime;
     return answer;
+  }
+
+  /** @throws S3Error also for a server that cannot be reached */
+  private async answered<T>(
+    dispatch: (resolve: (answer: T) => void, reject: (error: Error) => void) => void,
+  ): Promise<T> {
+    try {
+      const answer = await new Promise<T>(dispatch);
+      this.answers++;
+      return answer;
+    } catch (error) {
+      const failure = asS3Error(error);
+      if (!(failure instanceof S3Error) || this.answers > 0 || !isUnreachable(failure))
+        throw failure;
+      const advice = "check the scheme, host and port of the endpoint, and that the server runs";
+      const message = `${this.route} cannot be reached: ${failure.message}; ${advice}`;
+      throw new S3Error(failure.code, 0, message, { cause: failure.cause });
+    }
   }
 
   /** The signed request, and how long its answer may take. */
@@ -412,6 +475,7 @@ export class BucketClient {
       ([name, value]) => `${escapeUri(name)}=${escapeUri(value)}`,
     );
     return {
+      origin: this.address.origin,
       method,
       path: search.length === 0 ? plain.path : `${plain.path}?${search.join("&")}`,
       headers,

@@ -6,7 +6,14 @@ import { Pool, ProxyAgent, type Dispatcher } from "undici";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
-import { crc32Base64, hidesMd5, isMd5, joinedEtag, type AnswerHeaders } from "./checksums.ts";
+import {
+  crc32Base64,
+  hidesMd5,
+  isMd5,
+  joinedEtag,
+  unquote,
+  type AnswerHeaders,
+} from "./checksums.ts";
 import {
   copyEtag,
   errorOf,
@@ -77,6 +84,9 @@ export class BucketClient {
   private connections = 0;
   private answers = 0;
   private hasKept = false;
+  /** Whether Azure keeps the objects; undefined while no ETag has shown it. */
+  isAzure: boolean | undefined;
+  private isVersitygw = false;
 
   private constructor(settings: StorageSettings, address: BucketAddress, policy: RetryPolicy) {
     this.name = settings.bucketName;
@@ -181,6 +191,7 @@ export class BucketClient {
       // Its failure is thrown where it is awaited, not as an unhandled one.
       page?.catch(() => undefined);
       if (next !== undefined) tokens.add(next);
+      this.noteEtag(listing.objects[0]?.etag ?? "");
       yield listing;
     }
   }
@@ -320,6 +331,7 @@ export class BucketClient {
     const query = { partNumber: String(number), uploadId };
     const headers = this.checksumOf(body);
     const etag = await this.send({ method: "PUT", key, query, headers, body }, etagOf);
+    this.noteEtag(etag, number);
     return { number, size: body.length, etag, crc32: headers["x-amz-checksum-crc32"] };
   }
 
@@ -355,6 +367,7 @@ export class BucketClient {
         const query = { uploadId, "part-number-marker": String(marker) };
         const read = ({ xml }: XmlAnswer) => parseParts(xml, marker);
         const page = await this.send({ method: "GET", key, query }, read);
+        for (const { etag, number } of page.parts) this.noteEtag(etag, number);
         parts.push(...page.parts);
         ({ next } = page);
       }
@@ -367,16 +380,15 @@ export class BucketClient {
   }
 
   /**
-   * The ids of a key's unfinished uploads, up to 1000; undefined without the permission to list
-   * them, which authentik's key does not have.
+   * The ids of a key's unfinished uploads, up to 1000; undefined where they cannot be listed.
+   * authentik's key may not.
    */
   async listUploads(key: string): Promise<string[] | undefined> {
     try {
       const query = { uploads: "", prefix: key };
       return await this.send({ method: "GET", query }, ({ xml }) => parseUploads(xml, key));
     } catch (error) {
-      const isUnavailable = error instanceof S3Error && [403, 501].includes(error.status);
-      if (isUnavailable) return undefined;
+      if (error instanceof S3Error && !isRetryable(error)) return undefined;
       throw error;
     }
   }
@@ -410,12 +422,40 @@ export class BucketClient {
     });
   }
 
-  /** Ends an upload and frees its parts. An upload that the server does not know is no error. */
-  async abortUpload(key: string, uploadId: string): Promise<void> {
-    const request: ClientRequest = { method: "DELETE", key, query: { uploadId } };
-    await this.send(request, expectEmpty).catch((error: unknown) => {
-      if (!(error instanceof S3Error && error.status === 404)) throw error;
-    });
+  /**
+   * Ends an upload and frees its parts, unless that would delete the object. An upload that the
+   * server does not know is no error.
+   *
+   * @returns false when these keys may not end it, or the server cannot
+   */
+  async abortUpload(key: string, uploadId: string): Promise<boolean> {
+    if (await this.deletesByAbort(key, uploadId)) return true;
+    try {
+      const request: ClientRequest = { method: "DELETE", key, query: { uploadId } };
+      await this.send(request, expectEmpty);
+      return true;
+    } catch (error) {
+      if (!(error instanceof S3Error) || isRetryable(error)) throw error;
+      return error.status === 404;
+    }
+  }
+
+  /**
+   * Whether the end of an upload deletes the object at its key. versitygw in front of Azure keeps an
+   * object and the parts of its uploads in one blob (`AbortMultipartUpload` of its Azure backend,
+   * 1.8.0), and Azure frees the parts by itself. An ingress may hide the name of the server, so that
+   * only ETags show it.
+   */
+  private async deletesByAbort(key: string, uploadId: string): Promise<boolean> {
+    if (this.isAzure === undefined) await this.listParts(key, uploadId);
+    if (this.isAzure === undefined) await this.head(key).catch(() => undefined);
+    return this.isAzure ?? this.isVersitygw;
+  }
+
+  /** Remembers what an ETag shows of the server. */
+  private noteEtag(etag: string, part?: number): void {
+    if (/^0x[0-9A-F]+(?:-1)?$/.test(etag) || etag === azurePartEtag(part)) this.isAzure = true;
+    else if (/^[0-9a-f]{32}/.test(etag)) this.isAzure ??= false;
   }
 
   /** @param read takes from the answer what was requested */
@@ -444,6 +484,8 @@ export class BucketClient {
     const { status, headers, chunks } = answer;
     if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
     this.serverTime = headers.date ?? this.serverTime;
+    this.isVersitygw ||= headers.server === "VERSITYGW";
+    this.noteEtag(unquote(headers.etag ?? ""));
     return answer;
   }
 
@@ -503,6 +545,14 @@ function joined(chunks: readonly Buffer[]): Buffer {
 /** The size of an object made of these parts, in bytes. */
 export function sizeOf(parts: readonly Part[]): number {
   return parts.reduce((sum, { size }) => sum + size, 0);
+}
+
+/** versitygw's ETag of a part in Azure: its number in four bytes, in base64. */
+function azurePartEtag(part?: number): string | undefined {
+  if (part === undefined) return undefined;
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(part);
+  return bytes.toString("base64");
 }
 
 function objectHeaders(stored: StoredHeaders): Record<string, string> {

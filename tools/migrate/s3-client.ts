@@ -6,6 +6,7 @@ import { Pool, ProxyAgent, type Dispatcher } from "undici";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
+import { MemoryBudget } from "./content.ts";
 import {
   crc32Base64,
   hidesMd5,
@@ -84,6 +85,8 @@ export class BucketClient {
   private connections = 0;
   private answers = 0;
   private hasKept = false;
+  /** The memory of large objects that are read at the moment. It also limits their number. */
+  readonly largeReads = new MemoryBudget();
   /** Whether Azure keeps the objects; undefined while no ETag has shown it. */
   isAzure: boolean | undefined;
   private isVersitygw = false;

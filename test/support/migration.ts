@@ -116,6 +116,7 @@ async function withJournal(
     deletion: () => undefined,
     problem: () => undefined,
     restart: () => undefined,
+    retry: () => undefined,
     step: onProgress,
     progress: onProgress,
   };

@@ -13,7 +13,7 @@ import {
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
 import type { BucketClient, ObjectStream } from "./s3-client.ts";
-import { asS3Error, isRetryable, pause } from "./s3-retry.ts";
+import { asS3Error, pause } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
 import { storedHeaders } from "./stored-headers.ts";
 
@@ -24,9 +24,9 @@ const WHOLE_BYTES = 8 * MIB;
  * How many bytes of large objects may be in memory when they arrive faster than they are stored.
  * All objects that are read at a time share them.
  */
-const AHEAD_BYTES = 32 * MIB;
+const AHEAD_BYTES = 16 * MIB;
 /** Larger ranges need fewer connections on servers that close each. */
-const MAX_RANGE = 16 * MIB;
+const MAX_RANGE = 8 * MIB;
 const MIN_RANGE = MIB;
 /** The next range is requested when so much of one is left. */
 const NEXT_BYTES = MIB / 4;
@@ -158,15 +158,12 @@ async function open(
   return { headers, chunks: inRanges(client, object) };
 }
 
-/** How many large objects each client reads at the moment. */
-const readers = new WeakMap<BucketClient, number>();
-
 async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator<Buffer> {
   const { size } = object;
   let received = 0;
   let failures = 0;
   let next: Range | undefined;
-  addReader(client, 1);
+  await client.largeReads.acquire(MIN_RANGE);
   try {
     while (received < size) {
       const { end, answer } = next ?? request(client, object, received);
@@ -185,13 +182,14 @@ async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator
         cancel(next);
         next = undefined;
         const failure = asS3Error(error);
-        if (++failures >= client.retryPolicy.attempts || !isRetryable(failure)) throw failure;
+        if (++failures >= client.retryPolicy.attempts || !client.mayRetry(failure)) throw failure;
+        client.reportRetry(failure, failures);
         await pause(client.retryPolicy, failures);
       }
     }
   } finally {
     cancel(next);
-    addReader(client, -1);
+    client.largeReads.release(MIN_RANGE);
   }
 }
 
@@ -207,10 +205,6 @@ async function* bytesOf(stream: ObjectStream, first: number, end: number): Async
   if (at !== end) throw incompleteBody(at, end);
 }
 
-function addReader(client: BucketClient, change: 1 | -1): void {
-  readers.set(client, (readers.get(client) ?? 0) + change);
-}
-
 /** A part of an object that was requested. */
 interface Range {
   /** The byte behind its last one. */
@@ -219,7 +213,8 @@ interface Range {
 }
 
 function request(client: BucketClient, object: S3Object, first: number): Range {
-  const share = AHEAD_BYTES / (readers.get(client) ?? 1);
+  const readers = client.largeReads.used / MIN_RANGE;
+  const share = AHEAD_BYTES / readers;
   const length = Math.floor(Math.min(Math.max(share, MIN_RANGE), MAX_RANGE));
   const end = client.keepsConnections ? object.size : Math.min(object.size, first + length);
   const answer = client.stream(object, [first, end], length);

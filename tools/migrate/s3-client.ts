@@ -2,10 +2,19 @@
 import { hash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { crc32 } from "node:zlib";
-import { Pool, type Dispatcher } from "undici";
+import { Pool, ProxyAgent, type Dispatcher } from "undici";
 import type { StorageSettings } from "../../authentik/env.ts";
+import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
-import { crc32Base64, hidesMd5, isMd5, joinedEtag, type AnswerHeaders } from "./checksums.ts";
+import { MemoryBudget } from "./content.ts";
+import {
+  crc32Base64,
+  hidesMd5,
+  isMd5,
+  joinedEtag,
+  unquote,
+  type AnswerHeaders,
+} from "./checksums.ts";
 import {
   copyEtag,
   errorOf,
@@ -31,7 +40,15 @@ import {
   type WholeAnswer,
   type XmlAnswer,
 } from "./s3-answers.ts";
-import { DEFAULT_RETRY_POLICY, withRetry, type RetryPolicy } from "./s3-retry.ts";
+import {
+  asS3Error,
+  DEFAULT_RETRY_POLICY,
+  isRetryable,
+  isUnreachable,
+  withRetry,
+  type RetryHooks,
+  type RetryPolicy,
+} from "./s3-retry.ts";
 import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
 import type { StoredHeaders } from "./stored-headers.ts";
 
@@ -62,22 +79,38 @@ export class BucketClient {
   /** The Date of the last answer. */
   serverTime: string | undefined;
   private readonly address: BucketAddress;
-  private readonly pool: Pool;
+  private readonly pool: Dispatcher;
+  /** Where the pool connects to, without credentials. */
+  private readonly route: string;
   private connections = 0;
   private answers = 0;
   private hasKept = false;
+  /** The memory of large objects that are read at the moment. It also limits their number. */
+  readonly largeReads = new MemoryBudget();
+  /** Whether Azure keeps the objects; undefined while no ETag has shown it. */
+  isAzure: boolean | undefined;
+  private isVersitygw = false;
 
   private constructor(settings: StorageSettings, address: BucketAddress, policy: RetryPolicy) {
     this.name = settings.bucketName;
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
     this.address = address;
-    this.pool = new Pool(address.origin, {
+    const proxy = proxyFor(address.origin);
+    this.route = proxy ? `${address.origin}, through the proxy ${proxy.host},` : address.origin;
+    const options: Pool.Options = {
       connections: CONNECTIONS,
       bodyTimeout: policy.silenceMs,
       connect: { timeout: Math.min(policy.silenceMs, 10_000) },
-    });
-    this.pool.on("connect", () => this.connections++);
+    };
+    const open = (origin: string | URL, more: object = {}) =>
+      new Pool(origin, { ...options, ...more }).on("connect", () => this.connections++);
+    if (!proxy) this.pool = open(address.origin);
+    else {
+      // Like boto3, it requires a tunnel only for https.
+      const proxyTunnel = address.origin.startsWith("https:");
+      this.pool = new ProxyAgent({ uri: proxy.href, proxyTunnel, factory: open });
+    }
   }
 
   /**
@@ -96,6 +129,30 @@ export class BucketClient {
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */
   get url(): string {
     return `${this.address.origin}${this.address.basePath}`;
+  }
+
+  /** Called when a request has failed and is sent again. */
+  onRetry: (reason: string) => void = () => undefined;
+
+  private readonly hooks: RetryHooks = {
+    mayRetry: (error) => this.mayRetry(error),
+    onRetry: (error, attempt) => {
+      this.reportRetry(error, attempt);
+    },
+  };
+
+  /**
+   * Whether a request may succeed when it is sent again. A server that has never been reached is
+   * probably a wrong host or port.
+   */
+  mayRetry(error: unknown): boolean {
+    return isRetryable(error) && (this.answers > 0 || !isUnreachable(error));
+  }
+
+  /** @param attempt the number of the one that has failed */
+  reportRetry(error: unknown, attempt: number): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${reason}`);
   }
 
   /**
@@ -137,6 +194,7 @@ export class BucketClient {
       // Its failure is thrown where it is awaited, not as an unhandled one.
       page?.catch(() => undefined);
       if (next !== undefined) tokens.add(next);
+      this.noteEtag(listing.objects[0]?.etag ?? "");
       yield listing;
     }
   }
@@ -156,7 +214,7 @@ export class BucketClient {
   /** An object that fits into memory. */
   async get({ key, etag, size }: S3Object): Promise<ObjectBytes> {
     const headers = { ...this.checksumMode(), ...ifMatch(etag) };
-    return withRetry(this.retryPolicy, async () => {
+    return withRetry(this.retryPolicy, this.hooks, async () => {
       const request: ClientRequest = { method: "GET", key, headers };
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
       expectLength(answer.headers, size);
@@ -180,9 +238,9 @@ export class BucketClient {
   ): Promise<ObjectStream> {
     const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
     const signed = await this.sign({ method: "GET", key, headers });
-    const stream = await new Promise<ObjectStream>((resolve, reject) => {
-      const { keepsConnections } = this;
-      const options = { ahead, keepsConnections };
+    const { keepsConnections } = this;
+    const options = { ahead, keepsConnections };
+    const stream = await this.answered<ObjectStream>((resolve, reject) => {
       this.pool.dispatch(signed, new ObjectStream(options, resolve, reject));
     });
     if (stream.isWhole) expectLength(stream.headers, size);
@@ -276,6 +334,7 @@ export class BucketClient {
     const query = { partNumber: String(number), uploadId };
     const headers = this.checksumOf(body);
     const etag = await this.send({ method: "PUT", key, query, headers, body }, etagOf);
+    this.noteEtag(etag, number);
     return { number, size: body.length, etag, crc32: headers["x-amz-checksum-crc32"] };
   }
 
@@ -311,6 +370,7 @@ export class BucketClient {
         const query = { uploadId, "part-number-marker": String(marker) };
         const read = ({ xml }: XmlAnswer) => parseParts(xml, marker);
         const page = await this.send({ method: "GET", key, query }, read);
+        for (const { etag, number } of page.parts) this.noteEtag(etag, number);
         parts.push(...page.parts);
         ({ next } = page);
       }
@@ -323,16 +383,15 @@ export class BucketClient {
   }
 
   /**
-   * The ids of a key's unfinished uploads, up to 1000; undefined without the permission to list
-   * them, which authentik's key does not have.
+   * The ids of a key's unfinished uploads, up to 1000; undefined where they cannot be listed.
+   * authentik's key may not.
    */
   async listUploads(key: string): Promise<string[] | undefined> {
     try {
       const query = { uploads: "", prefix: key };
       return await this.send({ method: "GET", query }, ({ xml }) => parseUploads(xml, key));
     } catch (error) {
-      const isUnavailable = error instanceof S3Error && [403, 501].includes(error.status);
-      if (isUnavailable) return undefined;
+      if (error instanceof S3Error && !isRetryable(error)) return undefined;
       throw error;
     }
   }
@@ -366,17 +425,47 @@ export class BucketClient {
     });
   }
 
-  /** Ends an upload and frees its parts. An upload that the server does not know is no error. */
-  async abortUpload(key: string, uploadId: string): Promise<void> {
-    const request: ClientRequest = { method: "DELETE", key, query: { uploadId } };
-    await this.send(request, expectEmpty).catch((error: unknown) => {
-      if (!(error instanceof S3Error && error.status === 404)) throw error;
-    });
+  /**
+   * Ends an upload and frees its parts, unless that would delete the object. An upload that the
+   * server does not know is no error.
+   *
+   * @returns false when these keys may not end it, or the server cannot
+   */
+  async abortUpload(key: string, uploadId: string): Promise<boolean> {
+    if (await this.deletesByAbort(key, uploadId)) return true;
+    try {
+      const request: ClientRequest = { method: "DELETE", key, query: { uploadId } };
+      await this.send(request, expectEmpty);
+      return true;
+    } catch (error) {
+      if (!(error instanceof S3Error) || isRetryable(error)) throw error;
+      return error.status === 404;
+    }
+  }
+
+  /**
+   * Whether the end of an upload deletes the object at its key. versitygw in front of Azure keeps an
+   * object and the parts of its uploads in one blob (`AbortMultipartUpload` of its Azure backend,
+   * 1.8.0), and Azure frees the parts by itself. An ingress may hide the name of the server, so that
+   * only ETags show it.
+   */
+  private async deletesByAbort(key: string, uploadId: string): Promise<boolean> {
+    if (this.isAzure === undefined) await this.listParts(key, uploadId);
+    if (this.isAzure === undefined) await this.head(key).catch(() => undefined);
+    return this.isAzure ?? this.isVersitygw;
+  }
+
+  /** Remembers what an ETag shows of the server. */
+  private noteEtag(etag: string, part?: number): void {
+    if (/^0x[0-9A-F]+(?:-1)?$/.test(etag) || etag === azurePartEtag(part)) this.isAzure = true;
+    else if (/^[0-9a-f]{32}/.test(etag)) this.isAzure ??= false;
   }
 
   /** @param read takes from the answer what was requested */
   private async send<T>(request: ClientRequest, read: (answer: XmlAnswer) => T): Promise<T> {
-    return withRetry(this.retryPolicy, async () => readAnswer(await this.exchange(request), read));
+    return withRetry(this.retryPolicy, this.hooks, async () =>
+      readAnswer(await this.exchange(request), read),
+    );
   }
 
   private async exchange(request: ClientRequest): Promise<WholeAnswer> {
@@ -392,14 +481,33 @@ export class BucketClient {
    */
   private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const signed = await this.sign(request);
-    const answer = await new Promise<ObjectBytes & S3Answer>((resolve, reject) => {
+    const answer = await this.answered<ObjectBytes & S3Answer>((resolve, reject) => {
       this.pool.dispatch(signed, new Collector(limit, resolve, reject));
     });
-    this.answers++;
     const { status, headers, chunks } = answer;
     if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
     this.serverTime = headers.date ?? this.serverTime;
+    this.isVersitygw ||= headers.server === "VERSITYGW";
+    this.noteEtag(unquote(headers.etag ?? ""));
     return answer;
+  }
+
+  /** @throws S3Error also for a server that cannot be reached */
+  private async answered<T>(
+    dispatch: (resolve: (answer: T) => void, reject: (error: Error) => void) => void,
+  ): Promise<T> {
+    try {
+      const answer = await new Promise<T>(dispatch);
+      this.answers++;
+      return answer;
+    } catch (error) {
+      const failure = asS3Error(error);
+      if (!(failure instanceof S3Error) || this.answers > 0 || !isUnreachable(failure))
+        throw failure;
+      const advice = "check the scheme, host and port of the endpoint, and that the server runs";
+      const message = `${this.route} cannot be reached: ${failure.message}; ${advice}`;
+      throw new S3Error(failure.code, 0, message, { cause: failure.cause });
+    }
   }
 
   /** The signed request, and how long its answer may take. */
@@ -412,6 +520,7 @@ export class BucketClient {
       ([name, value]) => `${escapeUri(name)}=${escapeUri(value)}`,
     );
     return {
+      origin: this.address.origin,
       method,
       path: search.length === 0 ? plain.path : `${plain.path}?${search.join("&")}`,
       headers,
@@ -439,6 +548,14 @@ function joined(chunks: readonly Buffer[]): Buffer {
 /** The size of an object made of these parts, in bytes. */
 export function sizeOf(parts: readonly Part[]): number {
   return parts.reduce((sum, { size }) => sum + size, 0);
+}
+
+/** versitygw's ETag of a part in Azure: its number in four bytes, in base64. */
+function azurePartEtag(part?: number): string | undefined {
+  if (part === undefined) return undefined;
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(part);
+  return bytes.toString("base64");
 }
 
 function objectHeaders(stored: StoredHeaders): Record<string, string> {

@@ -125,8 +125,9 @@ export class Bucket implements Storage {
   private async *items(prefix: string, before: string, skip: Skip): AsyncGenerator<Item> {
     const isOurs = this.schemaFilter(skip);
     for await (const object of this.objects(prefix)) {
-      // Consoles make these to show a folder.
-      if (object.key.endsWith("/") && object.size === 0) continue;
+      // Consoles make these to show a folder. s3proxy lists its own folders with a size.
+      const isMarker = object.key.endsWith("/") && (object.size === 0 || object.etag === "");
+      if (isMarker) continue;
       const key = before + object.key;
       const reason = invalidKeyReason(key);
       const { size, etag: version, modified } = object;

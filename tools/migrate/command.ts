@@ -257,11 +257,16 @@ async function openBucket(
   }
 }
 
+/** How many names a note has. */
+const MAX_NAMES = 20;
+
 function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
   const { name, beside } = storage;
   const notes: string[] = [];
   if (beside.size > 0) {
-    const others = [...beside].join(", ");
+    const names = [...beside];
+    const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
+    const others = names.slice(0, MAX_NAMES).join(", ") + more;
     notes.push(
       `${name} also has ${others} beside the folders of schemas. ` +
         "They are neither copied nor changed nor deleted.",

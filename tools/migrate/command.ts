@@ -316,4 +316,6 @@ async function confirm(
   }
 }
 
-await runCommand(command, [MigrateError, S3Error], (error) => printable(reasonOf(error)));
+await runCommand(command, [MigrateError, S3Error], (error) =>
+  reasonOf(error).split("\n").map(printable).join("\n"),
+);

@@ -31,7 +31,7 @@ import {
 } from "./s3-answers.ts";
 import { DEFAULT_RETRY_POLICY, withRetry, type RetryPolicy } from "./s3-retry.ts";
 import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
-import type { StoredHeaders } from "./stored-headers.ts";
+import { TAGS, type StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
 export const CONNECTIONS = 32;
@@ -388,7 +388,8 @@ export function sizeOf(parts: readonly Part[]): number {
 }
 
 function objectHeaders(stored: StoredHeaders): Record<string, string> {
-  return { ...stored, "x-amz-acl": "private" };
+  const settable = Object.entries(stored).filter(([name]) => name !== TAGS);
+  return { ...Object.fromEntries(settable), "x-amz-acl": "private" };
 }
 
 /** s3proxy and others answer 501 to a request with a checksum. */

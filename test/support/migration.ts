@@ -109,6 +109,7 @@ async function withJournal(
     deletion: () => undefined,
     problem: () => undefined,
     restart: () => undefined,
+    retry: () => undefined,
     step: onProgress,
     progress: onProgress,
   };

@@ -7,8 +7,7 @@ import { inPieces, partSizeOf, type Content, type MemoryBudget } from "./content
 import type { Journal, Upload } from "./journal.ts";
 import { S3Error, type Part, type S3Object } from "./s3-answers.ts";
 import { sizeOf, type BucketClient, type Condition } from "./s3-client.ts";
-import { isRetryable } from "./s3-retry.ts";
-import type { Item } from "./storage.ts";
+import { SkipError, type Item } from "./storage.ts";
 import type { StoredHeaders } from "./stored-headers.ts";
 
 /** How many parts of one file are uploaded at once. */
@@ -89,8 +88,27 @@ export class Uploads {
       const held = parts?.map((part) => [part.number, part] as const);
       if (held) return { uploadId: left.uploadId, held: new Map(held) };
     }
-    const uploadId = await this.create(upload, () => this.client.createUpload(key, stored));
+    const create = () => this.client.createUpload(key, stored);
+    const uploadId = await this.create(upload, create).catch((error: unknown) => {
+      throw this.explained(key, error);
+    });
     return { uploadId, held: new Map() };
+  }
+
+  /**
+   * versitygw sends the key to Azure in a header of the upload, which Azure accepts in ASCII only. It
+   * reports that as a wrong key or signature.
+   */
+  private explained(key: string, error: unknown): unknown {
+    const isRefused = error instanceof S3Error && error.status >= 400;
+    if (!isRefused || !/[^ -~]/.test(key) || this.client.isAzure === false) return error;
+    const reason = "its name has other characters than ASCII";
+    const limit = "versitygw in front of Azure accepts such names only for files up to 8 MiB";
+    if (this.client.isAzure === true) {
+      return new SkipError(`${reason}; ${limit}`, { cause: error });
+    }
+    const { code, status, message } = error;
+    return new S3Error(code, status, `${message}; ${reason}: ${limit}`, { cause: error });
   }
 
   /**
@@ -116,14 +134,10 @@ export class Uploads {
    * permissions allow it.
    */
   private async abort({ key, uploadId }: Upload): Promise<void> {
-    try {
-      const ids = uploadId === "" ? await this.client.listUploads(key) : [uploadId];
-      for (const id of ids ?? []) await this.client.abortUpload(key, id);
-      if (!ids) this.orphans.push(key);
-    } catch (error) {
-      if (!(error instanceof S3Error) || isRetryable(error)) throw error;
-      this.orphans.push(key);
-    }
+    const ids = uploadId === "" ? await this.client.listUploads(key) : [uploadId];
+    let isEnded = ids !== undefined;
+    for (const id of ids ?? []) isEnded &&= await this.client.abortUpload(key, id);
+    if (!isEnded) this.orphans.push(key);
   }
 
   private async complete(

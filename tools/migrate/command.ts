@@ -96,15 +96,16 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
   // A dry run has nothing to do when nobody reads its output any more.
   if (flags.dryRun) ignoreClosedOutput(() => process.exit());
   const memory = new MemoryBudget();
+  const reporter = flags.json ? new JsonReporter() : new TextReporter(flags.dryRun);
+  const shared = { memory, reporter };
   const ends = [await readEnd(from), to === undefined ? undefined : await readEnd(to)] as const;
   const schemas = schemasOf(ends, flags);
-  const source = await openStorage(ends[0], memory, flags, schemas, "source");
+  const source = await openStorage(ends[0], shared, flags, schemas, "source");
   const target = ends[1]
-    ? await openStorage(ends[1], memory, flags, schemas, "destination")
+    ? await openStorage(ends[1], shared, flags, schemas, "destination")
     : source;
   if (ends[1]) expectSeparate(source, target);
   const journal = new Journal(flags.state, [source.name, target.name]);
-  const reporter = flags.json ? new JsonReporter() : new TextReporter(flags.dryRun);
   const { dryRun } = flags;
   const storages = new Set([source, target]);
   const notes = () => [...storages].flatMap((storage) => notesOn(storage, flags));
@@ -223,9 +224,11 @@ function schemasOf(ends: readonly (End | undefined)[], { schema }: Flags): strin
   );
 }
 
+type Shared = Pick<MigrationOptions, "memory" | "reporter">;
+
 async function openStorage(
   end: End,
-  memory: MemoryBudget,
+  shared: Shared,
   flags: Flags,
   schemas: readonly string[],
   role: "source" | "destination",
@@ -233,7 +236,7 @@ async function openStorage(
   const isSource = role === "source";
   if (typeof end === "object") {
     const readsMisplaced = isSource && !flags.repairLayout && !flags.repairTypes;
-    return openBucket(end, memory, { readsMisplaced, schemas });
+    return openBucket(end, shared, { readsMisplaced, schemas });
   }
   const { layout, dryRun: readOnly } = flags;
   return Disk.open(end, { layout, schemas, mustExist: isSource, readOnly });
@@ -241,13 +244,16 @@ async function openStorage(
 
 async function openBucket(
   { name, settings }: Source,
-  memory: MemoryBudget,
+  { memory, reporter }: Shared,
   options: BucketOptions,
 ): Promise<Bucket> {
   const client = await BucketClient.open(settings).catch((error: unknown) => {
     const message = `there are no credentials for the bucket of ${name}`;
     throw new MigrateError(message, { cause: error });
   });
+  client.onRetry = (reason) => {
+    reporter.retry(reason);
+  };
   try {
     return await Bucket.open(client, memory, options);
   } catch (error) {

@@ -5,6 +5,7 @@ import type { Item } from "./storage.ts";
 
 const TERMINAL_EVERY_MS = 200;
 const LINE_EVERY_MS = 10_000;
+const RETRY_EVERY_MS = 1000;
 /** A file that is only in the destination and is kept has no sign. */
 const SIGNS = { create: "+", update: "~", same: "=", extra: " " } as const;
 
@@ -15,6 +16,7 @@ export class TextReporter implements Reporter {
   /** Of the copying, without the plan and the question. */
   private start: number | undefined;
   private last = Date.now();
+  private lastRetry = 0;
   private hasLine = false;
 
   constructor(printsPlan: boolean) {
@@ -44,6 +46,15 @@ export class TextReporter implements Reporter {
   problem(problem: FileProblem): void {
     this.clear();
     console.error(problemText(problem));
+  }
+
+  /** Many requests may fail at once: one line a second shows it. */
+  retry(reason: string): void {
+    const now = Date.now();
+    if (now - this.lastRetry < RETRY_EVERY_MS) return;
+    this.lastRetry = now;
+    this.clear();
+    console.error(printable(reason));
   }
 
   compared({ create, update, same, extra }: Readonly<StepCounts>): void {
@@ -98,6 +109,10 @@ export class JsonReporter implements Reporter {
 
   restart(reason: string): void {
     this.line({ restart: reason });
+  }
+
+  retry(reason: string): void {
+    this.line({ retry: reason });
   }
 
   // The last line has all of this.

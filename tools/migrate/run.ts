@@ -54,6 +54,8 @@ export interface Reporter {
   problem(problem: FileProblem): void;
   /** The plan begins again: what was reported until now does not count. */
   restart(reason: string): void;
+  /** A request has failed and is sent again. */
+  retry(reason: string): void;
   /** How much of the plan's work is done. */
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void;
 }

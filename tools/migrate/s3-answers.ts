@@ -111,6 +111,17 @@ export function otherBytes(etag: string): S3Error {
   return new S3Error("OtherBytes", 200, message);
 }
 
+/** For an object's bytes that end too early. A retry may succeed. */
+export function incompleteBody(received: number, length: number): S3Error {
+  return new S3Error("IncompleteBody", 0, `${received} of ${length} bytes arrived`);
+}
+
+/** For an object that does not have the size that the listing showed. */
+export function otherSize(announced: string | number, length: number): S3Error {
+  const message = `the server sends ${announced} bytes instead of ${length}`;
+  return new S3Error("OtherSize", 200, message);
+}
+
 /** Expects an answer without content. */
 export function expectEmpty({ xml }: XmlAnswer): void {
   if (xml.text === "") return;

@@ -19,6 +19,7 @@ import { Disk } from "../tools/migrate/disk.ts";
 import { MigrateError } from "../tools/migrate/storage.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import {
+  command,
   envFile,
   expectSameFiles,
   filesIn,
@@ -200,6 +201,18 @@ describe("migrate: disks", function () {
     expect(filesIn(folder)).to.have.members(Object.keys(small));
     expect((await run(bucket, folder, { state })).copied.files).to.equal(2);
     expectSameFiles(folder, inBucket);
+  });
+
+  it("without the programs sync and flock, files are synced one by one, and a note says it", async () => {
+    const { bucket, inBucket, folder, state, top } = server.fresh();
+    writeTree(inBucket, numbered(10));
+    const args = [envFile(top, bucket), folder, "--yes", "--state", state];
+    const { code, out } = await command(args, { PATH: "/nowhere" });
+    expect(code, out).to.equal(0);
+    expect(out).to.include("this system cannot prevent it");
+    expectSameFiles(folder, inBucket);
+    const rerun = await run(bucket, folder, { state });
+    expect(rerun.plan.same.files).to.equal(10);
   });
 
   it("files and folders without permission are reported, and the rest is copied", async () => {

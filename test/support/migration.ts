@@ -41,6 +41,7 @@ export interface TestRunOptions {
   layout?: Layout;
   schemas?: string[];
   retryPolicy?: RetryPolicy;
+  signal?: AbortSignal;
   /** Called for each step of the plan, and for all progress. */
   onProgress?: () => void;
 }
@@ -99,11 +100,17 @@ async function openEnd(
 async function withJournal(
   [from, to]: [Disk | Bucket, Disk | Bucket],
   memory: MemoryBudget,
-  { state, dryRun = false, onProgress = () => undefined }: TestRunOptions,
+  {
+    state,
+    dryRun = false,
+    signal = new AbortController().signal,
+    onProgress = () => undefined,
+  }: TestRunOptions,
   work: (options: MigrationOptions) => Promise<Summary>,
 ): Promise<Summary> {
   const journal = new Journal(state, [from.name, to.name]);
-  if (to.kind === "bucket") to.useJournal(journal);
+  if (from.kind === "disk") from.useJournal(journal);
+  to.useJournal(journal);
   const reporter = {
     compared: () => undefined,
     deletion: () => undefined,
@@ -115,7 +122,7 @@ async function withJournal(
   };
   try {
     const confirm = () => Promise.resolve(true);
-    return await work({ journal, memory, reporter, dryRun, confirm });
+    return await work({ journal, memory, reporter, dryRun, signal, confirm });
   } finally {
     journal.close();
     await Promise.all([from.close(), to.close()]);

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts";
 import { defaultSchemaOf } from "../../authentik/read-env.ts";
-import { ignoreClosedOutput, runCommand, UsageError } from "../lib/command.ts";
+import { ignoreClosedOutput, interruptible, runCommand, UsageError } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
 import { Bucket, type BucketOptions } from "./bucket.ts";
@@ -48,7 +48,7 @@ Examples:
 
 Exit status:
   0  everything was done as planned
-  1  files were skipped or failed, or deletions were not carried out
+  1  files were skipped or failed, deletions were not carried out, or the run was stopped
   2  the command could not be carried out, or the plan could not be made`;
 
 const HELP = {
@@ -83,7 +83,9 @@ const command = new Command("migrate")
   .option("--json", HELP.json, false)
   .option("--state <folder>", HELP.state, STATE_FOLDER)
   .addHelpText("after", AFTER_HELP)
-  .action(run);
+  .action((from: string, to: string | undefined, flags: Flags) =>
+    interruptible((signal) => run(from, to, flags, signal)),
+  );
 
 function readSchema(name: string): string {
   const reason = invalidSchemaReason(name);
@@ -91,7 +93,12 @@ function readSchema(name: string): string {
   return name;
 }
 
-async function run(from: string, to: string | undefined, flags: Flags): Promise<void> {
+async function run(
+  from: string,
+  to: string | undefined,
+  flags: Flags,
+  signal: AbortSignal,
+): Promise<void> {
   expectMatching(to, flags);
   // A dry run has nothing to do when nobody reads its output any more.
   if (flags.dryRun) ignoreClosedOutput(() => process.exit());
@@ -115,12 +122,14 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
     memory,
     reporter,
     dryRun,
+    signal,
     confirm: async (summary) => {
       answer.isYes = await confirm(summary, notes(), flags);
       return answer.isYes;
     },
   };
-  if (target.kind === "bucket") target.useJournal(journal);
+  if (source.kind === "disk") source.useJournal(journal);
+  target.useJournal(journal);
   try {
     const summary = await carryOut(source, target, flags, options);
     if (!answer.isYes) {
@@ -132,7 +141,10 @@ async function run(from: string, to: string | undefined, flags: Flags): Promise<
     if (isIncomplete(summary)) process.exitCode = 1;
   } finally {
     journal.close();
-    await Promise.all([source.close(), target.close()]);
+    const closed = Promise.all([source.close(), target.close()]);
+    // Requests to a server that does not answer would keep the process alive.
+    if (signal.aborted) process.exit(1);
+    await closed;
   }
 }
 
@@ -167,8 +179,8 @@ function isWithin(folder: string, other: string): boolean {
   return path !== ".." && !path.startsWith(`..${sep}`) && !isAbsolute(path);
 }
 
-function isIncomplete({ deletionsSkipped, failed, skipped }: Summary): boolean {
-  return deletionsSkipped || failed + skipped > 0;
+function isIncomplete({ deletionsSkipped, failed, skipped, stopped }: Summary): boolean {
+  return stopped !== undefined || deletionsSkipped || failed + skipped > 0;
 }
 
 async function carryOut(

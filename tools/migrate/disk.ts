@@ -1,17 +1,19 @@
 /** authentik's files in a folder. */
-import { lstatSync, realpathSync, renameSync, unlinkSync } from "node:fs";
-import { lstat, mkdir, opendir, readdir, realpath, rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { lstatSync, realpathSync, rmSync, unlinkSync } from "node:fs";
+import { lstat, mkdir, opendir, readdir, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { isSchemaName, type Usage } from "../../authentik/objects.ts";
 import type { Content } from "./content.ts";
 import {
   asSkipError,
   codeOf,
-  expectFree,
   isAbandoned,
   isUnchanged,
   openFile,
+  place,
   readFileAs,
+  syncAll,
   temporaryName,
   versionOf,
   writeAll,
@@ -26,6 +28,7 @@ import {
   usagesOf,
   type Layout,
 } from "./layout.ts";
+import type { Journal } from "./journal.ts";
 import { compareKeys } from "./plan.ts";
 import { MigrateError, SkipError, type Item, type Skip, type Storage } from "./storage.ts";
 
@@ -63,6 +66,15 @@ export class Disk implements Storage {
   private readonly readOnly: boolean;
   /** Folders that are known to be inside the root. */
   private readonly folders = new Set<string>();
+  /** One folder on each of their file systems. */
+  private readonly fileSystems = new Map<number, string>();
+  /** Partly written files. */
+  private readonly parts = new Set<string>();
+  /** Written files that the disk may not have stored yet. */
+  private written: string[] = [];
+  private isSyncing = false;
+  /** Of a run without a journal, until there is one. */
+  private journalId = randomBytes(8).toString("hex");
 
   private constructor(
     root: string,
@@ -206,7 +218,7 @@ export class Disk implements Storage {
     if (this.readOnly) return;
     try {
       this.expectInside(dirname(path));
-      if (isAbandoned(basename(path), lstatSync(path).mtimeMs)) unlinkSync(path);
+      if (isAbandoned(basename(path), lstatSync(path).mtimeMs, this.journalId)) unlinkSync(path);
     } catch {
       // A source may be read-only. No listing contains the file.
     }
@@ -251,22 +263,55 @@ export class Disk implements Storage {
     const folder = dirname(target);
     await this.makeFolder(folder);
     this.expectInside(folder);
-    const temporary = join(folder, temporaryName());
+    const temporary = join(folder, temporaryName(this.journalId));
     const file = await openFile(temporary, "wx", 0o644).catch((error: unknown) => {
       throw asSkipError(error);
     });
+    this.parts.add(temporary);
     try {
       await writeAll(file, temporary, content);
-      // Nothing waits from here to the renaming. So if the disk treats two names as the same, the
-      // second one sees the first.
       this.expectInside(folder);
-      expectFree(target, previous);
-      renameSync(temporary, target);
+      place(temporary, target, previous);
+      this.parts.delete(temporary);
+      this.written.push(target);
       return versionOf(lstatSync(target, { bigint: true }));
     } catch (error) {
-      await rm(temporary, { force: true });
+      this.removePart(temporary);
       throw asSkipError(error);
     }
+  }
+
+  private removePart(path: string): void {
+    rmSync(path, { force: true });
+    this.parts.delete(path);
+  }
+
+  /** Makes the partly written files of this journal's earlier runs known. */
+  useJournal(journal: Journal): void {
+    this.journalId = journal.id;
+    journal.waitFor(this);
+  }
+
+  /** Whether the disk may not have stored all written files yet. */
+  get isUnsynced(): boolean {
+    return this.isSyncing || this.written.length > 0;
+  }
+
+  /**
+   * Waits until the disk has stored all files that were written before.
+   *
+   * @throws MigrateError when it cannot
+   */
+  async sync(): Promise<void> {
+    const paths = this.written;
+    if (paths.length === 0) return;
+    this.written = [];
+    this.isSyncing = true;
+    await syncAll(paths, this.fileSystems.values()).catch((error: unknown) => {
+      const message = `the disk of "${this.root}" may not have stored all files; check the disk`;
+      throw new MigrateError(message, { cause: error });
+    });
+    this.isSyncing = false;
   }
 
   /**
@@ -295,9 +340,9 @@ export class Disk implements Storage {
       throw new SkipError(`"${folder}" is a symlink to nothing`, { cause: error });
     });
     if (!this.isInside(real)) throw new SkipError(this.leadsOut(`"${folder}"`));
-    if (!(await lstat(real)).isDirectory()) {
-      throw new SkipError(`"${folder}" is a file, but should be a folder`);
-    }
+    const stats = await lstat(real);
+    if (!stats.isDirectory()) throw new SkipError(`"${folder}" is a file, but should be a folder`);
+    this.fileSystems.set(stats.dev, real);
     this.folders.add(folder);
   }
 
@@ -311,7 +356,9 @@ export class Disk implements Storage {
     unlinkSync(path);
   }
 
+  /** Removes what a stopped run has not written completely. */
   close(): Promise<void> {
+    for (const path of this.parts) this.removePart(path);
     return Promise.resolve();
   }
 }

@@ -87,11 +87,8 @@ function isTooLong(name: string): boolean {
   return name.length * 3 > MAX_NAME_BYTES && Buffer.byteLength(name) > MAX_NAME_BYTES;
 }
 
-/**
- * Names of files while they are written, in the folder of their target. The first number is the
- * process, the second one its run.
- */
-export const TEMPORARY_NAME = /^\.migrate-(\d+)-(?:[0-9a-f]+-)?\d+\.part$/;
+/** Names of files while they are written, in the folder of their target. */
+export const TEMPORARY_NAME = /^\.migrate-[0-9a-f-]+\.part$/;
 
 /**
  * Whether a folder at the bucket's root was made by the setup page's

@@ -38,7 +38,8 @@ async function againIfUnsorted(
 ): Promise<Summary> {
   for (;;) {
     try {
-      return await work(new MigrationRun(options));
+      const run = new MigrationRun(options);
+      return await run.untilStopped(() => work(run));
     } catch (error) {
       if (!(error instanceof UnsortedError)) throw error;
       options.reporter.restart(error.message);
@@ -347,7 +348,7 @@ async function copy(
   run: MigrationRun,
 ): Promise<void> {
   if (!isChange(step)) return;
-  const { journal, memory } = run.options;
+  const { journal, memory, signal } = run.options;
   const isOnlyType = step.kind === "update" && step.stored !== undefined;
   if (isOnlyType && from.kind === "disk" && to.kind === "bucket") {
     const version = await repairType(to, step.to, run);
@@ -361,6 +362,7 @@ async function copy(
     await memory.acquire(bytes);
     let seen = 0;
     const onBytes = (length: number) => {
+      signal.throwIfAborted();
       seen += length;
       run.advance(length);
     };
@@ -374,7 +376,7 @@ async function copy(
       run.advance(-seen);
       const failure = asS3Error(error);
       const mayRetry = failure instanceof ContentError || isRetryable(failure);
-      if (attempt >= COPY_ATTEMPTS || !mayRetry) throw failure;
+      if (attempt >= COPY_ATTEMPTS || !mayRetry || signal.aborted) throw failure;
       item = await from.refresh(item);
     } finally {
       memory.release(bytes);

@@ -1,6 +1,6 @@
 /** The output of a run: its plan, its progress, its result. */
 import type { FileStep } from "./plan.ts";
-import type { Amount, FileProblem, Reporter, StepCounts, Summary } from "./run.ts";
+import type { Amount, FileProblem, Reporter, StepCounts, Stop, Summary } from "./run.ts";
 import type { Item } from "./storage.ts";
 
 const TERMINAL_EVERY_MS = 200;
@@ -84,7 +84,11 @@ export class TextReporter implements Reporter {
     this.clear();
     const end = Date.now();
     const seconds = (end - (this.start ?? end)) / 1000;
-    process.stdout.write(`${summaryText(summary)}\n${resultText(summary, seconds)}\n`);
+    const plan = `${summaryText(summary)}\n`;
+    const result = summary.stopped
+      ? stopText(summary, summary.stopped)
+      : resultText(summary, seconds);
+    process.stdout.write(`${summary.stopped ? "" : plan}${result}\n`);
     for (const problem of summary.problems) process.stdout.write(`  ${problemText(problem)}\n`);
     const more = summary.skipped + summary.failed - summary.problems.length;
     if (more > 0) process.stdout.write(`  and ${more} more, which are listed above\n`);
@@ -156,6 +160,15 @@ function resultText({ copied, deleted, skipped, failed }: Summary, seconds: numb
   if (skipped > 0) parts.push(`${skipped} skipped`);
   if (failed > 0) parts.push(`${failed} failed`);
   return `${parts.join("; ")}.`;
+}
+
+/** E.g. `Stopped: 3 files (1.2 MB) were copied, 7 files (3 MB) are left.` */
+function stopText({ copied }: Summary, { left }: Stop): string {
+  const done = `Stopped: ${copied.files} files (${bytesText(copied.bytes)}) were copied`;
+  const rest = left
+    ? `${left.files} files (${bytesText(left.bytes)}) are left`
+    : "the comparison was not complete";
+  return `${done}, ${rest}. Run the same command again to continue.`;
 }
 
 function problemText({ kind, key, reason }: FileProblem): string {

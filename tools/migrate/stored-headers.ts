@@ -37,9 +37,11 @@ export function storedHeaders(headers: AnswerHeaders): StoredHeaders {
   return kept && kept.length > 0 ? { ...others, "content-encoding": kept.join(",") } : others;
 }
 
-/** What a copy within the bucket would lose beside these. */
+/** What a copy within the bucket would lose beside these. It is STANDARD if nothing else is named. */
 export function bucketHeaders(headers: AnswerHeaders): StoredHeaders {
-  return picked(headers, () => false, BUCKET_HEADERS);
+  const { "x-amz-storage-class": storageClass = "STANDARD", ...others } = headers;
+  const named = storageClass === "STANDARD" ? others : headers;
+  return picked(named, () => false, BUCKET_HEADERS);
 }
 
 function picked(

@@ -3,7 +3,7 @@ import { isAbsolute, join, relative, sep } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts";
-import { defaultSchemaOf } from "../../authentik/read-env.ts";
+import { defaultSchemaOf, EnvReadError } from "../../authentik/read-env.ts";
 import { ignoreClosedOutput, interruptible, runCommand, UsageError } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
@@ -334,6 +334,10 @@ async function confirm(
   }
 }
 
-await runCommand(command, [MigrateError, S3Error], (error) =>
-  reasonOf(error).split("\n").map(printable).join("\n"),
-);
+/** The problems of an env file have a line each. */
+function messageOf(error: Error): string {
+  const lines = error instanceof EnvReadError ? error.message.split("\n") : [reasonOf(error)];
+  return lines.map(printable).join("\n");
+}
+
+await runCommand(command, [MigrateError, S3Error], messageOf);

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
 import { join } from "node:path";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
@@ -83,6 +84,30 @@ describe("migrate: objects larger than the limit of one copy", function () {
 
   const isOfCopy = ({ path }: ProxiedRequest, text: string): boolean =>
     path.includes("media/") && path.includes(text);
+
+  it("one is given its type in place, and keeps the rest; one with tags is kept as it is", async () => {
+    const { bucket: settings, inBucket } = server.fresh();
+    const blank = { "content-type": "binary/octet-stream", "x-amz-meta-owner": "me" };
+    await putObjects(settings, { [NEW]: randomBytes(11 * MIB) }, blank);
+    const before = readTree(inBucket);
+    const changeHeaders = (headers: IncomingHttpHeaders) => {
+      headers["x-amz-tagging-count"] = "1";
+    };
+    const repairType = (bucket: StorageSettings) =>
+      withClient(bucket, async (client) => {
+        const repaired = await Bucket.open(client, new MemoryBudget(), { readsMisplaced: false });
+        for await (const item of repaired.list("media", () => undefined)) {
+          await repaired.repairType(item, SIZES);
+        }
+        return (await client.head(NEW)).headers;
+      });
+    const failure = failureOf(throughProxy(settings, { changeHeaders }, repairType));
+    expect(await failure).to.include("it has tags");
+    const headers = await repairType(settings);
+    expect(headers).to.include({ "content-type": "image/png", "x-amz-meta-owner": "me" });
+    expect(headers.etag).to.match(/-3"$/);
+    expect([readTree(inBucket), uploadsIn(inBucket)]).to.deep.equal([before, []]);
+  });
 
   it("survives a lost answer to the joining of the parts", async () => {
     let completions = 0;

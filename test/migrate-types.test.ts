@@ -122,6 +122,19 @@ describe("migrate: what is stored with an object", function () {
     });
   });
 
+  it("tags between buckets are reported, and a repair keeps them", async () => {
+    const { bucket, state } = server.fresh();
+    const other = server.fresh();
+    await putObjects(bucket, { [SVG]: "<svg/>" }, { ...BLANK, "x-amz-tagging": "a=b" });
+    const { problems } = await run(bucket, other.bucket, { state });
+    expect(problems[0]?.reason).to.include("not its tags");
+    expect(problemsOf(await repairStoredTypes(bucket, { state }))).to.deep.equal([]);
+    expect(await storedOf(bucket, SVG)).to.deep.equal({
+      "content-type": "image/svg+xml",
+      "x-amz-tagging-count": "1",
+    });
+  });
+
   it("a misplaced object keeps what is stored with it", async () => {
     const { bucket, state } = server.fresh();
     await putObjects(bucket, { "public/x.svg": "<svg/>" }, { ...EXTRAS, ...BLANK });

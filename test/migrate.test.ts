@@ -31,6 +31,7 @@ import {
   putObjects,
   readTree,
   repair,
+  repairStoredTypes,
   run,
   settingsOf,
   temporaryFolder,
@@ -373,6 +374,10 @@ describe("migrate", function () {
       const summary = await run(folder, settings, { state, delete: true });
       expect(problemsOf(summary)).to.deep.equal([]);
       expect(problemsOf(await repair(settings, true, { state }))).to.deep.equal([]);
+      writeTree(inBucket, { "media/public/blank.svg": "<svg/>" });
+      const types = await repairStoredTypes(settings, { state });
+      expect([types.copied.files, problemsOf(types)]).to.deep.equal([1, []]);
+      rmSync(join(inBucket, "media/public/blank.svg"));
       expect(filesIn(inBucket)).to.deep.equal([LARGE, X, "media/public/y.png"]);
     } finally {
       await authentik.stop();

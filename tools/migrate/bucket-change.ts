@@ -66,7 +66,10 @@ export class GuardedChanges {
   private async recover(error: S3Error, change: GuardedChange): Promise<string> {
     const { kind, key, seen } = change;
     if (isUnsupported(error)) {
-      const version = await this.makeIf(undefined, change);
+      const version = await this.makeIf(undefined, change).catch((later: unknown) => {
+        // It was not the condition. The answer to a HEAD has no message.
+        throw later instanceof S3Error && later.status === error.status ? error : later;
+      });
       this.withoutConditions.add(kind);
       return version;
     }

@@ -17,6 +17,7 @@ import {
   missingHeaders,
   rightHeaders,
   storedHeaders,
+  TAGS,
   type StoredHeaders,
 } from "./stored-headers.ts";
 
@@ -125,8 +126,9 @@ export class Bucket implements Storage {
   private async *items(prefix: string, before: string, skip: Skip): AsyncGenerator<Item> {
     const isOurs = this.schemaFilter(skip);
     for await (const object of this.objects(prefix)) {
-      // Consoles make these to show a folder.
-      if (object.key.endsWith("/") && object.size === 0) continue;
+      // Consoles make these to show a folder. s3proxy lists its own folders with a size.
+      const isMarker = object.key.endsWith("/") && (object.size === 0 || object.etag === "");
+      if (isMarker) continue;
       const key = before + object.key;
       const reason = invalidKeyReason(key);
       const { size, etag: version, modified } = object;
@@ -272,11 +274,11 @@ export class Bucket implements Storage {
 
   /**
    * Gives an object the type that authentik gives it: copies it onto itself, on the server, and
-   * checks the copy. Everything else that is stored with it stays.
+   * checks the copy. Everything else that is stored with it stays. Returns its new version.
    *
    * @throws SkipError when it is not the object that the plan found, or the server does not do it
    */
-  async repairType(item: Item, sizes: CopySizes = COPY_SIZES): Promise<void> {
+  async repairType(item: Item, sizes: CopySizes = COPY_SIZES): Promise<string> {
     const { key } = item;
     const { headers } = await this.client.head(key);
     if (unquote(headers.etag ?? "") !== item.version) {
@@ -290,9 +292,9 @@ export class Bucket implements Storage {
     const isMade = async (now: Item | undefined) =>
       now !== undefined && (await this.storedProblem(now)) === undefined && isSame(now);
     await this.copy(item, headers, item, sizes, isMade);
-    if (!(await isSame(await this.refresh(item)))) {
-      throw new SkipError("the server changed its content, or another program did");
-    }
+    const now = await this.refresh(item);
+    if (await isSame(now)) return now.version;
+    throw new SkipError("the server changed its content, or another program did");
   }
 
   /** Copies an object on the server, with its right type and all else that is stored with it. */
@@ -310,7 +312,7 @@ export class Bucket implements Storage {
     if (size <= whole) {
       const make = (condition?: Condition) => this.client.copy(source, key, stored, condition);
       await this.changes.make({ kind: "copy", key, seen, make, isMade });
-    } else if (headers["x-amz-tagging-count"] === undefined) {
+    } else if (headers[TAGS] === undefined) {
       await this.uploads.copy(source, key, stored, part, seen);
     } else throw new SkipError("it has tags, which a copy in parts does not keep");
     await this.expectStored(key, wanted);

@@ -3,7 +3,7 @@ import { isAbsolute, join, relative, sep } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts";
-import { defaultSchemaOf } from "../../authentik/read-env.ts";
+import { defaultSchemaOf, EnvReadError } from "../../authentik/read-env.ts";
 import { ignoreClosedOutput, interruptible, runCommand, UsageError } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
@@ -275,11 +275,16 @@ async function openBucket(
   }
 }
 
+/** How many names a note has. */
+const MAX_NAMES = 20;
+
 function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
   const { name, beside } = storage;
   const notes: string[] = [];
   if (beside.size > 0) {
-    const others = [...beside].join(", ");
+    const names = [...beside];
+    const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
+    const others = names.slice(0, MAX_NAMES).join(", ") + more;
     notes.push(
       `${name} also has ${others} beside the folders of schemas. ` +
         "They are neither copied nor changed nor deleted.",
@@ -329,4 +334,10 @@ async function confirm(
   }
 }
 
-await runCommand(command, [MigrateError, S3Error], (error) => printable(reasonOf(error)));
+/** The problems of an env file have a line each. */
+function messageOf(error: Error): string {
+  const lines = error instanceof EnvReadError ? error.message.split("\n") : [reasonOf(error)];
+  return lines.map(printable).join("\n");
+}
+
+await runCommand(command, [MigrateError, S3Error], messageOf);

@@ -242,17 +242,21 @@ async function repairTypesOnce(bucket: Bucket, run: MigrationRun): Promise<Summa
       }
     }
     if (!(await run.mayStart())) return run.summary;
-    await run.each(changes.steps(), async ({ from }) => {
-      if (!from) return;
-      await bucket.repairType(from);
-      run.advance(from.size);
-      run.copied(from);
+    await run.each(changes.steps(), async ({ to }) => {
+      if (to) await repairType(bucket, to, run);
     });
     await run.abortLeftUploads(bucket);
     return run.summary;
   } finally {
     await changes.close();
   }
+}
+
+async function repairType(bucket: Bucket, item: Item, run: MigrationRun): Promise<string> {
+  const version = await bucket.repairType(item);
+  run.advance(item.size);
+  run.copied(item);
+  return version;
 }
 
 async function* eachSame(items: AsyncIterable<Item>): AsyncGenerator<FileStep> {
@@ -345,6 +349,12 @@ async function copy(
 ): Promise<void> {
   if (!isChange(step)) return;
   const { journal, memory, signal } = run.options;
+  const isOnlyType = step.kind === "update" && step.stored !== undefined;
+  if (isOnlyType && from.kind === "disk" && to.kind === "bucket") {
+    const version = await repairType(to, step.to, run);
+    journal.addSame(step.from, { ...step.to, version }, TYPED);
+    return;
+  }
   let item = step.from;
   for (let attempt = 1; ; attempt++) {
     // Larger files request memory part by part.
@@ -358,7 +368,7 @@ async function copy(
     };
     try {
       const content = counted(from.read(item), onBytes);
-      const version = await to.write(item.key, await withKept(content, from, to, step), step.to);
+      const version = await to.write(item.key, content, step.to);
       journal.addSame(item, { ...item, version }, to.kind === "bucket" ? TYPED : "");
       run.copied(item);
       return;
@@ -372,22 +382,6 @@ async function copy(
       memory.release(bytes);
     }
   }
-}
-
-/**
- * A file replaces an object of the same content only because of its type. What else is stored with
- * the object stays.
- */
-async function withKept(
-  content: Content,
-  from: Disk | Bucket,
-  to: Disk | Bucket,
-  step: ChangeStep,
-): Promise<Content> {
-  const isOnlyType = step.kind === "update" && step.stored !== undefined;
-  if (!isOnlyType || from.kind === "bucket" || to.kind === "disk") return content;
-  const kept = await to.stored(step.to);
-  return { ...content, stored: () => Promise.resolve(kept) };
 }
 
 /** The same content. Reports the length of each chunk that is read. */

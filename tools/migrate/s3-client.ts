@@ -50,7 +50,7 @@ import {
   type RetryPolicy,
 } from "./s3-retry.ts";
 import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
-import type { StoredHeaders } from "./stored-headers.ts";
+import { TAGS, type StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
 export const CONNECTIONS = 32;
@@ -559,7 +559,8 @@ function azurePartEtag(part?: number): string | undefined {
 }
 
 function objectHeaders(stored: StoredHeaders): Record<string, string> {
-  return { ...stored, "x-amz-acl": "private" };
+  const settable = Object.entries(stored).filter(([name]) => name !== TAGS);
+  return { ...Object.fromEntries(settable), "x-amz-acl": "private" };
 }
 
 /** s3proxy and others answer 501 to a request with a checksum. */

@@ -8,7 +8,7 @@ import type { S3Object } from "./s3-answers.ts";
 import { MigrateError } from "./storage.ts";
 
 /** How many objects are sorted in memory. */
-const RUN_LENGTH = 50_000;
+const RUN_LENGTH = 30_000;
 
 const Line = v.object({
   key: v.string(),
@@ -77,7 +77,8 @@ async function onDisk(
   const lines = objects.map((object) => `${JSON.stringify(object)}\n`);
   await file.writeFile(lines.join("")).catch(failed);
   async function* read(): AsyncGenerator<S3Object> {
-    for await (const line of file.readLines({ start: 0 })) yield v.parse(Line, JSON.parse(line));
+    for await (const line of file.readLines({ start: 0, highWaterMark: 16 * 1024 }))
+      yield v.parse(Line, JSON.parse(line));
   }
   return read();
 }

@@ -5,7 +5,10 @@ import type { AnswerHeaders } from "./checksums.ts";
 /** Headers of an object, with names in lower case. */
 export type StoredHeaders = Readonly<Record<string, string>>;
 
-/** Headers that clients set, beside those of `x-amz-meta-` (AWS, "PutObject"). */
+/** How many tags an object has. It cannot be set, but shows whether a copy has them. */
+export const TAGS = "x-amz-tagging-count";
+
+/** What clients store, beside `x-amz-meta-` (AWS, "PutObject"). */
 const CLIENT_HEADERS = [
   "content-type",
   "content-encoding",
@@ -14,6 +17,7 @@ const CLIENT_HEADERS = [
   "cache-control",
   "expires",
   "x-amz-website-redirect-location",
+  TAGS,
 ];
 
 /** Headers that belong to the bucket where the object is. */
@@ -33,9 +37,11 @@ export function storedHeaders(headers: AnswerHeaders): StoredHeaders {
   return kept && kept.length > 0 ? { ...others, "content-encoding": kept.join(",") } : others;
 }
 
-/** What a copy within the bucket would lose beside these. */
+/** What a copy within the bucket would lose beside these. It is STANDARD if nothing else is named. */
 export function bucketHeaders(headers: AnswerHeaders): StoredHeaders {
-  return picked(headers, () => false, BUCKET_HEADERS);
+  const { "x-amz-storage-class": storageClass = "STANDARD", ...others } = headers;
+  const named = storageClass === "STANDARD" ? others : headers;
+  return picked(named, () => false, BUCKET_HEADERS);
 }
 
 function picked(
@@ -74,6 +80,7 @@ export function missingHeaders(wanted: StoredHeaders, stored: StoredHeaders): st
   if (different.length === 0) return undefined;
   const words = different.map(([name]) => {
     const value = stored[name];
+    if (name === TAGS) return "not its tags";
     if (name === "content-type") return value === undefined ? "no type" : `type ${value}`;
     return value === undefined ? `no ${name}` : `other ${name}`;
   });

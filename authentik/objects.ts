@@ -8,12 +8,27 @@ import { readFileSync } from "node:fs";
 export const USAGES = ["media", "reports"] as const;
 export type Usage = (typeof USAGES)[number];
 
+/** The variable with the default tenant's schema. It can be any name. */
+export const SCHEMA_VARIABLE = "AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA";
+
 /**
  * Whether a folder's name is the name of a tenant's database schema: `public`, or a name that
  * authentik allows for a tenant (`VALID_SCHEMA_NAME` in its `tenants/models.py`).
+ *
+ * @param named other schemas, e.g. that of `SCHEMA_VARIABLE`
  */
-export function isSchemaName(name: string): boolean {
-  return name === "public" || /^t_[a-z0-9]{1,61}$/.test(name);
+export function isSchemaName(name: string, named: readonly string[] = []): boolean {
+  return name === "public" || /^t_[a-z0-9]{1,61}$/.test(name) || named.includes(name);
+}
+
+/**
+ * Why a text cannot be a schema whose files authentik keeps in a folder; undefined if it can.
+ * PostgreSQL's names have at most 63 bytes ("Identifiers and Key Words").
+ */
+export function invalidSchemaReason(name: string): string | undefined {
+  if (name === "") return "is empty";
+  if (name === "." || name === ".." || /[/\0]/.test(name)) return "cannot be a folder's name";
+  return Buffer.byteLength(name) > 63 ? "is longer than 63 bytes" : undefined;
 }
 
 const UNKNOWN_TYPE = "application/octet-stream";
@@ -45,6 +60,16 @@ export function contentType(name: string): string {
   if (double !== undefined) [base, ending] = splitEnding(base + double);
   if (COMPRESSIONS.has(ending)) [, ending] = splitEnding(base);
   return types.get(ending.toLowerCase()) ?? UNKNOWN_TYPE;
+}
+
+/**
+ * Whether a browser treats an object of this name and stored type as it would treat authentik's. A
+ * name that shows no type fits any. Parameters such as `charset` make no difference.
+ */
+export function hasRightType(name: string, stored: string | undefined): boolean {
+  const type = contentType(name);
+  const [essence = ""] = (stored ?? "").split(";");
+  return type === UNKNOWN_TYPE || essence.trim().toLowerCase() === type;
 }
 
 /** Python's `posixpath.splitext`: dots at the beginning of the last part belong to its name. */

@@ -13,6 +13,7 @@ import {
   isCredential,
   type StorageSettings,
 } from "./env.ts";
+import { SCHEMA_VARIABLE } from "./objects.ts";
 import { unreadVariables } from "./unread.ts";
 import { PREFIXES, atLeast, releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
@@ -98,6 +99,15 @@ export function originOf(env: Env): string | undefined {
   const url = decodeValue(env[name] ?? "");
   if (typeof url !== "string" || !/^https?:/i.test(url) || !URL.canParse(url)) return undefined;
   return new URL(url).origin;
+}
+
+/** The default tenant's schema, if `SCHEMA_VARIABLE` sets it to a name and not to a reference. */
+export function defaultSchemaOf(env: Env): string | undefined {
+  const isName = (key: string) => key.toUpperCase() === SCHEMA_VARIABLE;
+  const text = env[Object.keys(env).find(isName) ?? ""] ?? "";
+  const decoded = decodeValue(text);
+  const name = typeof decoded === "string" ? decoded : text;
+  return name === "" || /^(?:file|env):/i.test(name) ? undefined : name;
 }
 
 function readNoFile(path: string): never {

@@ -74,6 +74,8 @@ export interface ReleaseRules {
    * issue 19521).
    */
   doublesBucket: boolean;
+  /** Stores files without a content type, so that browsers do not show them. */
+  storesNoType: boolean;
   /** Strips slashes at the end of a custom domain. */
   stripsSlashes: boolean;
   /** Raises an error for every URL of a custom domain (goauthentik/authentik issue 11180). */
@@ -99,6 +101,7 @@ const UNKNOWN_RELEASE: ReleaseRules = {
   readsSignatureVersion: true,
   swapsRoot: false,
   doublesBucket: false,
+  storesNoType: false,
   stripsSlashes: true,
   failsOnCustomDomain: false,
   useSslOverridesEndpoint: false,
@@ -117,6 +120,7 @@ export function releaseRules(release?: Release): ReleaseRules {
     readsSignatureVersion: atLeast(release, "2026.5"),
     swapsRoot: !isRewritten,
     doublesBucket: isRewritten && !atLeast(release, "2025.12.2"),
+    storesNoType: isRewritten && !atLeast(release, "2025.12.2"),
     stripsSlashes: atLeast(release, "2025.12.2"),
     failsOnCustomDomain: atLeast(release, "2024.8.0") && !atLeast(release, "2024.8.1"),
     useSslOverridesEndpoint: !atLeast(release, "2025.10"),

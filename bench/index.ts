@@ -17,6 +17,10 @@ program
     "migrate, compared with aws s3 sync and rclone if they are on PATH; takes some minutes and, " +
       "with both, 13 GB of TMPDIR",
   )
+  .option("--rounds <number>", "how often each tool runs", Number, 5)
+  .option("--only <column>", "small, nothing, large or listing", "")
+  .option("--no-keep-alive", "a server that closes the connection after each answer")
+  .option("--json", "print JSON", false)
   .action(benchMigrate);
 program
   .command("examples")

@@ -5,16 +5,25 @@ import { readdirSync, readFileSync } from "node:fs";
 
 export interface Figure {
   seconds: number;
+  /** CPU time of it and its descendants; NaN on a machine without /proc. */
+  cpuSeconds: number;
   /** Memory peak of its largest process. */
   megabytes: number;
 }
 
-/** The median time and the median peak. */
+/** The median of each figure. */
 export function medianOf(figures: readonly Figure[]): Figure {
   return {
     seconds: median(figures.map(({ seconds }) => seconds)),
+    cpuSeconds: median(figures.map(({ cpuSeconds }) => cpuSeconds)),
     megabytes: median(figures.map(({ megabytes }) => megabytes)),
   };
+}
+
+/** How far the times of equal runs are apart: the range as a part of the median. */
+export function spreadOf(figures: readonly Figure[]): number {
+  const times = figures.map(({ seconds }) => seconds);
+  return (Math.max(...times) - Math.min(...times)) / median(times);
 }
 
 function median(values: number[]): number {
@@ -33,6 +42,7 @@ export async function measure(
   { cwd, env }: { cwd?: string; env: Readonly<Record<string, string>> },
 ): Promise<Figure> {
   const start = performance.now();
+  const cpuStart = cpuOfEnded();
   const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: "ignore" });
   let megabytes = 0;
   const watch = setInterval(() => {
@@ -47,7 +57,17 @@ export async function measure(
     const place = cwd === undefined ? "" : ` in ${cwd}`;
     throw new Error(`${program} ${args.join(" ")} ended with status ${String(code)}${place}`);
   }
-  return { seconds, megabytes };
+  return { seconds, cpuSeconds: cpuOfEnded() - cpuStart, megabytes };
+}
+
+/** The clock of /proc on Linux ticks 100 times a second. */
+const TICKS = 100;
+
+/** CPU seconds of all descendants that have ended, from `cutime` and `cstime` (proc(5)). */
+function cpuOfEnded(): number {
+  const stat = unlessGone(() => readFileSync("/proc/self/stat", "utf8"), "");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[13]) + Number(fields[14])) / TICKS;
 }
 
 /**

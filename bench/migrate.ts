@@ -11,7 +11,7 @@ import { buildEnv } from "../authentik/env.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { findVersitygw, startVersitygw } from "../tools/start/versitygw.ts";
 import { startListingServer } from "../test/support/listing-server.ts";
-import { measure, medianOf, type Figure } from "./measure.ts";
+import { measure, medianOf, spreadOf, type Figure } from "./measure.ts";
 
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
@@ -25,7 +25,8 @@ const COLUMNS = [
   "nothing to do down",
 ] as const;
 type Column = (typeof COLUMNS)[number];
-const ROUNDS = 3;
+/** Equal runs that are so far apart do not tell which tool is faster. */
+const NOISY_SPREAD = 0.3;
 const LISTED_KEYS = 1_000_000;
 const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
 const Manifest = v.object({ scripts: v.object({ migrate: v.string() }) });
@@ -41,73 +42,136 @@ interface Tool {
   env: Record<string, string>;
 }
 
-/** Times every tool that is on PATH in turn, in both directions, several times, and prints a table of medians; then a listing of a million keys. */
-export async function benchMigrate(): Promise<void> {
+export interface BenchOptions {
+  rounds: number;
+  /** Measures only these columns: those that begin with it. */
+  only: string;
+  /** Whether the server keeps connections open. versitygw does not unless it is told to. */
+  keepAlive: boolean;
+  json: boolean;
+}
+
+interface Sample {
+  tool: Tool;
+  column: Column;
+  figure: Figure;
+}
+
+/** A tool's figures in a column. */
+interface Cell {
+  tool: string;
+  column: Column;
+  median: Figure;
+  spread: number;
+}
+
+/**
+ * Times every tool that is on PATH in turn, in both directions, several times, and prints medians
+ * and ratios; then a listing of a million keys.
+ */
+export async function benchMigrate(options: BenchOptions): Promise<void> {
+  const { rounds, only, keepAlive } = options;
   const work = await mkdtemp(join(tmpdir(), "bench-migrate-"));
   const server = await startVersitygw({
     versitygw: await findVersitygw(".local/bin"),
     dataDir: join(work, "buckets"),
     iamDir: join(work, "iam"),
     root: KEYS,
+    flags: keepAlive ? [] : ["--keep-alive=false"],
   });
+  const isWanted = (column: string) => column.startsWith(only);
   try {
     await makeFiles(join(work, "small"), SMALL_FILES, (index) => 1000 + ((index * 7919) % 19_000));
     await makeFiles(join(work, "large"), LARGE_FILES, () => LARGE_BYTES);
     for (const name of ["small", "large"]) await linkFiles(join(work, name), join(work, "all"));
-    const samples: { tool: Tool; column: Column; figure: Figure }[] = [];
+    const samples: Sample[] = [];
     const found = await tools(work, server.endpoint);
     const take = async (tool: Tool, column: Column, way: Way) => {
       samples.push({ tool, column, figure: await time(tool, way, work) });
     };
     const start = (tool: Tool, set: string, round: number) =>
       newTrip(tool, set, round, work, server.endpoint);
-    const inTurn = async (rounds: number, run: (tool: Tool, round: number) => Promise<void>) => {
-      for (let round = 0; round < rounds; round += 1)
+    const inTurn = async (count: number, run: (tool: Tool, round: number) => Promise<void>) => {
+      for (let round = 0; round < count; round += 1)
         for (const tool of found) await run(tool, round);
     };
-    // What was copied stays, except the largest: after thousands of files were deleted others take a disk several times as long, for minutes.
-    await inTurn(ROUNDS, async (tool, round) => {
-      const trip = await start(tool, "small", round);
-      await take(tool, "small up", trip.up);
-      await take(tool, "small down", trip.down);
-    });
-    await inTurn(1, async (tool) => {
-      const trip = await start(tool, "all", 0);
-      for (const way of [trip.up, trip.down]) await time(tool, way, work);
-    });
-    await inTurn(ROUNDS, async (tool) => {
-      const trip = await start(tool, "all", 0);
-      await take(tool, "nothing to do up", trip.up);
-      await take(tool, "nothing to do down", trip.down);
-    });
-    await inTurn(ROUNDS, async (tool, round) => {
-      const trip = await start(tool, "large", round);
-      await take(tool, "large up", trip.up);
-      await take(tool, "large down", trip.down);
-      await trip.remove();
-    });
-    const medianText = (tool: Tool, column: Column): string =>
-      text(
-        medianOf(
-          samples
-            .filter((sample) => sample.tool === tool && sample.column === column)
-            .map(({ figure }) => figure),
-        ),
-      );
-    console.table(
-      Object.fromEntries(
-        found.map((tool) => [
-          tool.name,
-          Object.fromEntries(COLUMNS.map((column) => [column, medianText(tool, column)])),
-        ]),
-      ),
-    );
-    console.log(`medians of ${ROUNDS} rounds`);
-    console.log(`listing of ${LISTED_KEYS} keys: ${text(await listMany(work))}`);
+    // What was copied stays, except the largest: after thousands of files were deleted others take a
+    // disk several times as long, for minutes.
+    if (isWanted("small"))
+      await inTurn(rounds, async (tool, round) => {
+        const trip = await start(tool, "small", round);
+        await take(tool, "small up", trip.up);
+        await take(tool, "small down", trip.down);
+      });
+    if (isWanted("nothing")) {
+      await inTurn(1, async (tool) => {
+        const trip = await start(tool, "all", 0);
+        for (const way of [trip.up, trip.down]) await time(tool, way, work);
+      });
+      await inTurn(rounds, async (tool) => {
+        const trip = await start(tool, "all", 0);
+        await take(tool, "nothing to do up", trip.up);
+        await take(tool, "nothing to do down", trip.down);
+      });
+    }
+    if (isWanted("large"))
+      await inTurn(rounds, async (tool, round) => {
+        const trip = await start(tool, "large", round);
+        await take(tool, "large up", trip.up);
+        await take(tool, "large down", trip.down);
+        await trip.remove();
+      });
+    const cells = cellsOf(found, samples);
+    const listing = isWanted("listing") ? await listMany(work) : undefined;
+    if (options.json) console.log(JSON.stringify({ ...options, cells, listing }, null, 2));
+    else print(cells, options, listing);
   } finally {
     await server.stop();
     await rm(work, { recursive: true });
   }
+}
+
+function cellsOf(tools: readonly Tool[], samples: readonly Sample[]): Cell[] {
+  return tools.flatMap((tool) =>
+    COLUMNS.flatMap((column): Cell[] => {
+      const figures = samples
+        .filter((sample) => sample.tool === tool && sample.column === column)
+        .map(({ figure }) => figure);
+      if (figures.length === 0) return [];
+      return [{ tool: tool.name, column, median: medianOf(figures), spread: spreadOf(figures) }];
+    }),
+  );
+}
+
+function print(
+  cells: readonly Cell[],
+  { rounds, keepAlive }: BenchOptions,
+  listing: Figure | undefined,
+): void {
+  console.table(tableOf(cells, ({ median }) => text(median)));
+  const ratio = ({ column, median, tool }: Cell): string => {
+    const own = cells.find((cell) => cell.tool === "migrate" && cell.column === column);
+    if (!own || tool === "migrate") return "";
+    const wall = own.median.seconds / median.seconds;
+    const cpu = own.median.cpuSeconds / median.cpuSeconds;
+    return `${wall.toFixed(2)}, CPU ${cpu.toFixed(2)}`;
+  };
+  console.log("migrate's part of the others' time:");
+  console.table(tableOf(cells, ratio));
+  const connections = keepAlive ? "keeps connections open" : "closes each connection";
+  console.log(`medians of ${rounds} rounds, on a server that ${connections}`);
+  const noisy = cells.filter(({ spread }) => spread > NOISY_SPREAD);
+  if (noisy.length > 0) console.log("The machine was too noisy to tell; equal runs were apart:");
+  for (const { tool, column, spread } of noisy)
+    console.log(`  ${column}, ${tool}: ${(spread * 100).toFixed(0)} %`);
+  if (listing) console.log(`listing of ${LISTED_KEYS} keys: ${text(listing)}`);
+}
+
+/** Rows by tool, columns by what was measured. */
+function tableOf(cells: readonly Cell[], show: (cell: Cell) => string) {
+  const rows: Record<string, Record<string, string>> = {};
+  for (const cell of cells) (rows[cell.tool] ??= {})[cell.column] = show(cell);
+  return rows;
 }
 
 type Way = [from: string, to: string, bucket: string];
@@ -286,6 +350,6 @@ async function listMany(work: string): Promise<Figure> {
   }
 }
 
-function text({ seconds, megabytes }: Figure): string {
-  return `${seconds.toFixed(2)} s, ${megabytes.toFixed(0)} MB`;
+function text({ seconds, cpuSeconds, megabytes }: Figure): string {
+  return `${seconds.toFixed(2)} s, CPU ${cpuSeconds.toFixed(2)} s, ${megabytes.toFixed(0)} MB`;
 }

@@ -11,17 +11,20 @@ import {
   readTree,
   repair,
   run,
+  settingsOf,
   TEST_RETRY_POLICY,
   throughProxy,
   uploadsIn,
   useServer,
+  withClient,
   writeTree,
 } from "./support/migration.ts";
+import { startListingServer } from "./support/listing-server.ts";
 import type { ProxyAnswer } from "./support/proxy.ts";
 
 type RequestTest = (request: IncomingMessage) => boolean;
 
-const HTML: ProxyAnswer = {
+const HTML = {
   status: 200,
   headers: { "content-type": "text/html" },
   body: "<html><body>Please log in</body></html>",
@@ -30,7 +33,7 @@ const A = "media/public/a.png";
 const B = "media/public/b.png";
 const LARGE = "media/public/large.bin";
 
-function listing(inner: string): ProxyAnswer {
+function listing(inner: string): ProxyAnswer & { body: string } {
   const namespace = "http://s3.amazonaws.com/doc/2006-03-01/";
   const root = `<ListBucketResult xmlns="${namespace}">${inner}</ListBucketResult>`;
   return { status: 200, body: `<?xml version="1.0" encoding="UTF-8"?>\n${root}\n` };
@@ -77,7 +80,18 @@ describe("migrate: answers that are not the requested ones", function () {
 
   const internalError =
     "<?xml version='1.0'?>\n<Error><Code>InternalError</Code><Message>try again</Message></Error>";
-  const incomplete = `<ListBucketResult>${LAST}${entry(B)}<Contents><Ke`;
+  const incomplete = `<ListBucketResult>${LAST}${entry(B)}<Contents><Key>x`;
+  const emptyPage = `<ListBucketResult>${LAST}</ListBucketResult>`;
+  const full = listing(entry(B).repeat(1000)).body;
+  const counted = (count: number) => `<KeyCount>${count}</KeyCount>`;
+  const uncounted = listing(LAST + counted(2) + entry(B)).body;
+  const nested = listing(`${LAST}${counted(1)}<Page>${entry(B)}</Page>`).body;
+  const inKey = listing(LAST + entry("media/<b/>")).body;
+  const dtd = '<!DOCTYPE x [<!ENTITY a "b"><!ENTITY c "&a;&a;&a;&a;">]>';
+  const ownEntity = `${dtd}<ListBucketResult>${LAST}${entry("&c;")}</ListBucketResult>`;
+  const deep = `<ListBucketResult>${"<a>".repeat(5 * MIB)}`;
+  const wide = `<ListBucketResult>${"<a/>".repeat(MIB)}`;
+  const latin = listing(LAST + entry("media/é")).body;
   const noSize = listing(LAST + entry(B, "")).body;
   const badSize = listing(LAST + entry(B, "<Size>-1</Size>")).body;
   const badUrl = listing(LAST + URL_ENCODED + entry("media/public/100%.png")).body;
@@ -86,20 +100,29 @@ describe("migrate: answers that are not the requested ones", function () {
   const badFlag = listing("<IsTruncated>maybe</IsTruncated>").body;
   const tooLong = listing(LAST + "x".repeat(16 * MIB)).body;
   // biome-ignore format: a table of cases
-  const SECOND_PAGES: [name: string, body: string, message: string][] = [
+  const SECOND_PAGES: [name: string, body: string | Buffer, message: string][] = [
     ["is a login page", HTML.body, 'it is no ListBucketResult, but begins with "<html>'],
     ["is an error", internalError, "InternalError: try again"],
     ["is too long", tooLong, "it is longer than 16777216 bytes"],
     ["is empty", "", 'it is no ListBucketResult, but begins with ""'],
-    ["is incomplete", incomplete, "its ListBucketResult is incomplete"],
-    ["does not say whether there are more", listing(entry(B)).body, "it has no <IsTruncated>"],
+    ["is incomplete", incomplete, "its ListBucketResult is no complete XML (unclosed tag: Ke"],
+    ["has something behind it", `${emptyPage}<p>`, "may contain only one root"],
+    ["does not say whether there are more", full, "it has no <IsTruncated>, so that"],
+    ["is empty and does not say so", listing("").body, "it has no <IsTruncated>, so that"],
+    ["has fewer keys than it says", uncounted, "its <KeyCount> is 2, but it has 1"],
+    ["has its keys in another place", nested, "its <KeyCount> is 1, but it has 0"],
+    ["has a key with elements in it", inKey, "a <Key> has elements in it"],
+    ["has an entity of its own", ownEntity, "undefined entity"],
+    ["is nested deeply", deep, "too many elements"],
+    ["has too many elements", wide, "too many elements"],
+    ["is not in its encoding", Buffer.from(latin, "latin1"), "its text is not UTF-8"],
     ["says neither true nor false", badFlag, 'its <IsTruncated> is "maybe"'],
     ["has a next page without a token", noToken, "it has no <NextContinuationToken>"],
     ["names itself as the next one", listing(morePages("next")).body, "is endless"],
     ["has an object without a size", noSize, "it has no <Size>"],
     ["has a size that is no number", badSize, 'a <Size> is "-1"'],
     ["has a key that is not URL-encoded, but says so", badUrl, "URI malformed"],
-    ["has a character that does not exist", badCharacter, "Invalid code point"],
+    ["has a character that does not exist", badCharacter, "malformed character entity"],
   ];
   for (const [name, body, message] of SECOND_PAGES) {
     it(`a listing whose second page ${name}: nothing is deleted`, async () => {
@@ -124,6 +147,51 @@ describe("migrate: answers that are not the requested ones", function () {
       expect(readTree(folder)).to.deep.equal(tree);
     });
   }
+
+  const xml10 = (text: string) => text.replace("Contents>", 'Contents xmlns="">');
+  const prefixed = (text: string) => text.replace(/<(\/?)(?=\w)/g, "<$1s3:");
+  const cdata = (text: string) => text.replace(/<Key>(.*?)<\/Key>/g, "<Key><![CDATA[$1]]></Key>");
+  const one = listing(LAST + entry(A)).body;
+  // biome-ignore format: a table of cases
+  const READ_BY_BOTO3: [name: string, body: string | Buffer, keys?: string[]][] = [
+    ["elements with attributes", xml10(one)],
+    ["a prefix", prefixed(one)],
+    ["CDATA", cdata(one)],
+    ["comments", one.replaceAll("><", "><!-- <Contents> -->\n<")],
+    ["a text in two parts", one.replace("media/", "med<!-- -->ia<![CDATA[/]]>")],
+    ["references", one.replace("media/", "&#x6d;&#101;dia&#47;")],
+    ["False", one.replace("false", "False")],
+    ["spaces around a number", one.replace("<Size>1<", "<Size> 1\n<")],
+    ["no IsTruncated", listing(entry(A)).body],
+    ["KeyCount without folders, and an empty page", listing(counted(0)).body, []],
+    ["a byte order mark", `\uFEFF${one}`],
+    ["ISO-8859-1", Buffer.from(latin.replace("UTF-8", "ISO-8859-1"), "latin1"), ["media/é"]],
+  ];
+  it("a listing is read wherever boto3 reads it", async () => {
+    for (const [name, body, keys = [A]] of READ_BY_BOTO3) {
+      const { bucket } = server.fresh();
+      const found = await throughProxy(
+        bucket,
+        { answer: () => ({ status: 200, body }) },
+        (through) =>
+          withClient(through, async (client) => {
+            const all: string[] = [];
+            for await (const { key } of client.list("media/")) all.push(key);
+            return all;
+          }),
+      );
+      expect(found, name).to.deep.equal(keys);
+    }
+  });
+
+  it("an upload's id under another root, as gofakes3 names it", async () => {
+    const { bucket } = server.fresh();
+    const body = "<InitiateMultipartUpload><UploadId>the-id</UploadId></InitiateMultipartUpload>";
+    const id = await throughProxy(bucket, { answer: () => ({ status: 200, body }) }, (through) =>
+      withClient(through, (client) => client.createUpload(A, { "content-type": "image/png" })),
+    );
+    expect(id).to.equal("the-id");
+  });
 
   it("a listing whose pages name each other as the next one: nothing is deleted", async () => {
     const { bucket, folder, state } = server.fresh();
@@ -150,6 +218,55 @@ describe("migrate: answers that are not the requested ones", function () {
     const isFirst: RequestTest = (request) => isListing(request) && requests++ % 2 === 0;
     await throughProxy(bucket, htmlFor(isFirst), (through) => run(through, folder, { state }));
     expectSameFiles(folder, inBucket);
+  });
+
+  it("a listing that is not in order: it is sorted, and nothing is deleted that exists", async () => {
+    const { folder, state } = server.fresh();
+    const other = server.fresh();
+    const count = 2500;
+    const keyAt = (index: number) => `media/public/${(index * 7) % count}.png`;
+    const unsorted = await startListingServer({ count, keyAt, content: Buffer.from("x") });
+    try {
+      const settings = settingsOf(unsorted.endpoint);
+      await run(settings, folder, { state });
+      expect(filesIn(folder)).to.have.length(count);
+      const again = await run(settings, folder, { state, delete: true });
+      expect([again.copied.files, again.deleted.files]).to.deep.equal([0, 0]);
+      const { plan } = await run(other.bucket, settings, { state, dryRun: true });
+      expect(plan.extra.files).to.equal(count);
+    } finally {
+      await unsorted.stop();
+    }
+  });
+
+  it("HEAD without a Content-Length for an empty object, as Ceph answers", async () => {
+    const { bucket, inBucket, folder, state } = server.fresh();
+    writeTree(folder, { [A]: "" });
+    await putObjects(bucket, { [A]: "not empty", "public/b.png": "" });
+    const changeHeaders = (headers: IncomingHttpHeaders) => {
+      if (headers["content-length"] === "0") delete headers["content-length"];
+    };
+    await throughProxy(bucket, { changeHeaders }, async (through) => {
+      expect(problemsOf(await repair(through, true, { state }))).to.deep.equal([]);
+      expect(problemsOf(await run(folder, through, { state }))).to.deep.equal([]);
+      const summary = await run(folder, through, { state, delete: true });
+      expect(problemsOf(summary)).to.deep.equal([]);
+      expect(summary.deleted.files).to.equal(1);
+    });
+    expect(filesIn(inBucket)).to.deep.equal([A]);
+  });
+
+  it("501 to a checksum: the server's message, and what to set", async () => {
+    const { bucket, folder, state } = server.fresh();
+    writeTree(folder, { [A]: "a" });
+    const message = "A header you provided implies functionality that is not implemented.";
+    const body = `<Error><Code>NotImplemented</Code><Message>${message}</Message></Error>`;
+    const answer = (request: IncomingMessage) =>
+      request.headers["x-amz-checksum-crc32"] === undefined ? undefined : { status: 501, body };
+    await throughProxy(bucket, { answer }, async (through) => {
+      const { problems } = await run(folder, through, { state });
+      expect(problems[0]?.reason).to.include(message).and.include("when_required");
+    });
   });
 
   it("a server that gives the same answer to everything", async () => {

@@ -7,8 +7,10 @@ import { createServer, type IncomingMessage } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
+import type { StorageSettings } from "../authentik/env.ts";
 import { freePort } from "../tools/start/versitygw.ts";
 import { selfSigned } from "./support/certificate.ts";
+import type { FaultChooser } from "./support/fault-proxy.ts";
 import { listen } from "./support/listen.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import {
@@ -23,11 +25,13 @@ import {
   run,
   settingsOf,
   temporaryFolder,
+  throughFaults,
   throughProxy,
   useServer,
   withClient,
   writeTree,
 } from "./support/migration.ts";
+import { startForwardProxy } from "./support/proxy.ts";
 import { ROOT, startTestServer } from "./support/server.ts";
 import { onTerminal } from "./support/terminal.ts";
 
@@ -211,6 +215,92 @@ describe("migrate: connections and credentials", function () {
     expect(readTree(folder)).to.include(readTree(inBucket));
   });
 
+  describe("a server that cannot be reached", () => {
+    it("is said within two seconds, with what to check, and without a retry", async () => {
+      const { folder, state, top } = server.fresh();
+      writeTree(folder, { [X]: "x" });
+      for (const [endpoint, code] of [
+        [`http://127.0.0.1:${await freePort()}`, "ECONNREFUSED"],
+        [`http://localhost:${await freePort()}`, "ECONNREFUSED"],
+        ["http://no-such-host.invalid", "E"],
+        [server.endpoint.replace("http:", "https:"), "E"],
+      ] as const) {
+        const args = [folder, envFile(top, settingsOf(endpoint)), "--yes", "--state", state];
+        const start = Date.now();
+        const { code: status, err } = await command(args);
+        expect(status).to.equal(2);
+        expect(Date.now() - start, endpoint).to.be.lessThan(5000);
+        expect(err)
+          .to.match(/^error: .*\n$/)
+          .and.include(`${endpoint} cannot be reached: no complete answer arrived (${code}`)
+          .and.include("check the scheme, host and port of the endpoint");
+      }
+    });
+
+    it("later is tried again, and each try is shown", async () => {
+      const { bucket, inBucket, folder, state, top } = server.fresh();
+      writeTree(folder, { [X]: "x" });
+      const seen = new Set<string>();
+      const choose: FaultChooser = ({ method, path }) =>
+        method === "PUT" && seen.size < seen.add(path).size ? "slow-down" : undefined;
+      const { code, err } = await throughFaults(bucket, choose, (through) =>
+        command([folder, envFile(top, through), "--yes", "--state", state]),
+      );
+      expect(code).to.equal(0);
+      expect(err).to.equal("try 2 of 8: the server answered 503 SlowDown: by the proxy\n");
+      expectSameFiles(inBucket, folder);
+    });
+  });
+
+  describe("a proxy of the environment", () => {
+    const NO_PROXIES = { http_proxy: "", https_proxy: "", no_proxy: "" };
+
+    it("gets requests with whole URLs for http, and tunnels for https", async () => {
+      const tls = await selfSigned();
+      const { bucket, inBucket, folder, state, top } = server.fresh();
+      const certFile = join(top, "cert.pem");
+      writeTree(folder, { [X]: "x", "media/public/large.bin": randomBytes(9 * MIB) });
+      writeFileSync(certFile, tls.cert);
+      const proxy = await startForwardProxy(`Basic ${btoa("user:p@ss")}`);
+      const url = `http://user:p%40ss@${proxy.host}`;
+      const more = { NODE_EXTRA_CA_CERTS: certFile };
+      const copy = (settings: StorageSettings, env: NodeJS.ProcessEnv) =>
+        command([folder, envFile(top, settings), "--yes", "--state", state], {
+          ...NO_PROXIES,
+          ...env,
+        });
+      try {
+        expect((await copy(bucket, { http_proxy: url })).code).to.equal(0);
+        expectSameFiles(inBucket, folder);
+        expect(proxy.asked[0]).to.match(/^GET http:\/\/127\.0\.0\.1:\d+\/fresh-/);
+        await throughProxy(bucket, { tls }, async (through) => {
+          rmSync(join(inBucket, X));
+          proxy.asked.length = 0;
+          expect(await copy(through, { https_proxy: url, ...more })).to.include({ code: 0 });
+          expectSameFiles(inBucket, folder);
+          const { host } = new URL(through.endpoint ?? "");
+          expect(new Set(proxy.asked)).to.deep.equal(new Set([`CONNECT ${host}`]));
+          proxy.asked.length = 0;
+          for (const env of [{ http_proxy: url }, { https_proxy: url, no_proxy: "127.0.0.1" }]) {
+            expect((await copy(through, { ...env, ...more })).code).to.equal(0);
+          }
+          expect(proxy.asked).to.deep.equal([]);
+          for (const settings of [through, bucket]) {
+            const refusing = `http://user:wrong@${proxy.host}`;
+            const env = { http_proxy: refusing, https_proxy: refusing, ...more };
+            const start = Date.now();
+            const { code, err } = await copy(settings, env);
+            expect(code).to.equal(2);
+            expect(err).to.include("407").and.include(proxy.host).and.not.include("wrong");
+            expect(Date.now() - start).to.be.lessThan(5000);
+          }
+        });
+      } finally {
+        await proxy.stop();
+      }
+    }).timeout(60_000);
+  });
+
   describe("on a terminal", () => {
     it("asks, shows the progress, and takes anything but yes as no", async () => {
       const { bucket, inBucket, folder, state, top } = server.fresh();
@@ -232,7 +322,8 @@ describe("migrate: connections and credentials", function () {
           const shown = await typing(keys);
           expect(shown)
             .to.include("Continue? (y/N)")
-            .and.match(/Copied 0 files|Aborted/);
+            .and.match(/Nothing was changed|Aborted/);
+          expect(shown.match(/Plan: /g)).to.have.length(1);
           expect(shown).not.to.match(/\n {4}at /);
           expect(readTree(inBucket)).to.deep.equal({});
         }

@@ -19,6 +19,7 @@ import { Disk } from "../tools/migrate/disk.ts";
 import { MigrateError } from "../tools/migrate/storage.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import {
+  command,
   envFile,
   expectSameFiles,
   filesIn,
@@ -98,7 +99,8 @@ describe("migrate: disks", function () {
     for (const name of own) writeTree(media, { [`${name}/file.png`]: "the disk's" });
     chmodSync(join(media, "lost+found"), 0);
     giveToNobody(top);
-    const up = await asNobody(() => run(media, bucket, { state, delete: true }));
+    const schemas = ["authentik"];
+    const up = await asNobody(() => run(media, bucket, { state, schemas, delete: true }));
     expect(problemsOf(up)).to.deep.equal([]);
     const keys = ["media/authentik/y.png", X, "media/t_one/.hidden/lost+found"];
     expect(filesIn(inBucket)).to.deep.equal(keys);
@@ -107,8 +109,8 @@ describe("migrate: disks", function () {
     writeTree(inBucket, { "media/lost+found/file.png": "the disk's" });
     writeTree(folder, { "reports/.snapshot/r.csv": "r", "lost+found/x": "x" });
     for (let time = 0; time < 2; time++) {
-      const down = await run(bucket, folder, { state });
-      expect(problemsOf(down)).to.deep.equal(["skipped media/lost+found/file.png"]);
+      const down = await run(bucket, folder, { state, schemas });
+      expect(problemsOf(down)).to.deep.equal([]);
     }
     const others = ["reports/.snapshot/r.csv", "lost+found/x"];
     expect(filesIn(folder)).to.have.members([...keys, ...others]);
@@ -157,7 +159,7 @@ describe("migrate: disks", function () {
     const files = { "media/public/a/x.png": "x", "media/public/b.png": "b" };
     writeTree(folder, { ...files, "media/public/z.png": "z" });
     await run(folder, bucket, { state });
-    writeTree(folder, { "media/public/a/y.png": "y" });
+    writeTree(folder, { "media/public/a/0.png": "y" });
     // Its name has been read when the first file of the folder before it is reported.
     writeTree(folder, { "media/public/z/gone.png": "gone" });
     const onProgress = () => {
@@ -166,7 +168,7 @@ describe("migrate: disks", function () {
     const summary = await run(folder, bucket, { state, delete: true, onProgress });
     expect(problemsOf(summary)).to.deep.equal(["skipped media/public/z/"]);
     expect(summary.deleted.files).to.equal(0);
-    expect(filesIn(inBucket)).to.include("media/public/a/y.png");
+    expect(filesIn(inBucket)).to.include("media/public/a/0.png");
   });
 
   it("a dry run makes no folder", async () => {
@@ -199,6 +201,18 @@ describe("migrate: disks", function () {
     expect(filesIn(folder)).to.have.members(Object.keys(small));
     expect((await run(bucket, folder, { state })).copied.files).to.equal(2);
     expectSameFiles(folder, inBucket);
+  });
+
+  it("without the programs sync and flock, files are synced one by one, and a note says it", async () => {
+    const { bucket, inBucket, folder, state, top } = server.fresh();
+    writeTree(inBucket, numbered(10));
+    const args = [envFile(top, bucket), folder, "--yes", "--state", state];
+    const { code, out } = await command(args, { PATH: "/nowhere" });
+    expect(code, out).to.equal(0);
+    expect(out).to.include("this system cannot prevent it");
+    expectSameFiles(folder, inBucket);
+    const rerun = await run(bucket, folder, { state });
+    expect(rerun.plan.same.files).to.equal(10);
   });
 
   it("files and folders without permission are reported, and the rest is copied", async () => {

@@ -1,7 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
+import { readObject } from "../tools/migrate/bucket-read.ts";
+import type { Item } from "../tools/migrate/storage.ts";
 import type { Fault, FaultChooser } from "./support/fault-proxy.ts";
+import { startListingServer } from "./support/listing-server.ts";
 import {
   expectSameFiles,
   filesIn,
@@ -11,11 +15,15 @@ import {
   putObjects,
   readTree,
   run,
+  settingsOf,
   TEST_RETRY_POLICY,
   throughFaults,
+  throughProxy,
   useServer,
+  withClient,
   writeTree,
 } from "./support/migration.ts";
+import type { ProxyOptions } from "./support/proxy.ts";
 
 // biome-ignore format: a list of cases
 const FAULTS: readonly Exclude<Fault, object>[] = [
@@ -58,6 +66,58 @@ describe("migrate: faults", function () {
         expect(done.get(fault)).to.be.greaterThan(0);
       });
       expect(readTree(folder)).to.deep.equal(tree);
+    });
+  }
+
+  const closes: ProxyOptions = {
+    changeHeaders: (headers) => {
+      headers.connection = "close";
+    },
+  };
+  const keeps: ProxyOptions = {};
+  for (const [name, hasRanges, options] of [
+    ["keeps its connections", true, keeps],
+    ["closes each connection", true, closes],
+    ["supports no ranges", false, keeps],
+    ["supports no ranges and closes each connection", false, closes],
+  ] as const) {
+    it(`reads large objects that arrive faster than they are stored: it ${name}`, async () => {
+      const content = randomBytes(20 * MIB);
+      const { bucket } = server.fresh();
+      const keys = ["media/public/1.bin", "media/public/2.bin"] as const;
+      const generated = {
+        count: keys.length,
+        keyAt: (index: number) => keys[index] ?? "",
+        content,
+      };
+      const listing = await startListingServer(generated);
+      if (hasRanges) {
+        await putObjects(bucket, Object.fromEntries(keys.map((key) => [key, content])));
+      }
+      const settings = hasRanges ? bucket : settingsOf(listing.endpoint);
+      await throughProxy(settings, options, (through) =>
+        withClient(through, async (client) => {
+          const items: Item[] = [];
+          for await (const { etag: version, ...rest } of client.list("media/")) {
+            items.push({ ...rest, version });
+          }
+          await Promise.all(
+            items.map(async (item) => {
+              const read: Buffer[] = [];
+              for await (const chunk of readObject(client, item).chunks) {
+                read.push(chunk);
+                if (read.length < 40) await sleep(5);
+              }
+              expect(Buffer.concat(read).equals(content)).to.equal(true);
+            }),
+          );
+          // Readers that stop early leave no connection behind: there are 32.
+          const first = items.slice(0, 1);
+          for (const item of Array.from({ length: 40 }, () => first).flat()) {
+            for await (const chunk of readObject(client, item).chunks) if (chunk.length > 0) break;
+          }
+        }),
+      ).finally(() => listing.stop());
     });
   }
 

@@ -1,7 +1,9 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import { Journal } from "../tools/migrate/journal.ts";
 import type { FaultChooser } from "./support/fault-proxy.ts";
@@ -102,17 +104,32 @@ describe("migrate: the journal", function () {
     expect(problemsOf(await run(folder, bucket, { state }))).to.deep.equal([]);
   });
 
-  it("is used by one run at a time; that of a killed run is taken over", async () => {
+  it("is used by one run at a time; that of a zombie, and of a used id, is taken over", async () => {
     const { state } = server.fresh();
-    const other = await startChild();
-    new Journal(state, ["a", "b"]).close();
-    const journal = journalIn(state);
-    writeFileSync(join(journal, "process"), String(other.pid));
-    const message = `process ${other.pid ?? 0} is copying between the same two storages`;
-    expect(() => new Journal(state, ["a", "b"])).to.throw(`${message}; wait for its end`);
-    await kill(other);
-    new Journal(state, ["a", "b"]).close();
-    expect(readdirSync(journal)).not.to.include("process");
+    const names = JSON.stringify([state, ["a", "b"]]);
+    const hold =
+      'import { Journal } from "./tools/migrate/journal.ts"; ' +
+      `new Journal(...${names}); console.log(process.pid); setInterval(() => {}, 1000);`;
+    const args = ["--import", "tsx/esm", "--input-type=module", "--eval", hold];
+    // A parent that never waits for the end of its child.
+    const parent = spawn("sh", ["-c", '"$@" & exec sleep 60', "sh", process.execPath, ...args], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    try {
+      const data: unknown[] = await once(parent.stdout, "data");
+      const id = Number(data[0]);
+      expect(() => new Journal(state, ["a", "b"])).to.throw(
+        "another run is copying between the same two storages; wait for its end",
+      );
+      process.kill(id, "SIGKILL");
+      if (process.platform === "linux") {
+        while (!/^State:\s+Z/m.test(readFileSync(`/proc/${id}/status`, "utf8"))) await sleep(5);
+      }
+      expect(process.kill(id, 0), "its id is in use").to.equal(true);
+      new Journal(state, ["a", "b"]).close();
+    } finally {
+      await kill(parent);
+    }
   });
 
   it("on a full disk: files count as copied, and a note says that they are read again", async () => {
@@ -141,12 +158,13 @@ describe("migrate: the journal", function () {
     const { bucket, inBucket, folder, state, top } = server.fresh();
     const large = { [LARGE]: randomBytes(17 * MIB) };
     writeTree(folder, { ...numbered(40, () => randomBytes(3000)), ...large });
-    await Promise.all([run(folder, bucket, { state }), run(folder, bucket, { state })]);
+    const other = join(top, "other-state");
+    await Promise.all([run(folder, bucket, { state }), run(folder, bucket, { state: other })]);
     expect(problemsOf(await run(folder, bucket, { state }))).to.deep.equal([]);
     expectSameFiles(inBucket, folder);
     expect(uploadsIn(inBucket)).to.deep.equal([]);
     const copy = join(top, "copy", "data");
-    await Promise.all([run(bucket, copy, { state }), run(bucket, copy, { state })]);
+    await Promise.all([run(bucket, copy, { state }), run(bucket, copy, { state: other })]);
     expect(readTree(folder)).to.include(readTree(copy));
     expect(problemsOf(await run(bucket, copy, { state }))).to.deep.equal([]);
     expectSameFiles(copy, folder);

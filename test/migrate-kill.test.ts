@@ -1,19 +1,25 @@
-import type { ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
+import type { FaultChooser } from "./support/fault-proxy.ts";
 import {
+  envFile,
+  filesIn,
   kill,
   MIB,
+  MIGRATE,
   numbered,
   problemsOf,
   readTree,
   run,
   startChild,
   temporaryFolder,
+  throughFaults,
   uploadsLeft,
   useServer,
   writeTree,
@@ -81,4 +87,45 @@ describe("migrate: killed at any moment", function () {
     // The kills happened at different moments: before, during and after the transfers.
     expect(new Set(moments).size).to.be.greaterThan(5);
   });
+});
+
+describe("migrate: stopped by a signal", function () {
+  this.timeout(20_000);
+  const server = useServer();
+
+  // npm passes a terminal's Ctrl-C on: it arrives twice.
+  for (const signals of [["SIGINT", "SIGINT"], ["SIGTERM"]] as const) {
+    it(`${signals.join(", ")}: says what is left, leaves no part, and the next run continues`, async () => {
+      const { bucket, inBucket, folder, state, top } = server.fresh();
+      writeTree(inBucket, {
+        ...numbered(20, () => randomBytes(3000)),
+        "media/public/large.bin": randomBytes(MIB),
+      });
+      let asked: () => void;
+      const isAsked = new Promise<void>((resolve) => (asked = resolve));
+      const choose: FaultChooser = ({ method, path }) => {
+        if (method !== "GET" || !path.endsWith("large.bin")) return undefined;
+        setTimeout(asked, 500);
+        return "lost-silently";
+      };
+      await throughFaults(bucket, choose, async (through) => {
+        const args = [...MIGRATE, envFile(top, through), folder, "--yes", "--state", state];
+        const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+        const output = text(child.stdout);
+        await isAsked;
+        const ended = once(child, "exit");
+        for (const signal of signals) child.kill(signal);
+        await ended;
+        expect(child.exitCode).to.equal(1);
+        expect(await output).to.equal(
+          "Stopped: 20 files (60.0 kB) were copied, 1 files (1.0 MB) are left. " +
+            "Run the same command again to continue.\n",
+        );
+      });
+      expect(filesIn(folder).join()).not.to.include(".part");
+      const rerun = await run(bucket, folder, { state });
+      expect(rerun.copied.files).to.equal(1);
+      expect(readTree(folder)).to.deep.equal(readTree(inBucket));
+    });
+  }
 });

@@ -1,5 +1,7 @@
 import { randomBytes } from "node:crypto";
 import {
+  appendFileSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -29,6 +31,7 @@ import {
   putObjects,
   readTree,
   repair,
+  repairStoredTypes,
   run,
   settingsOf,
   temporaryFolder,
@@ -107,6 +110,57 @@ describe("migrate", function () {
     const summary = await run(bucket, join(folder, "media"), { state, layout: "media" });
     expect(problemsOf(summary)).to.deep.equal(["skipped reports/public/r.csv"]);
     expect(summary.copied.files).to.equal(1);
+  });
+
+  it("takes the schema of any name, and leaves what is beside the schemas", async () => {
+    const { bucket, inBucket, folder, state, top } = server.fresh();
+    const media = join(folder, "media");
+    writeTree(media, { "sso/x.png": "x", "backup/y.png": "y" });
+    expect(await failureOf(run(media, bucket, { state }))).to.include("--schema");
+    writeTree(media, { "public/z.png": "z" });
+    const unnamed = await run(media, bucket, { state });
+    const skipped = ["skipped media/backup/", "skipped media/sso/"];
+    expect(problemsOf(unnamed)).to.deep.equal(skipped);
+    const named = await run(media, bucket, { state, schemas: ["sso"], delete: true });
+    expect(problemsOf(named)).to.deep.equal([]);
+    expect(filesIn(inBucket)).to.deep.equal(["media/public/z.png", "media/sso/x.png"]);
+
+    // Neither copied nor deleted in a bucket, too.
+    writeTree(inBucket, { "media/backup/y.png": "y" });
+    const file = envFile(top, bucket);
+    appendFileSync(file.slice("env:".length), 'AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA="sso"\n');
+    const to = join(folder, "to/data");
+    const args = ["--yes", "--delete", "--state", state];
+    for (const ends of [
+      [file, to],
+      [to, file],
+    ]) {
+      const { code, out } = await command([...ends, ...args]);
+      expect([code, out.includes("media/backup/")], out).to.deep.equal([0, true]);
+    }
+    expect(filesIn(to)).to.deep.equal(["media/public/z.png", "media/sso/x.png"]);
+    expect(filesIn(inBucket)).to.include("media/backup/y.png");
+  });
+
+  it("repairs a layout with the schema of any name", async () => {
+    const { bucket, inBucket, state } = server.fresh();
+    writeTree(inBucket, { "sso/x.png": "x", "backup/y.png": "y" });
+    expect((await repair(bucket, false, { state })).plan.create.files).to.equal(0);
+    await repair(bucket, true, { state, schemas: ["sso"] });
+    expect(filesIn(inBucket)).to.deep.equal(["backup/y.png", "media/sso/x.png"]);
+  });
+
+  it("does not take a folder where the system mounts disks for authentik's /media", async () => {
+    const { bucket, inBucket, folder, state } = server.fresh();
+    const media = join(folder, "media");
+    mkdirSync(media, { recursive: true });
+    writeTree(inBucket, { [X]: "x" });
+    expect(await failureOf(run(media, bucket, { state }))).to.include("--layout");
+    expect(await failureOf(run(bucket, media, { state }))).to.include("--layout");
+    // A user named media, and a disk of that user.
+    writeTree(media, { "media/USB/private.png": "private" });
+    expect(problemsOf(await run(media, bucket, { state }))).to.deep.equal(["skipped media/USB/"]);
+    expect(filesIn(inBucket)).to.deep.equal([X]);
   });
 
   it("does not accept a folder that is not authentik's", async () => {
@@ -320,6 +374,10 @@ describe("migrate", function () {
       const summary = await run(folder, settings, { state, delete: true });
       expect(problemsOf(summary)).to.deep.equal([]);
       expect(problemsOf(await repair(settings, true, { state }))).to.deep.equal([]);
+      writeTree(inBucket, { "media/public/blank.svg": "<svg/>" });
+      const types = await repairStoredTypes(settings, { state });
+      expect([types.copied.files, problemsOf(types)]).to.deep.equal([1, []]);
+      rmSync(join(inBucket, "media/public/blank.svg"));
       expect(filesIn(inBucket)).to.deep.equal([LARGE, X, "media/public/y.png"]);
     } finally {
       await authentik.stop();

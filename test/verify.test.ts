@@ -16,6 +16,7 @@ import {
   ListObjectsV2Command,
   PutBucketCorsCommand,
   PutBucketPolicyCommand,
+  PutObjectCommand,
   type S3Client,
 } from "@aws-sdk/client-s3";
 import { expect } from "chai";
@@ -287,6 +288,37 @@ describe("verify", function () {
         dns.lookup = lookup;
       };
     }
+  });
+
+  describe("says what is wrong with the files", () => {
+    it("types that are not authentik's, in a sample or in all, and how to repair them", async () => {
+      const Bucket = await bucket();
+      const more = { argument: "stack:prod", release: parseRelease("2025.12.1") };
+      const put = (Key: string, ContentType: string) =>
+        admin.send(new PutObjectCommand({ Bucket, Key, ContentType, Body: "x" }));
+      for (let index = 0; index < 100; index++) {
+        await put(
+          `media/public/${index}.svg`,
+          index < 60 ? "binary/octet-stream" : "image/svg+xml",
+        );
+      }
+      await put("media/public/no-ending", "binary/octet-stream");
+      await put("reports/t_one/r.csv", "text/plain");
+      for (const [allTypes, counts] of [
+        [false, "31 of 51 files"],
+        [true, "61 of 101 files"],
+      ] as const) {
+        const verified = target(Bucket, { customDomain: undefined }, more);
+        const results = await verify(verified, { allTypes });
+        expectFound(results, { "stored types": "wrong-type" });
+        const { got, advice } = resultOf(results, "stored types");
+        expect(got)
+          .to.include(counts)
+          .and.include("1 of type text/plain, e.g. reports/t_one/r.csv");
+        expect(advice).to.include("npm run migrate -- stack:prod --repair-types");
+        expect(advice).to.include("2025.12.2");
+      }
+    });
   });
 
   describe("says what is wrong with the key", () => {

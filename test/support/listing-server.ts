@@ -5,7 +5,7 @@ import { listen } from "./listen.ts";
 export interface GeneratedListing {
   /** How many objects there are. */
   count: number;
-  /** The key of the object with this number, in rising order. */
+  /** The key of the object with this number, in the order of the listing. */
   keyAt: (index: number) => string;
   /** The content of each object. Without it, reading is answered with 404. */
   content?: Buffer;

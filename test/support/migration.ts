@@ -13,9 +13,10 @@ import { MemoryBudget } from "../../tools/migrate/content.ts";
 import { Disk } from "../../tools/migrate/disk.ts";
 import { Journal } from "../../tools/migrate/journal.ts";
 import type { Layout } from "../../tools/migrate/layout.ts";
-import { migrate, repairLayout } from "../../tools/migrate/migrate.ts";
+import { migrate, repairLayout, repairTypes } from "../../tools/migrate/migrate.ts";
 import type { MigrationOptions, Summary } from "../../tools/migrate/run.ts";
 import { BucketClient } from "../../tools/migrate/s3-client.ts";
+import type { StoredHeaders } from "../../tools/migrate/stored-headers.ts";
 import type { RetryPolicy } from "../../tools/migrate/s3-retry.ts";
 import { startFaultProxy, type FaultChooser, type FaultProxy } from "./fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./proxy.ts";
@@ -38,7 +39,9 @@ export interface TestRunOptions {
   delete?: boolean;
   dryRun?: boolean;
   layout?: Layout;
+  schemas?: string[];
   retryPolicy?: RetryPolicy;
+  signal?: AbortSignal;
   /** Called for each step of the plan, and for all progress. */
   onProgress?: () => void;
 }
@@ -61,43 +64,65 @@ export async function repair(
 ): Promise<Summary> {
   const memory = new MemoryBudget();
   const client = await BucketClient.open(settings, options.retryPolicy ?? TEST_RETRY_POLICY);
-  const bucket = await Bucket.open(client, memory, { readsMisplaced: false });
+  const { schemas = [] } = options;
+  const bucket = await Bucket.open(client, memory, { readsMisplaced: false, schemas });
   return withJournal([bucket, bucket], memory, options, (settings) =>
     repairLayout(bucket, deleteOld, settings),
+  );
+}
+
+/** One whole repair of the types of a bucket's objects. */
+export async function repairStoredTypes(
+  settings: StorageSettings,
+  options: TestRunOptions,
+): Promise<Summary> {
+  const memory = new MemoryBudget();
+  const client = await BucketClient.open(settings, options.retryPolicy ?? TEST_RETRY_POLICY);
+  const bucket = await Bucket.open(client, memory, { readsMisplaced: false });
+  return withJournal([bucket, bucket], memory, options, (settings) =>
+    repairTypes(bucket, settings),
   );
 }
 
 async function openEnd(
   end: End,
   memory: MemoryBudget,
-  { layout, retryPolicy = TEST_RETRY_POLICY, dryRun = false }: TestRunOptions,
+  { layout, schemas = [], retryPolicy = TEST_RETRY_POLICY, dryRun = false }: TestRunOptions,
   isSource: boolean,
 ): Promise<Disk | Bucket> {
   if (typeof end === "string") {
-    return Disk.open(end, { layout, mustExist: isSource, readOnly: dryRun });
+    return Disk.open(end, { layout, schemas, mustExist: isSource, readOnly: dryRun });
   }
   const client = await BucketClient.open(end, retryPolicy);
-  return Bucket.open(client, memory, { readsMisplaced: isSource });
+  return Bucket.open(client, memory, { readsMisplaced: isSource, schemas });
 }
 
 async function withJournal(
   [from, to]: [Disk | Bucket, Disk | Bucket],
   memory: MemoryBudget,
-  { state, dryRun = false, onProgress = () => undefined }: TestRunOptions,
+  {
+    state,
+    dryRun = false,
+    signal = new AbortController().signal,
+    onProgress = () => undefined,
+  }: TestRunOptions,
   work: (options: MigrationOptions) => Promise<Summary>,
 ): Promise<Summary> {
   const journal = new Journal(state, [from.name, to.name]);
-  if (to.kind === "bucket") to.useJournal(journal);
+  if (from.kind === "disk") from.useJournal(journal);
+  to.useJournal(journal);
   const reporter = {
     compared: () => undefined,
     deletion: () => undefined,
     problem: () => undefined,
+    restart: () => undefined,
+    retry: () => undefined,
     step: onProgress,
     progress: onProgress,
   };
   try {
     const confirm = () => Promise.resolve(true);
-    return await work({ journal, memory, reporter, dryRun, confirm });
+    return await work({ journal, memory, reporter, dryRun, signal, confirm });
   } finally {
     journal.close();
     await Promise.all([from.close(), to.close()]);
@@ -276,10 +301,11 @@ export async function withClient<T>(
 export async function putObjects(
   bucket: StorageSettings,
   objects: Readonly<Record<string, Buffer | string>>,
+  stored: StoredHeaders = { "content-type": "image/png" },
 ): Promise<void> {
   await withClient(bucket, async (client) => {
     for (const [key, content] of Object.entries(objects)) {
-      await client.put(key, Buffer.from(content), "image/png");
+      await client.put(key, Buffer.from(content), stored);
     }
   });
 }

@@ -80,20 +80,24 @@ export function secondsFrom(minimum: number, maximum: number): (value: string) =
   };
 }
 
+const SAME_SIGNAL_MS = 300;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
  * Runs work that Ctrl-C, SIGTERM or a closed terminal stop in order. A second signal ends the
- * process at once.
+ * process at once. npm passes a terminal's Ctrl-C on, so that it arrives twice: that counts as one.
  *
  * The listeners stay until the end: signal-exit, which libraries here use, ends the process when it
  * finds no other listener.
  */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
+  let firstAt = Infinity;
   const onSignal = (name: NodeJS.Signals) => {
     // Children are killed on the way out.
-    if (controller.signal.aborted) process.exit(1);
+    if (Date.now() - firstAt > SAME_SIGNAL_MS) process.exit(1);
+    if (controller.signal.aborted) return;
+    firstAt = Date.now();
     controller.abort(new Error(`stopped by ${name}`));
   };
   for (const name of SIGNALS) process.on(name, onSignal);

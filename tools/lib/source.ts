@@ -13,6 +13,8 @@ import { userPath } from "./repository.ts";
 export interface Source {
   /** For messages: `stack "dev"`, `env file ".env"`. */
   name: string;
+  /** What commands take for it: `stack:dev`, `env:.env`. */
+  argument: string;
   /** Read back from `env` by authentik's rules. */
   settings: StorageSettings;
   /** Names to values, as authentik gets them. An env file's other variables are among them. */
@@ -110,7 +112,8 @@ export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boo
   const keyIsAdmin = provider === "s3" && !hasAdminKeys;
   const read = readEnv(env, release);
   const role = { roleArn, serviceAccounts };
-  return { name: `stack "${name}"`, env, origins, release, keyIsAdmin, ...role, ...read };
+  const names = { name: `stack "${name}"`, argument: `stack:${name}` };
+  return { ...names, env, origins, release, keyIsAdmin, ...role, ...read };
 }
 
 async function askPulumi(
@@ -146,6 +149,7 @@ export async function readEnvFile(
   const { warnings, ...read } = readEnv(env, release, readFileOfVariable);
   return {
     name: `env file "${path}"`,
+    argument: `env:${path}`,
     env,
     origins: [...new Set([...origins, originOf(env) ?? []].flat())],
     release,

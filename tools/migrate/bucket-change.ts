@@ -66,7 +66,10 @@ export class GuardedChanges {
   private async recover(error: S3Error, change: GuardedChange): Promise<string> {
     const { kind, key, seen } = change;
     if (isUnsupported(error)) {
-      const version = await this.makeIf(undefined, change);
+      const version = await this.makeIf(undefined, change).catch((later: unknown) => {
+        // It was not the condition. The answer to a HEAD has no message.
+        throw later instanceof S3Error && later.status === error.status ? error : later;
+      });
       this.withoutConditions.add(kind);
       return version;
     }
@@ -87,9 +90,17 @@ export class GuardedChanges {
 
 /** The item as the bucket has it now. */
 export async function readItem(client: BucketClient, item: Item): Promise<Item> {
-  const { headers } = await client.head(item.at ?? item.key);
-  const size = Number(headers["content-length"]);
+  const key = item.at ?? item.key;
+  const { headers } = await client.head(key);
+  const length = headers["content-length"];
+  const size = length === undefined ? await listedSize(client, key) : Number(length);
   return { ...item, size, version: unquote(headers.etag ?? "") };
+}
+
+/** The size of an object whose HEAD does not tell it. */
+async function listedSize(client: BucketClient, key: string): Promise<number> {
+  for await (const object of client.list(key)) if (object.key === key) return object.size;
+  throw new S3Error("NoSuchKey", 404, `"${key}" is not listed`);
 }
 
 /**

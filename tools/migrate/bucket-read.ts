@@ -1,7 +1,4 @@
-/**
- * Reads a bucket's objects: resumes broken downloads, and checks the bytes by the server's
- * checksums.
- */
+/** Reads a bucket's objects, large ones in ranges, and checks the bytes by the server's checksums. */
 import { createHash } from "node:crypto";
 import {
   haveSameMd5,
@@ -14,19 +11,53 @@ import {
   type Verifier,
 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Content } from "./content.ts";
-import { S3Error } from "./s3-answers.ts";
-import type { BucketClient } from "./s3-client.ts";
-import { asS3Error, isRetryable, pause } from "./s3-retry.ts";
+import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
+import type { BucketClient, ObjectStream } from "./s3-client.ts";
+import { asS3Error, pause } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
+import { storedHeaders } from "./stored-headers.ts";
 
-const EMPTY = Buffer.alloc(0);
+const MIB = 1024 * 1024;
+/** Objects up to this size are read in one request: those that the copying of a file admits. */
+const WHOLE_BYTES = 8 * MIB;
+/**
+ * How many bytes of large objects may be in memory when they arrive faster than they are stored.
+ * All objects that are read at a time share them.
+ */
+const AHEAD_BYTES = 16 * MIB;
+/** Larger ranges need fewer connections on servers that close each. */
+const MAX_RANGE = 8 * MIB;
+const MIN_RANGE = MIB;
+/** The next range is requested when so much of one is left. */
+const NEXT_BYTES = MIB / 4;
 
 /**
  * The object's content. Its chunks end with an error unless the bytes are those that the server
  * keeps.
+ *
+ * @param wholeBytes objects up to this size are read in one request
  */
-export function readObject(client: BucketClient, item: Item): Content {
-  return { size: item.size, version: item.version, chunks: readChecked(client, item) };
+export function readObject(client: BucketClient, item: Item, wholeBytes?: number): Content {
+  let answered: AnswerHeaders | undefined;
+  const onAnswer = (headers: AnswerHeaders) => {
+    answered = headers;
+  };
+  const chunks = readChecked(client, item, onAnswer, wholeBytes);
+  const stored = async () => {
+    const headers = answered ?? (await client.head(item.at ?? item.key)).headers;
+    return storedHeaders(headers);
+  };
+  return { size: item.size, version: item.version, chunks, stored };
+}
+
+/** The digest of an object's content in hexadecimal. Reads it to the end. */
+export async function digestOfObject(
+  client: BucketClient,
+  algorithm: "md5" | "sha256",
+  item: Item,
+): Promise<string> {
+  // Many objects may be read at a time, and none of them has memory of its own.
+  return digestOf(algorithm, readObject(client, item, MIN_RANGE));
 }
 
 /**
@@ -46,14 +77,17 @@ export async function hasContent(
   if (unquote(headers.etag ?? "") !== version || isMd5(version, headers)) return false;
   const { verifier, isCertain } = await checkOf(client, item, headers);
   if (verifier && (await matches(verifier, content()))) return true;
-  return !isCertain && (await sha256OfObject(client, item)) === (await sha256Of(content()));
+  return (
+    !isCertain && (await sha256OfObject(client, item)) === (await digestOf("sha256", content()))
+  );
 }
 
 /** Whether two objects of a bucket have the same content. Reads both if their ETags do not tell. */
 export async function areCopies(client: BucketClient, a: Item, b: Item): Promise<boolean> {
   if (a.size !== b.size) return false;
   if (haveSameMd5(a, b)) return true;
-  return (await sha256Of(readObject(client, a))) === (await sha256Of(readObject(client, b)));
+  const digest = (item: Item) => digestOfObject(client, "sha256", item);
+  return (await digest(a)) === (await digest(b));
 }
 
 async function matches(verifier: Verifier, content: Content): Promise<boolean> {
@@ -61,78 +95,148 @@ async function matches(verifier: Verifier, content: Content): Promise<boolean> {
   return verifier.matches();
 }
 
-async function sha256Of(content: Content): Promise<string> {
-  const sha256 = createHash("sha256");
-  for await (const chunk of content.chunks) sha256.update(chunk);
-  return sha256.digest("hex");
+async function digestOf(
+  algorithm: string,
+  { chunks }: Pick<OpenObject, "chunks">,
+): Promise<string> {
+  const digest = createHash(algorithm);
+  for await (const chunk of chunks) digest.update(chunk);
+  return digest.digest("hex");
 }
 
 /**
  * Reads an object once, without a check. If the server has no checksum, two readings must agree.
  */
 async function sha256OfObject(client: BucketClient, item: Item): Promise<string> {
-  const sha256 = createHash("sha256");
-  for await (const { chunk } of readResuming(client, item)) sha256.update(chunk);
-  return sha256.digest("hex");
-}
-
-async function* readChecked(client: BucketClient, item: Item): AsyncGenerator<Buffer> {
-  const sha256 = createHash("sha256");
-  let check: Check = { isCertain: false };
-  for await (const { chunk, headers } of readResuming(client, item)) {
-    if (headers) check = await checkOf(client, item, headers);
-    check.verifier?.update(chunk);
-    if (!check.isCertain) sha256.update(chunk);
-    yield chunk;
-  }
-  if (check.verifier?.matches()) return;
-  if (check.isCertain || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
-    throw new ContentError("the bytes received do not match the server's checksum");
+  try {
+    return await digestOf("sha256", await open(client, item));
+  } catch (error) {
+    throw readFailure(error);
   }
 }
 
-interface Chunk {
-  chunk: Buffer;
-  /** Of the answer; with the first chunk only. */
-  headers?: AnswerHeaders;
-}
-
-/** The object's bytes. After a broken connection it resumes where it was. */
-async function* readResuming(client: BucketClient, item: Item): AsyncGenerator<Chunk> {
-  const { size, version } = item;
-  const object = { key: item.at ?? item.key, etag: version, size };
-  let received = 0;
-  let first = true;
-  for (let attempt = 1; first || received < size; attempt++) {
-    try {
-      const answer = await client.get(object, received);
-      // A server that does not support ranges sends everything again.
-      let skip = answer.status === 206 ? 0 : received;
-      if (first) yield { chunk: EMPTY, headers: answer.headers };
-      first = false;
-      for await (const chunk of answer.body) {
-        const rest = chunk.subarray(Math.min(skip, chunk.length));
-        skip -= chunk.length - rest.length;
-        received += rest.length;
-        if (rest.length > 0) yield { chunk: rest };
-      }
-      if (received !== size) throw incomplete(received, size);
-    } catch (error) {
-      const failure = asS3Error(error);
-      const isLast = attempt >= client.retryPolicy.attempts || received > size;
-      if (isLast || !isRetryable(failure)) throw readFailure(failure);
-      await pause(client.retryPolicy, attempt);
+async function* readChecked(
+  client: BucketClient,
+  item: Item,
+  onAnswer: (headers: AnswerHeaders) => void,
+  wholeBytes?: number,
+): AsyncGenerator<Buffer> {
+  try {
+    const { headers, chunks } = await open(client, item, wholeBytes);
+    onAnswer(headers);
+    const { verifier, isCertain } = await checkOf(client, item, headers);
+    const sha256 = createHash("sha256");
+    for await (const chunk of chunks) {
+      verifier?.update(chunk);
+      if (!isCertain) sha256.update(chunk);
+      yield chunk;
     }
+    if (verifier?.matches()) return;
+    if (isCertain || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
+      throw new ContentError("the bytes received do not match the server's checksum");
+    }
+  } catch (error) {
+    throw readFailure(error);
   }
 }
 
-function incomplete(received: number, size: number): S3Error {
-  return new S3Error("IncompleteBody", 0, `${received} of ${size} bytes arrived`);
+interface OpenObject {
+  /** Of an answer for the whole object: that to a range has other checksums. */
+  headers: AnswerHeaders;
+  chunks: AsyncIterable<Buffer> | Iterable<Buffer>;
+}
+
+/** @param wholeBytes objects up to this size are read in one request */
+async function open(
+  client: BucketClient,
+  { key, at, size, version }: Item,
+  wholeBytes = WHOLE_BYTES,
+): Promise<OpenObject> {
+  const object: S3Object = { key: at ?? key, etag: version, size };
+  if (size <= wholeBytes) return client.get(object);
+  const { headers } = await client.head(object.key);
+  return { headers, chunks: inRanges(client, object) };
+}
+
+async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator<Buffer> {
+  const { size } = object;
+  let received = 0;
+  let failures = 0;
+  let next: Range | undefined;
+  await client.largeReads.acquire(MIN_RANGE);
+  try {
+    while (received < size) {
+      const { end, answer } = next ?? request(client, object, received);
+      next = undefined;
+      try {
+        const stream = await answer;
+        // A server without ranges sends the whole object.
+        const stop = stream.isWhole ? size : end;
+        for await (const chunk of bytesOf(stream, received, stop)) {
+          received += chunk.length;
+          failures = 0;
+          yield chunk;
+          if (stop < size && stop - received < NEXT_BYTES) next ??= request(client, object, stop);
+        }
+      } catch (error) {
+        cancel(next);
+        next = undefined;
+        const failure = asS3Error(error);
+        if (++failures >= client.retryPolicy.attempts || !client.mayRetry(failure)) throw failure;
+        client.reportRetry(failure, failures);
+        await pause(client.retryPolicy, failures);
+      }
+    }
+  } finally {
+    cancel(next);
+    client.largeReads.release(MIN_RANGE);
+  }
+}
+
+/** An object's bytes from `first` to the one before `end`. */
+async function* bytesOf(stream: ObjectStream, first: number, end: number): AsyncGenerator<Buffer> {
+  let at = stream.isWhole ? 0 : first;
+  for await (const chunk of stream) {
+    const rest = chunk.subarray(Math.max(0, Math.min(first - at, chunk.length)));
+    at += chunk.length;
+    if (at > end) throw otherSize(at, end);
+    if (rest.length > 0) yield rest;
+  }
+  if (at !== end) throw incompleteBody(at, end);
+}
+
+/** A part of an object that was requested. */
+interface Range {
+  /** The byte behind its last one. */
+  end: number;
+  answer: Promise<ObjectStream>;
+}
+
+function request(client: BucketClient, object: S3Object, first: number): Range {
+  const readers = client.largeReads.used / MIN_RANGE;
+  const share = AHEAD_BYTES / readers;
+  const length = Math.floor(Math.min(Math.max(share, MIN_RANGE), MAX_RANGE));
+  const end = client.keepsConnections ? object.size : Math.min(object.size, first + length);
+  const answer = client.stream(object, [first, end], length);
+  // Its failure is thrown where it is awaited.
+  answer.catch(() => undefined);
+  return { end, answer };
+}
+
+function cancel(range: Range | undefined): void {
+  void range?.answer.then(
+    (stream) => {
+      stream.cancel();
+    },
+    () => undefined,
+  );
 }
 
 /** An object that is no longer the one that the listing showed may be read after another look. */
 function readFailure(failure: unknown): unknown {
-  const isOther = failure instanceof S3Error && (failure.status === 412 || failure.status === 404);
+  const isOther =
+    failure instanceof S3Error &&
+    ([404, 412].includes(failure.status) || failure.code === "OtherSize");
   return isOther ? new ContentError("it changed while it was read", { cause: failure }) : failure;
 }
 
@@ -167,7 +271,8 @@ async function partSizeFrom(
 ): Promise<number | undefined> {
   const sizeOfPart = async (part: number): Promise<number> => {
     const answer = await client.head(at ?? key, part).catch((error: unknown) => {
-      if (error instanceof S3Error && error.status >= 400 && error.status < 500) return undefined;
+      const status = error instanceof S3Error ? error.status : 0;
+      if ((status >= 400 && status < 500) || status === 501) return undefined;
       throw error;
     });
     return Number(answer?.headers["content-length"]);

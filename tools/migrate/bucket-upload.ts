@@ -7,8 +7,8 @@ import { inPieces, partSizeOf, type Content, type MemoryBudget } from "./content
 import type { Journal, Upload } from "./journal.ts";
 import { S3Error, type Part, type S3Object } from "./s3-answers.ts";
 import { sizeOf, type BucketClient, type Condition } from "./s3-client.ts";
-import { isRetryable } from "./s3-retry.ts";
-import type { Item } from "./storage.ts";
+import { SkipError, type Item } from "./storage.ts";
+import type { StoredHeaders } from "./stored-headers.ts";
 
 /** How many parts of one file are uploaded at once. */
 const PARTS_AT_ONCE = 4;
@@ -35,11 +35,14 @@ export class Uploads {
   async write(
     key: string,
     content: Content,
-    type: string,
+    stored: StoredHeaders,
     previous: Item | undefined,
   ): Promise<string> {
     const partSize = partSizeOf(content.size);
-    const { uploadId, held } = await this.begin({ key, version: content.version, partSize }, type);
+    const { uploadId, held } = await this.begin(
+      { key, version: content.version, partSize },
+      stored,
+    );
     const parts: Promise<Part>[] = [];
     const underway = new Set<Promise<unknown>>();
     try {
@@ -75,7 +78,7 @@ export class Uploads {
   /** Resumes the upload that an earlier try left, if it has the same content; else begins one. */
   private async begin(
     upload: NewUpload,
-    type: string,
+    stored: StoredHeaders,
   ): Promise<{ uploadId: string; held: Map<number, Part> }> {
     const { key, version, partSize } = upload;
     this.begun.add(key);
@@ -85,8 +88,27 @@ export class Uploads {
       const held = parts?.map((part) => [part.number, part] as const);
       if (held) return { uploadId: left.uploadId, held: new Map(held) };
     }
-    const uploadId = await this.create(upload, () => this.client.createUpload(key, type));
+    const create = () => this.client.createUpload(key, stored);
+    const uploadId = await this.create(upload, create).catch((error: unknown) => {
+      throw this.explained(key, error);
+    });
     return { uploadId, held: new Map() };
+  }
+
+  /**
+   * versitygw sends the key to Azure in a header of the upload, which Azure accepts in ASCII only. It
+   * reports that as a wrong key or signature.
+   */
+  private explained(key: string, error: unknown): unknown {
+    const isRefused = error instanceof S3Error && error.status >= 400;
+    if (!isRefused || !/[^ -~]/.test(key) || this.client.isAzure === false) return error;
+    const reason = "its name has other characters than ASCII";
+    const limit = "versitygw in front of Azure accepts such names only for files up to 8 MiB";
+    if (this.client.isAzure === true) {
+      return new SkipError(`${reason}; ${limit}`, { cause: error });
+    }
+    const { code, status, message } = error;
+    return new S3Error(code, status, `${message}; ${reason}: ${limit}`, { cause: error });
   }
 
   /**
@@ -112,14 +134,10 @@ export class Uploads {
    * permissions allow it.
    */
   private async abort({ key, uploadId }: Upload): Promise<void> {
-    try {
-      const ids = uploadId === "" ? await this.client.listUploads(key) : [uploadId];
-      for (const id of ids ?? []) await this.client.abortUpload(key, id);
-      if (!ids) this.orphans.push(key);
-    } catch (error) {
-      if (!(error instanceof S3Error) || isRetryable(error)) throw error;
-      this.orphans.push(key);
-    }
+    const ids = uploadId === "" ? await this.client.listUploads(key) : [uploadId];
+    let isEnded = ids !== undefined;
+    for (const id of ids ?? []) isEnded &&= await this.client.abortUpload(key, id);
+    if (!isEnded) this.orphans.push(key);
   }
 
   private async complete(
@@ -164,8 +182,14 @@ export class Uploads {
   }
 
   /** Copies an object within the bucket, on the server. */
-  async copy(source: S3Object, key: string, type: string, partSize: number): Promise<void> {
-    const create = () => this.client.createUpload(key, type, false);
+  async copy(
+    source: S3Object,
+    key: string,
+    stored: StoredHeaders,
+    partSize: number,
+    previous: Item | undefined,
+  ): Promise<void> {
+    const create = () => this.client.createUpload(key, stored, false);
     const uploadId = await this.create({ key, version: source.etag, partSize }, create);
     try {
       const parts: Part[] = [];
@@ -173,7 +197,7 @@ export class Uploads {
         const range: [number, number] = [at, Math.min(source.size, at + partSize) - 1];
         parts.push(await this.client.copyPart(key, uploadId, parts.length + 1, source, range));
       }
-      await this.complete(key, uploadId, parts, undefined);
+      await this.complete(key, uploadId, parts, previous);
     } catch (error) {
       await this.client.abortUpload(key, uploadId);
       this.journal?.forgetUpload(key);

@@ -1,15 +1,25 @@
 /** authentik's files in a bucket. */
-import { contentType, USAGES, type Usage } from "../../authentik/objects.ts";
+import { isSchemaName, USAGES, type Usage } from "../../authentik/objects.ts";
 import { GuardedChanges, readItem } from "./bucket-change.ts";
-import { areCopies, hasContent, readObject } from "./bucket-read.ts";
+import { areCopies, hasContent, digestOfObject, readObject } from "./bucket-read.ts";
 import { Uploads } from "./bucket-upload.ts";
+import { isMd5, unquote, type AnswerHeaders } from "./checksums.ts";
 import { partSizeOf, wholeOf, type Content, type MemoryBudget } from "./content.ts";
 import type { Journal } from "./journal.ts";
-import { invalidKeyReason, isMisplaced } from "./layout.ts";
-import { merge } from "./plan.ts";
+import { invalidKeyReason, isMisplaced, noSchemaReason } from "./layout.ts";
+import { compareKeys, merge } from "./plan.ts";
 import type { S3Object } from "./s3-answers.ts";
 import type { BucketClient, Condition } from "./s3-client.ts";
+import { inOrder, sorted, UnsortedError } from "./sorted.ts";
 import { SkipError, type Item, type Skip, type Storage } from "./storage.ts";
+import {
+  bucketHeaders,
+  missingHeaders,
+  rightHeaders,
+  storedHeaders,
+  TAGS,
+  type StoredHeaders,
+} from "./stored-headers.ts";
 
 /** Sizes for copies on the server, in bytes. */
 export interface CopySizes {
@@ -31,13 +41,25 @@ export interface RootFolders {
   foreign: string[];
 }
 
+export interface BucketOptions {
+  /** For a source: whether misplaced objects are listed under their right keys. */
+  readsMisplaced: boolean;
+  /** The schemas that are named beside `public`. */
+  schemas?: readonly string[];
+}
+
 /** A bucket with authentik's objects. */
 export class Bucket implements Storage {
   readonly kind = "bucket";
   readonly usages = USAGES;
   readonly client: BucketClient;
   readonly root: RootFolders;
+  /** Folders beside those of schemas, e.g. `media/backup/`. They are neither read nor changed. */
+  readonly beside = new Set<string>();
+  private readonly schemas: readonly string[];
   private readonly readsMisplaced: boolean;
+  /** Whether this server's listings must be sorted. */
+  private isUnsorted = false;
   private readonly changes: GuardedChanges;
   private readonly uploads: Uploads;
 
@@ -45,32 +67,30 @@ export class Bucket implements Storage {
     client: BucketClient,
     root: RootFolders,
     memory: MemoryBudget,
-    readsMisplaced: boolean,
+    { readsMisplaced, schemas = [] }: BucketOptions,
   ) {
     this.client = client;
     this.root = root;
     this.readsMisplaced = readsMisplaced;
+    this.schemas = schemas;
     this.changes = new GuardedChanges(client);
     this.uploads = new Uploads(client, this.changes, memory);
   }
 
-  /**
-   * @param readsMisplaced for a source: whether misplaced objects are listed under their right keys
-   * @throws S3Error when the bucket cannot be listed
-   */
+  /** @throws S3Error when the bucket cannot be listed */
   static async open(
     client: BucketClient,
     memory: MemoryBudget,
-    { readsMisplaced }: { readsMisplaced: boolean },
+    options: BucketOptions,
   ): Promise<Bucket> {
-    const folders = await client.folders();
+    const folders = (await client.folders()).sort(compareKeys);
     const others = folders.filter((folder) => !USAGES.some((usage) => folder === `${usage}/`));
     const dangerous = others.filter((folder) => /^\.{0,2}\/$|\0/.test(folder));
-    const misplaced = others.filter(isMisplaced);
+    const misplaced = others.filter((folder) => isMisplaced(folder, options.schemas ?? []));
     const foreign = others.filter(
       (folder) => !dangerous.includes(folder) && !misplaced.includes(folder),
     );
-    return new Bucket(client, { misplaced, dangerous, foreign }, memory, readsMisplaced);
+    return new Bucket(client, { misplaced, dangerous, foreign }, memory, options);
   }
 
   get name(): string {
@@ -104,15 +124,48 @@ export class Bucket implements Storage {
   }
 
   private async *items(prefix: string, before: string, skip: Skip): AsyncGenerator<Item> {
-    for await (const object of this.client.list(prefix)) {
-      // Consoles make these to show a folder.
-      if (object.key.endsWith("/") && object.size === 0) continue;
+    const isOurs = this.schemaFilter(skip);
+    for await (const object of this.objects(prefix)) {
+      // Consoles make these to show a folder. s3proxy lists its own folders with a size.
+      const isMarker = object.key.endsWith("/") && (object.size === 0 || object.etag === "");
+      if (isMarker) continue;
       const key = before + object.key;
       const reason = invalidKeyReason(key);
-      const { size, etag: version } = object;
+      const { size, etag: version, modified } = object;
       if (reason !== undefined) skip(object.key, reason);
-      else if (before === "") yield { key, size, version };
-      else yield { key, size, version, at: object.key };
+      else if (!isOurs(key)) continue;
+      else if (before === "") yield { key, size, version, modified };
+      else yield { key, size, version, modified, at: object.key };
+    }
+  }
+
+  /** Tells keys below a schema's folder from others, whose folders are reported once. */
+  private schemaFilter(skip: Skip): (key: string) => boolean {
+    let [last, isOurs] = ["", true];
+    return (key) => {
+      if (last !== "" && key.startsWith(last)) return isOurs;
+      const [usage = "", schema = ""] = key.split("/", 2);
+      last = `${usage}/${schema}/`;
+      isOurs = isSchemaName(schema, this.schemas);
+      if (isOurs) return true;
+      this.beside.add(last);
+      if (this.schemas.length === 0) skip(last, noSchemaReason(schema));
+      return false;
+    };
+  }
+
+  /** The objects below a prefix, in the order of their keys. */
+  private async *objects(prefix: string): AsyncGenerator<S3Object> {
+    const listing = this.client.list(prefix);
+    if (this.isUnsorted) {
+      yield* sorted(listing);
+      return;
+    }
+    try {
+      yield* inOrder(listing);
+    } catch (error) {
+      if (error instanceof UnsortedError) this.isUnsorted = true;
+      throw error;
     }
   }
 
@@ -139,13 +192,41 @@ export class Bucket implements Storage {
     return areCopies(this.client, item, other);
   }
 
+  /** What is stored with an object as it is now. */
+  async stored(item: Item): Promise<StoredHeaders> {
+    const { headers } = await this.client.head(item.at ?? item.key);
+    return storedHeaders(headers);
+  }
+
+  /**
+   * What of an object's stored headers is not as it must be, in words; undefined if all is right.
+   *
+   * @param source what is stored with the object that it is a copy of, if that is an object
+   */
+  async storedProblem(item: Item, source?: StoredHeaders): Promise<string | undefined> {
+    const stored = await this.stored(item);
+    return missingHeaders(rightHeaders(item.key, source ?? stored), stored);
+  }
+
+  /** @throws SkipError also when the server does not keep what is stored with the object */
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
-    const type = contentType(key);
-    const version = await (content.size > partSizeOf(content.size)
-      ? this.uploads.write(key, content, type, previous)
-      : this.writeWhole(key, content, type, previous));
+    const isLarge = content.size > partSizeOf(content.size);
+    const body = isLarge ? undefined : await wholeOf(content);
+    const source = await content.stored?.();
+    const stored = rightHeaders(key, source);
+    const version = await (body
+      ? this.writeWhole(key, body, content, stored, previous)
+      : this.uploads.write(key, content, stored, previous));
     if (key.includes("\\")) await this.expectBackslash(key);
+    const hasOnlyType = Object.keys(stored).length === 1;
+    if (source && !hasOnlyType) await this.expectStored(key, stored);
     return version;
+  }
+
+  private async expectStored(key: string, wanted: StoredHeaders): Promise<void> {
+    const missing = missingHeaders(wanted, await this.stored({ key, size: 0, version: "" }));
+    if (missing === undefined) return;
+    throw new SkipError(`the server does not keep what is stored with it: it has ${missing}`);
   }
 
   /** Azure treats a backslash as a slash, so the object would be another file's. */
@@ -157,16 +238,16 @@ export class Bucket implements Storage {
 
   private async writeWhole(
     key: string,
+    body: Buffer,
     content: Content,
-    type: string,
+    stored: StoredHeaders,
     seen: Item | undefined,
   ): Promise<string> {
-    const body = await wholeOf(content);
     return this.changes.make({
       kind: "put",
       key,
       seen,
-      make: (condition) => this.client.put(key, body, type, condition),
+      make: (condition) => this.client.put(key, body, stored, condition),
       isMade: async (now) =>
         now?.size === body.length && this.has(now, () => ({ ...content, chunks: only(body) })),
     });
@@ -182,23 +263,59 @@ export class Bucket implements Storage {
    *
    * @throws SkipError when an object was created there since the plan, or the copy differs
    */
-  async repair(item: Item, { whole, part }: CopySizes = COPY_SIZES): Promise<void> {
+  async repair(item: Item, sizes: CopySizes = COPY_SIZES): Promise<void> {
+    const { key, at = key } = item;
+    const { headers } = await this.client.head(at);
+    const isCopy = async (now: Item | undefined) => now !== undefined && this.isCopy(item, now);
+    await this.copy(item, headers, undefined, sizes, isCopy);
+    if (await isCopy(await this.refresh({ key, size: item.size, version: "" }))) return;
+    throw new SkipError(`the copy "${key}" differs from "${at}"`);
+  }
+
+  /**
+   * Gives an object the type that authentik gives it: copies it onto itself, on the server, and
+   * checks the copy. Everything else that is stored with it stays. Returns its new version.
+   *
+   * @throws SkipError when it is not the object that the plan found, or the server does not do it
+   */
+  async repairType(item: Item, sizes: CopySizes = COPY_SIZES): Promise<string> {
     const { key } = item;
-    const source: S3Object = { key: item.at ?? key, size: item.size, etag: item.version };
-    const type = contentType(key);
-    if (item.size > whole) await this.uploads.copy(source, key, type, part);
-    else {
-      await this.changes.make({
-        kind: "copy",
-        key,
-        seen: undefined,
-        make: (condition) => this.client.copy(source, key, type, condition),
-        isMade: async (now) => now !== undefined && this.isCopy(item, now),
-      });
+    const { headers } = await this.client.head(key);
+    if (unquote(headers.etag ?? "") !== item.version) {
+      throw new SkipError("it was changed in the bucket during this run, and is kept");
     }
-    const copy = await this.refresh({ key, size: item.size, version: "" });
-    if (await this.isCopy(item, copy)) return;
-    throw new SkipError(`the copy "${key}" differs from "${source.key}"`);
+    const hasMd5 = isMd5(item.version, headers);
+    const digest = (of: Item) => digestOfObject(this.client, hasMd5 ? "md5" : "sha256", of);
+    const before = hasMd5 ? item.version : await digest(item);
+    const isSame = async (now: Item) =>
+      now.size === item.size && (now.version === item.version || (await digest(now)) === before);
+    const isMade = async (now: Item | undefined) =>
+      now !== undefined && (await this.storedProblem(now)) === undefined && isSame(now);
+    await this.copy(item, headers, item, sizes, isMade);
+    const now = await this.refresh(item);
+    if (await isSame(now)) return now.version;
+    throw new SkipError("the server changed its content, or another program did");
+  }
+
+  /** Copies an object on the server, with its right type and all else that is stored with it. */
+  private async copy(
+    item: Item,
+    headers: AnswerHeaders,
+    seen: Item | undefined,
+    { whole, part }: CopySizes,
+    isMade: (now: Item | undefined) => Promise<boolean>,
+  ): Promise<void> {
+    const { key, size, at = key } = item;
+    const source: S3Object = { key: at, size, etag: item.version };
+    const wanted = rightHeaders(key, storedHeaders(headers));
+    const stored = { ...wanted, ...bucketHeaders(headers) };
+    if (size <= whole) {
+      const make = (condition?: Condition) => this.client.copy(source, key, stored, condition);
+      await this.changes.make({ kind: "copy", key, seen, make, isMade });
+    } else if (headers[TAGS] === undefined) {
+      await this.uploads.copy(source, key, stored, part, seen);
+    } else throw new SkipError("it has tags, which a copy in parts does not keep");
+    await this.expectStored(key, wanted);
   }
 
   /** @throws SkipError when it is not the object that the plan found */

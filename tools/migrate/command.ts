@@ -1,17 +1,19 @@
 /** `npm run migrate -- <from> <to>`: copies authentik's files between folders and buckets. */
 import { isAbsolute, join, relative, sep } from "node:path";
 import { createInterface } from "node:readline/promises";
-import { Command, Option } from "commander";
-import { ignoreClosedOutput, runCommand, UsageError } from "../lib/command.ts";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts";
+import { defaultSchemaOf, EnvReadError } from "../../authentik/read-env.ts";
+import { ignoreClosedOutput, interruptible, runCommand, UsageError } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
-import { Bucket } from "./bucket.ts";
+import { Bucket, type BucketOptions } from "./bucket.ts";
 import { MemoryBudget } from "./content.ts";
 import { Disk } from "./disk.ts";
 import { Journal } from "./journal.ts";
 import { LAYOUTS, type Layout } from "./layout.ts";
-import { migrate, repairLayout } from "./migrate.ts";
-import { JsonReporter, printable, summaryText, TextReporter } from "./reporters.ts";
+import { migrate, repairLayout, repairTypes } from "./migrate.ts";
+import { JsonReporter, noteText, printable, summaryText, TextReporter } from "./reporters.ts";
 import { reasonOf, type MigrationOptions, type Summary } from "./run.ts";
 import { S3Error } from "./s3-answers.ts";
 import { BucketClient } from "./s3-client.ts";
@@ -19,8 +21,10 @@ import { MigrateError } from "./storage.ts";
 
 interface Flags {
   layout?: Layout;
+  schema?: string;
   delete: boolean;
   repairLayout: boolean;
+  repairTypes: boolean;
   deleteOld: boolean;
   dryRun: boolean;
   yes: boolean;
@@ -40,20 +44,23 @@ Examples:
   npm run migrate -- stack:prod stack:next
   npm run migrate -- env:.env /srv/backup --yes
   npm run migrate -- stack:prod --repair-layout
+  npm run migrate -- stack:prod --repair-types
 
 Exit status:
   0  everything was done as planned
-  1  files were skipped or failed, or deletions were not carried out
+  1  files were skipped or failed, deletions were not carried out, or the run was stopped
   2  the command could not be carried out, or the plan could not be made`;
 
 const HELP = {
-  from: "the source; with --repair-layout, the bucket to repair",
+  from: "the source; with --repair-layout or --repair-types, the bucket to repair",
   to: "the destination",
   layout: "what the folder is, if its entries do not show it",
+  schema: `the schema of authentik's default tenant, if it is not public: ${SCHEMA_VARIABLE}`,
   dryRun: "print the plan and change nothing",
   yes: "do not ask",
   delete: "delete in <to> what <from> does not have, after everything else succeeded",
   repairLayout: "copy public/... at the bucket's root to media/public/..., where authentik looks",
+  repairTypes: "give objects in place the content types that authentik gives them",
   deleteOld: "with --repair-layout: delete each old object after its copy is checked",
   json: "print JSON, one object a line; the last one is the summary",
   state: "where interrupted runs store what the next run needs",
@@ -64,54 +71,95 @@ const command = new Command("migrate")
   .argument("<from>", HELP.from)
   .argument("[to]", HELP.to)
   .addOption(new Option("--layout <generation>", HELP.layout).choices(LAYOUTS))
+  .option("--schema <name>", HELP.schema, readSchema)
   .option("--dry-run", HELP.dryRun, false)
   .option("--yes", HELP.yes, false)
   .option("--delete", HELP.delete, false)
   .option("--repair-layout", HELP.repairLayout, false)
   // The option's earlier name.
   .addOption(new Option("--mend-layout").implies({ repairLayout: true }).hideHelp())
+  .option("--repair-types", HELP.repairTypes, false)
   .option("--delete-old", HELP.deleteOld, false)
   .option("--json", HELP.json, false)
   .option("--state <folder>", HELP.state, STATE_FOLDER)
   .addHelpText("after", AFTER_HELP)
-  .action(run);
+  .action((from: string, to: string | undefined, flags: Flags) =>
+    interruptible((signal) => run(from, to, flags, signal)),
+  );
 
-async function run(from: string, to: string | undefined, flags: Flags): Promise<void> {
+function readSchema(name: string): string {
+  const reason = invalidSchemaReason(name);
+  if (reason !== undefined) throw new InvalidArgumentError(`It ${reason}.`);
+  return name;
+}
+
+async function run(
+  from: string,
+  to: string | undefined,
+  flags: Flags,
+  signal: AbortSignal,
+): Promise<void> {
   expectMatching(to, flags);
   // A dry run has nothing to do when nobody reads its output any more.
   if (flags.dryRun) ignoreClosedOutput(() => process.exit());
   const memory = new MemoryBudget();
-  const source = await openStorage(from, memory, flags, "source");
-  const target = to === undefined ? source : await openStorage(to, memory, flags, "destination");
-  if (to !== undefined) expectSeparate(source, target);
-  const journal = new Journal(flags.state, [source.name, target.name]);
   const reporter = flags.json ? new JsonReporter() : new TextReporter(flags.dryRun);
+  const shared = { memory, reporter };
+  const ends = [await readEnd(from), to === undefined ? undefined : await readEnd(to)] as const;
+  const schemas = schemasOf(ends, flags);
+  const source = await openStorage(ends[0], shared, flags, schemas, "source");
+  const target = ends[1]
+    ? await openStorage(ends[1], shared, flags, schemas, "destination")
+    : source;
+  if (ends[1]) expectSeparate(source, target);
+  const journal = new Journal(flags.state, [source.name, target.name]);
   const { dryRun } = flags;
+  const storages = new Set([source, target]);
+  const notes = () => [...storages].flatMap((storage) => notesOn(storage, flags));
+  const answer = { isYes: true };
   const options: MigrationOptions = {
     journal,
     memory,
     reporter,
     dryRun,
-    confirm: (summary) => confirm(summary, flags),
+    signal,
+    confirm: async (summary) => {
+      answer.isYes = await confirm(summary, notes(), flags);
+      return answer.isYes;
+    },
   };
-  if (target.kind === "bucket") target.useJournal(journal);
+  if (source.kind === "disk") source.useJournal(journal);
+  target.useJournal(journal);
   try {
     const summary = await carryOut(source, target, flags, options);
-    const storages = to === undefined ? [source] : [source, target];
-    summary.notes.push(...journal.notes, ...storages.flatMap((storage) => notesOn(storage, flags)));
+    if (!answer.isYes) {
+      process.stdout.write("Nothing was changed.\n");
+      return;
+    }
+    summary.notes.push(...journal.notes, ...notes());
     reporter.end(summary);
     if (isIncomplete(summary)) process.exitCode = 1;
   } finally {
     journal.close();
-    await Promise.all([source.close(), target.close()]);
+    const closed = Promise.all([source.close(), target.close()]);
+    // Requests to a server that does not answer would keep the process alive.
+    if (signal.aborted) process.exit(1);
+    await closed;
   }
 }
 
-function expectMatching(to: string | undefined, { repairLayout, deleteOld }: Flags): void {
-  if (repairLayout && to !== undefined) {
-    throw new UsageError("--repair-layout takes one argument, the bucket");
+function expectMatching(
+  to: string | undefined,
+  { repairLayout, repairTypes, deleteOld }: Flags,
+): void {
+  if (repairLayout && repairTypes) {
+    throw new UsageError("run --repair-layout first, and then --repair-types");
   }
-  if (!repairLayout && to === undefined) {
+  const repairs = repairLayout || repairTypes;
+  if (repairs && to !== undefined) {
+    throw new UsageError(`${repairOption(repairLayout)} takes one argument, the bucket`);
+  }
+  if (!repairs && to === undefined) {
     throw new UsageError("write a source and a destination: <from> <to>");
   }
   if (deleteOld && !repairLayout) throw new UsageError("--delete-old requires --repair-layout");
@@ -131,8 +179,8 @@ function isWithin(folder: string, other: string): boolean {
   return path !== ".." && !path.startsWith(`..${sep}`) && !isAbsolute(path);
 }
 
-function isIncomplete({ deletionsSkipped, failed, skipped }: Summary): boolean {
-  return deletionsSkipped || failed + skipped > 0;
+function isIncomplete({ deletionsSkipped, failed, skipped, stopped }: Summary): boolean {
+  return stopped !== undefined || deletionsSkipped || failed + skipped > 0;
 }
 
 async function carryOut(
@@ -141,23 +189,28 @@ async function carryOut(
   flags: Flags,
   options: MigrationOptions,
 ): Promise<Summary> {
-  if (!flags.repairLayout) return migrate(from, to, flags.delete, options);
-  if (from.kind === "bucket") return repairLayout(from, flags.deleteOld, options);
-  const message = `--repair-layout repairs a bucket, and "${from.name}" is a folder`;
+  const { deleteOld } = flags;
+  if (!flags.repairLayout && !flags.repairTypes) return migrate(from, to, flags.delete, options);
+  if (from.kind === "bucket") {
+    return flags.repairTypes ? repairTypes(from, options) : repairLayout(from, deleteOld, options);
+  }
+  const option = repairOption(flags.repairLayout);
+  const message = `${option} repairs a bucket, and "${from.name}" is a folder`;
   throw new UsageError(`${message}; write stack:NAME or env:FILE`);
 }
 
-async function openStorage(
-  text: string,
-  memory: MemoryBudget,
-  flags: Flags,
-  role: "source" | "destination",
-): Promise<Disk | Bucket> {
-  const isSource = role === "source";
+function repairOption(repairsLayout: boolean): string {
+  return repairsLayout ? "--repair-layout" : "--repair-types";
+}
+
+/** A bucket's settings, or the path of a folder. */
+type End = Source | string;
+
+async function readEnd(text: string): Promise<End> {
   const source = await readSource(text);
   if (source) {
     for (const warning of source.warnings) console.error(`${source.name}: ${warning}`);
-    return openBucket(source, memory, isSource && !flags.repairLayout);
+    return source;
   }
   if (/^[a-z][\w+.-]*:/i.test(text)) {
     throw new UsageError(
@@ -165,20 +218,56 @@ async function openStorage(
         `(one with a colon as "./${text}"), stack:NAME or env:FILE`,
     );
   }
-  return Disk.open(text, { layout: flags.layout, mustExist: isSource, readOnly: flags.dryRun });
+  return text;
+}
+
+/** The schemas that the option and the env files name. */
+function schemasOf(ends: readonly (End | undefined)[], { schema }: Flags): string[] {
+  if (schema !== undefined) return [schema];
+  const named = ends.flatMap((end) => {
+    const name = typeof end === "object" ? defaultSchemaOf(end.env) : undefined;
+    return name === undefined || invalidSchemaReason(name) !== undefined ? [] : [name];
+  });
+  const [first, second] = new Set(named);
+  if (second === undefined) return first === undefined ? [] : [first];
+  throw new UsageError(
+    `${SCHEMA_VARIABLE} is "${first}" in one env file and "${second}" in the other, and a copy ` +
+      "keeps the names of folders; to copy nevertheless, name one with --schema",
+  );
+}
+
+type Shared = Pick<MigrationOptions, "memory" | "reporter">;
+
+async function openStorage(
+  end: End,
+  shared: Shared,
+  flags: Flags,
+  schemas: readonly string[],
+  role: "source" | "destination",
+): Promise<Disk | Bucket> {
+  const isSource = role === "source";
+  if (typeof end === "object") {
+    const readsMisplaced = isSource && !flags.repairLayout && !flags.repairTypes;
+    return openBucket(end, shared, { readsMisplaced, schemas });
+  }
+  const { layout, dryRun: readOnly } = flags;
+  return Disk.open(end, { layout, schemas, mustExist: isSource, readOnly });
 }
 
 async function openBucket(
   { name, settings }: Source,
-  memory: MemoryBudget,
-  readsMisplaced: boolean,
+  { memory, reporter }: Shared,
+  options: BucketOptions,
 ): Promise<Bucket> {
   const client = await BucketClient.open(settings).catch((error: unknown) => {
     const message = `there are no credentials for the bucket of ${name}`;
     throw new MigrateError(message, { cause: error });
   });
+  client.onRetry = (reason) => {
+    reporter.retry(reason);
+  };
   try {
-    return await Bucket.open(client, memory, { readsMisplaced });
+    return await Bucket.open(client, memory, options);
   } catch (error) {
     await client.close();
     const message = `the bucket of ${name}, ${client.url}, cannot be listed`;
@@ -186,14 +275,29 @@ async function openBucket(
   }
 }
 
+/** How many names a note has. */
+const MAX_NAMES = 20;
+
 function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
-  if (storage.kind === "disk") return [];
-  const { name, root, orphans } = storage;
-  const notes = orphans.map(
-    (key) =>
+  const { name, beside } = storage;
+  const notes: string[] = [];
+  if (beside.size > 0) {
+    const names = [...beside];
+    const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
+    const others = names.slice(0, MAX_NAMES).join(", ") + more;
+    notes.push(
+      `${name} also has ${others} beside the folders of schemas. ` +
+        "They are neither copied nor changed nor deleted.",
+    );
+  }
+  if (storage.kind === "disk") return notes;
+  const { root, orphans } = storage;
+  for (const key of orphans) {
+    notes.push(
       `${name} may still have parts of an earlier upload of ${key}. These keys may not list or ` +
-      "end it; the bucket's lifecycle rule does.",
-  );
+        "end it; the bucket's lifecycle rule does.",
+    );
+  }
   if (root.misplaced.length > 0 && !flags.repairLayout) {
     const folders = root.misplaced.join(", ");
     notes.push(
@@ -208,14 +312,19 @@ function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
   return notes;
 }
 
-async function confirm(summary: Summary, { yes, json }: Flags): Promise<boolean> {
+async function confirm(
+  summary: Summary,
+  notes: readonly string[],
+  { yes, json }: Flags,
+): Promise<boolean> {
   if (yes) return true;
   if (!process.stdin.isTTY || json) {
     throw new UsageError("there is no terminal to ask; add --yes to start, or --dry-run to look");
   }
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    const question = `${summaryText(summary)}\nContinue? (y/N) `;
+    const lines = [summaryText(summary), ...notes.map(noteText), "Continue? (y/N) "];
+    const question = lines.join("\n");
     const answer = await terminal.question(question).catch((error: unknown) => {
       throw new MigrateError("nothing was changed", { cause: error });
     });
@@ -225,4 +334,10 @@ async function confirm(summary: Summary, { yes, json }: Flags): Promise<boolean>
   }
 }
 
-await runCommand(command, [MigrateError, S3Error], (error) => printable(reasonOf(error)));
+/** The problems of an env file have a line each. */
+function messageOf(error: Error): string {
+  const lines = error instanceof EnvReadError ? error.message.split("\n") : [reasonOf(error)];
+  return lines.map(printable).join("\n");
+}
+
+await runCommand(command, [MigrateError, S3Error], messageOf);

@@ -1,5 +1,7 @@
 /** Contents in transfer: how many of their bytes may be in memory, and how they are cut. */
 
+import type { StoredHeaders } from "./stored-headers.ts";
+
 /** One reading of a file or an object. */
 export interface Content {
   size: number;
@@ -10,6 +12,8 @@ export interface Content {
    * chunk may be overwritten when the next one is requested, unless it is the only one.
    */
   chunks: AsyncIterable<Buffer>;
+  /** What the server stores with an object. A file has nothing of that. */
+  stored?: () => Promise<StoredHeaders>;
 }
 
 /** The bytes received are not those sent, or not all of one version. A retry may succeed. */
@@ -35,6 +39,11 @@ export class MemoryBudget {
   private readonly waiting: { bytes: number; go: () => void }[] = [];
   /** Buffers of parts are reused: the garbage collector would free discarded ones late. */
   private readonly buffers: Buffer[] = [];
+
+  /** How many bytes are admitted at the moment. */
+  get used(): number {
+    return MEMORY - this.free;
+  }
 
   async acquire(bytes: number): Promise<void> {
     const wanted = Math.min(bytes, MEMORY);

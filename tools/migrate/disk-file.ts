@@ -1,24 +1,26 @@
 /** Single files of a folder: read as one version, and written completely or not at all. */
-import { createHash, randomBytes } from "node:crypto";
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import {
   closeSync,
   constants,
   fdatasync,
   fstatSync,
+  fsync,
+  linkSync,
   lstatSync,
   open,
   read,
-  readFileSync,
-  readlinkSync,
   realpathSync,
+  renameSync,
+  unlinkSync,
   writev,
+  writevSync,
   type BigIntStats,
 } from "node:fs";
-import { hostname } from "node:os";
+import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { ContentError, type Content } from "./content.ts";
-import { TEMPORARY_NAME } from "./layout.ts";
-import { isOtherProcess } from "./process.ts";
 import { SkipError, type Item } from "./storage.ts";
 
 /** Does not follow a symlink, and does not wait for the other end of a FIFO. */
@@ -28,51 +30,30 @@ const READ_BYTES = 1024 * 1024;
 const WRITE_BYTES = 256 * 1024;
 /** After so many bytes the disk is told to store them, while the next ones arrive. */
 const SYNC_BYTES = 32 * 1024 * 1024;
+/** How many files are synced at once where no program syncs them together. */
+const SYNCS_AT_ONCE = 4;
 
-/** A partly written file of an invisible process is in use until it has not grown for so long. */
+/** A partly written file of a run with another journal is in use until it is so old. */
 const ABANDONED_MS = 60 * 60 * 1000;
-/**
- * Identifies the processes with a common set of ids: those of a host since it started, or of a
- * container.
- */
-const PROCESSES = createHash("sha256")
-  .update(
-    [
-      hostname(),
-      ifReadable(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8")),
-      ifReadable(() => readlinkSync("/proc/self/ns/pid")),
-    ].join("\n"),
-  )
-  .digest("hex")
-  .slice(0, 8);
-/** Begins the names of this process's partly written files. No other run has the same. */
-const TEMPORARY_PREFIX = `.migrate-${process.pid}-${PROCESSES}${randomBytes(4).toString("hex")}-`;
+/** Distinguishes the partly written files of this run from those of a killed run. */
+const RUN = randomBytes(4).toString("hex");
 let written = 0;
 
-/** Only Linux has these files. */
-function ifReadable(read: () => string): string {
-  try {
-    return read();
-  } catch {
-    return "";
-  }
-}
-
-/** A new name for a file that is being written. It matches `TEMPORARY_NAME`. */
-export function temporaryName(): string {
-  return `${TEMPORARY_PREFIX}${written++}.part`;
+/**
+ * A new name for a file that is being written. It matches `TEMPORARY_NAME`.
+ *
+ * @param journal the id of the run's journal
+ */
+export function temporaryName(journal: string): string {
+  return `.migrate-${journal}-${RUN}-${written++}.part`;
 }
 
 /**
- * Whether no process writes this file any more. Whether a process with its id exists counts only if
- * that process would be visible from here.
+ * Whether no run writes this file any more. A run lists a folder before it writes, and no other run
+ * has its journal. So it has not written those of its own journal itself.
  */
-export function isAbandoned(name: string, modified: number): boolean {
-  if (name.startsWith(TEMPORARY_PREFIX)) return false;
-  const [, id = ""] = TEMPORARY_NAME.exec(name) ?? [];
-  const isVisible = name.startsWith(`.migrate-${id}-${PROCESSES}`);
-  // This process, with its other prefix, may have the id of one that has ended.
-  return (isVisible && !isOtherProcess(Number(id))) || Date.now() - modified > ABANDONED_MS;
+export function isAbandoned(name: string, modified: number, journal: string): boolean {
+  return name.startsWith(`.migrate-${journal}-`) || Date.now() - modified > ABANDONED_MS;
 }
 
 /**
@@ -94,6 +75,8 @@ export const openFile = promisify(open);
 const readBytes = promisify(read);
 const writeBuffers = promisify(writev);
 const flushToDisk = promisify(fdatasync);
+const flushFile = promisify(fsync);
+const runProgram = promisify(execFile);
 
 // Only what may wait for a slow disk is asynchronous. For small files, passing the other calls to a
 // thread costs more than the calls.
@@ -126,14 +109,21 @@ function expectVersion(file: number, version: string): void {
   if (!isSame) throw new ContentError("it changed while it was read");
 }
 
-/** Writes a whole content to an open file, waits until the disk has stored it, and closes it. */
+/**
+ * Writes a whole content to an open file and closes it. Most of a large file is on the disk then,
+ * and the rest after `syncAll`.
+ */
 export async function writeAll(file: number, path: string, content: Content): Promise<void> {
   let syncing = Promise.resolve();
   try {
     let held: Buffer[] = [];
     let [length, unsynced] = [0, 0];
     const flush = async () => {
-      const { bytesWritten } = length > 0 ? await writeBuffers(file, held) : { bytesWritten: 0 };
+      // A thread costs more than the last bytes, or those of a small file.
+      const bytesWritten =
+        length < WRITE_BYTES
+          ? writevSync(file, held)
+          : (await writeBuffers(file, held)).bytesWritten;
       if (bytesWritten !== length) throw diskFull(bytesWritten, length);
       unsynced += length;
       held = [];
@@ -151,9 +141,8 @@ export async function writeAll(file: number, path: string, content: Content): Pr
         unsynced = 0;
       }
     }
-    await flush();
+    if (length > 0) await flush();
     await syncing;
-    await flushToDisk(file);
     expectFileAt(path, file);
   } finally {
     await Promise.allSettled([syncing]);
@@ -176,8 +165,85 @@ function expectFileAt(path: string, file: number): void {
   throw new ContentError(`the partly written "${path}" was removed or replaced during this run`);
 }
 
+/**
+ * Gives a written file its name. Nothing waits here. So if the disk treats two names as the same, the
+ * second file sees the first one.
+ *
+ * @param previous what the plan found at the target
+ * @throws SkipError when the target has something else
+ */
+export function place(temporary: string, target: string, previous: Item | undefined): void {
+  if (!previous && isLinked(temporary, target)) {
+    unlinkSync(temporary);
+    return;
+  }
+  expectFree(target, previous);
+  renameSync(temporary, target);
+}
+
+/** Whether a new file has a second name now. It has not where one exists, or without hard links. */
+function isLinked(path: string, name: string): boolean {
+  try {
+    linkSync(path, name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Waits until written files are on the disk, with their names.
+ *
+ * @param folders one on each file system of the files
+ */
+export async function syncAll(paths: readonly string[], folders: Iterable<string>): Promise<void> {
+  // On other systems this syncs nothing, or does not wait.
+  if (process.platform === "linux" && (await isSynced([...folders]))) return;
+  const parents = new Set(paths.flatMap(parentsOf));
+  for (const group of [paths, [...parents]]) {
+    const rest = group.values();
+    const worker = async () => {
+      for (const path of rest) await syncOne(path);
+    };
+    await Promise.all(Array.from({ length: SYNCS_AT_ONCE }, worker));
+  }
+}
+
+/** Whether the `sync` program synced whole file systems: one call instead of one a file. */
+async function isSynced(folders: string[]): Promise<boolean> {
+  try {
+    await runProgram("sync", ["-f", "--", ...folders]);
+    return true;
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    if (codeOf(error) === "ENOENT" || /option|usage/i.test(text)) return false;
+    throw error;
+  }
+}
+
+function parentsOf(path: string): string[] {
+  const parent = dirname(path);
+  return parent === path ? [] : [parent, ...parentsOf(parent)];
+}
+
+/** A file may have been removed since. A folder above the root may be closed to this user. */
+async function syncOne(path: string): Promise<void> {
+  const file = await openFile(path, constants.O_RDONLY | constants.O_NOFOLLOW).catch(
+    (error: unknown) => {
+      if (/^(?:ENOENT|ENOTDIR|ELOOP|EACCES|EPERM)$/.test(codeOf(error) ?? "")) return undefined;
+      throw error;
+    },
+  );
+  if (file === undefined) return;
+  try {
+    await flushFile(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
 /** Expects at a target only what the plan found there, or nothing. */
-export function expectFree(target: string, previous: Item | undefined): void {
+function expectFree(target: string, previous: Item | undefined): void {
   const now = lstatSync(target, { bigint: true, throwIfNoEntry: false });
   if (!now) return;
   if (now.isDirectory()) throw new SkipError(`"${target}" is a folder, but should be a file`);

@@ -1,17 +1,18 @@
 /** authentik's files in a folder. */
-import { lstatSync, realpathSync, renameSync, unlinkSync } from "node:fs";
-import { lstat, mkdir, opendir, readdir, realpath, rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { lstatSync, openSync, realpathSync, rmSync, unlinkSync } from "node:fs";
+import { lstat, mkdir, opendir, readdir, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
-import type { Usage } from "../../authentik/objects.ts";
+import { isSchemaName, type Usage } from "../../authentik/objects.ts";
 import type { Content } from "./content.ts";
 import {
   asSkipError,
   codeOf,
-  expectFree,
   isAbandoned,
   isUnchanged,
-  openFile,
+  place,
   readFileAs,
+  syncAll,
   temporaryName,
   versionOf,
   writeAll,
@@ -19,19 +20,20 @@ import {
 import {
   invalidKeyReason,
   keyOfPath,
+  noSchemaReason,
   pathOfKey,
   recogniseLayout,
   TEMPORARY_NAME,
   usagesOf,
   type Layout,
 } from "./layout.ts";
+import type { Journal } from "./journal.ts";
 import { compareKeys } from "./plan.ts";
 import { MigrateError, SkipError, type Item, type Skip, type Storage } from "./storage.ts";
 
 /**
  * What disks, NAS and desktops keep at the top of a volume, where authentik has its tenants'
- * schemas: `lost+found`, `.Trash-1000`, `.snapshots`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`. Any
- * other name may be the schema of `AUTHENTIK_POSTGRESQL__DEFAULT_SCHEMA`.
+ * schemas: `lost+found`, `.Trash-1000`, `.snapshots`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`.
  */
 const NO_SCHEMA = /^(?:[.@#$].*|lost\+found|System Volume Information)\/?$/s;
 /** How many files are examined at once. */
@@ -40,6 +42,8 @@ const STATS_AT_ONCE = 64;
 export interface DiskOptions {
   /** For a folder that does not show its layout. */
   layout?: Layout | undefined;
+  /** The schemas that are named beside `public`. */
+  schemas?: readonly string[];
   /** For the source. */
   mustExist: boolean;
   /** Leaves the partly written files of killed runs. */
@@ -54,28 +58,46 @@ export class Disk implements Storage {
   private readonly root: string;
   /** Identity of the root when it was opened; undefined if it did not exist. */
   private readonly rootId: string | undefined;
+  /** What is beside the folders of schemas. It is neither read nor changed. */
+  readonly beside = new Set<string>();
   private readonly layout: Layout;
+  private readonly schemas: readonly string[];
   private readonly readOnly: boolean;
   /** Folders that are known to be inside the root. */
   private readonly folders = new Set<string>();
+  /** One folder on each of their file systems. */
+  private readonly fileSystems = new Map<number, string>();
+  /** Partly written files. */
+  private readonly parts = new Set<string>();
+  /** Written files that the disk may not have stored yet. */
+  private written: string[] = [];
+  private isSyncing = false;
+  /** Of a run without a journal, until there is one. */
+  private journalId = randomBytes(8).toString("hex");
 
-  private constructor(root: string, rootId: string | undefined, layout: Layout, readOnly: boolean) {
+  private constructor(
+    root: string,
+    rootId: string | undefined,
+    layout: Layout,
+    { readOnly = false, schemas = [] }: DiskOptions,
+  ) {
     this.root = root;
     this.rootId = rootId;
     this.readOnly = readOnly;
     this.name = root;
     this.layout = layout;
+    this.schemas = schemas;
     this.usages = usagesOf(layout);
   }
 
   /**
    * The folder at this path. Its layout is the one that it shows. If it is empty or missing, it is
-   * the given layout, else `media` for a folder of that name, else `data`.
+   * the given layout, else `media` for a missing folder of that name, else `data`.
    *
    * @throws MigrateError for a folder that is not authentik's
    */
   static async open(path: string, options: DiskOptions): Promise<Disk> {
-    const { layout, mustExist, readOnly = false } = options;
+    const { mustExist } = options;
     const root = await (mustExist ? realpath(path) : futureRealpath(resolve(path))).catch(
       (error: unknown) => {
         const advice = "write the path of authentik's /media or /data folder";
@@ -86,7 +108,9 @@ export class Disk implements Storage {
       if (!mustExist && codeOf(error) === "ENOENT") return { names: [], id: undefined };
       throw new MigrateError(`"${path}" cannot be read as a folder`, { cause: error });
     });
-    return new Disk(root, id, layout ?? layoutOf(path, root, names), readOnly);
+    const exists = id !== undefined;
+    const layout = options.layout ?? layoutOf(path, root, names, exists, options.schemas);
+    return new Disk(root, id, layout, options);
   }
 
   async *list(usage: Usage, skip: Skip): AsyncGenerator<Item> {
@@ -96,7 +120,18 @@ export class Disk implements Storage {
     if (await isMissing(full)) return;
     const reason = await this.unreadableReason(full);
     if (reason !== undefined) skip(usage, reason);
-    else yield* this.walk(folder, skip, (name) => !NO_SCHEMA.test(name));
+    else yield* this.walk(folder, skip, (name) => this.isOurs(usage, name, skip));
+  }
+
+  /** Whether an entry beside the schemas' folders is one of them, or a file. */
+  private isOurs(usage: Usage, name: string, skip: Skip): boolean {
+    const schema = name.replace(/\/$/, "");
+    if (isSchemaName(schema, this.schemas)) return true;
+    const isOfDisk = NO_SCHEMA.test(schema);
+    if (!isOfDisk && schema === name) return true;
+    this.beside.add(pathOfKey(`${usage}/${name}`, this.layout));
+    if (!isOfDisk && this.schemas.length === 0) skip(`${usage}/${name}`, noSchemaReason(schema));
+    return false;
   }
 
   /** A disk that was unmounted after it was opened leaves an empty folder. */
@@ -182,7 +217,7 @@ export class Disk implements Storage {
     if (this.readOnly) return;
     try {
       this.expectInside(dirname(path));
-      if (isAbandoned(basename(path), lstatSync(path).mtimeMs)) unlinkSync(path);
+      if (isAbandoned(basename(path), lstatSync(path).mtimeMs, this.journalId)) unlinkSync(path);
     } catch {
       // A source may be read-only. No listing contains the file.
     }
@@ -223,28 +258,57 @@ export class Disk implements Storage {
   }
 
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
-    const [, schema = ""] = key.split("/");
-    if (NO_SCHEMA.test(schema)) throw new SkipError(`disks use the name "${schema}" themselves`);
     const target = this.pathOf(key);
     const folder = dirname(target);
     await this.makeFolder(folder);
     this.expectInside(folder);
-    const temporary = join(folder, temporaryName());
-    const file = await openFile(temporary, "wx", 0o644).catch((error: unknown) => {
-      throw asSkipError(error);
-    });
+    const temporary = join(folder, temporaryName(this.journalId));
     try {
+      const file = openSync(temporary, "wx", 0o644);
+      this.parts.add(temporary);
       await writeAll(file, temporary, content);
-      // Nothing waits from here to the renaming. So if the disk treats two names as the same, the
-      // second one sees the first.
       this.expectInside(folder);
-      expectFree(target, previous);
-      renameSync(temporary, target);
+      place(temporary, target, previous);
+      this.parts.delete(temporary);
+      this.written.push(target);
       return versionOf(lstatSync(target, { bigint: true }));
     } catch (error) {
-      await rm(temporary, { force: true });
+      if (this.parts.has(temporary)) this.removePart(temporary);
       throw asSkipError(error);
     }
+  }
+
+  private removePart(path: string): void {
+    rmSync(path, { force: true });
+    this.parts.delete(path);
+  }
+
+  /** Makes the partly written files of this journal's earlier runs known. */
+  useJournal(journal: Journal): void {
+    this.journalId = journal.id;
+    journal.waitFor(this);
+  }
+
+  /** Whether the disk may not have stored all written files yet. */
+  get isUnsynced(): boolean {
+    return this.isSyncing || this.written.length > 0;
+  }
+
+  /**
+   * Waits until the disk has stored all files that were written before.
+   *
+   * @throws MigrateError when it cannot
+   */
+  async sync(): Promise<void> {
+    const paths = this.written;
+    if (paths.length === 0) return;
+    this.written = [];
+    this.isSyncing = true;
+    await syncAll(paths, this.fileSystems.values()).catch((error: unknown) => {
+      const message = `the disk of "${this.root}" may not have stored all files; check the disk`;
+      throw new MigrateError(message, { cause: error });
+    });
+    this.isSyncing = false;
   }
 
   /**
@@ -273,9 +337,9 @@ export class Disk implements Storage {
       throw new SkipError(`"${folder}" is a symlink to nothing`, { cause: error });
     });
     if (!this.isInside(real)) throw new SkipError(this.leadsOut(`"${folder}"`));
-    if (!(await lstat(real)).isDirectory()) {
-      throw new SkipError(`"${folder}" is a file, but should be a folder`);
-    }
+    const stats = await lstat(real);
+    if (!stats.isDirectory()) throw new SkipError(`"${folder}" is a file, but should be a folder`);
+    this.fileSystems.set(stats.dev, real);
     this.folders.add(folder);
   }
 
@@ -289,7 +353,9 @@ export class Disk implements Storage {
     unlinkSync(path);
   }
 
+  /** Removes what a stopped run has not written completely. */
   close(): Promise<void> {
+    for (const path of this.parts) this.removePart(path);
     return Promise.resolve();
   }
 }
@@ -303,20 +369,33 @@ async function futureRealpath(path: string): Promise<string> {
 }
 
 /** The layout that a folder shows with these names, or may have if it is empty. */
-function layoutOf(path: string, root: string, names: readonly string[]): Layout {
-  const own = names.filter((name) => !NO_SCHEMA.test(name));
-  const recognised = recogniseAt(path, own);
+function layoutOf(
+  path: string,
+  root: string,
+  names: readonly string[],
+  exists: boolean,
+  schemas: readonly string[] = [],
+): Layout {
+  const own = names.filter((name) => !NO_SCHEMA.test(name) || schemas.includes(name));
+  const recognised = recogniseAt(path, own, schemas);
   if (recognised) return recognised;
-  if (own.length === 0) return basename(root) === "media" ? "media" : "data";
-  throw new MigrateError(
-    `the folder "${path}" contains neither "public" nor "media" nor "reports", ` +
-      "so it is not authentik's; write the right path, or say with --layout what it is",
-  );
+  const isMedia = basename(root) === "media";
+  if (own.length === 0 && !(isMedia && exists)) return isMedia ? "media" : "data";
+  const what =
+    own.length === 0
+      ? "is empty, so it may be where the system mounts disks; write the right path, or "
+      : 'contains neither "public" nor "media" nor "reports", so it is not authentik\'s; ' +
+        "write the right path, name authentik's schema with --schema, or ";
+  throw new MigrateError(`the folder "${path}" ${what}say with --layout what it is`);
 }
 
-function recogniseAt(path: string, names: readonly string[]): Layout | undefined {
+function recogniseAt(
+  path: string,
+  names: readonly string[],
+  schemas: readonly string[],
+): Layout | undefined {
   try {
-    return recogniseLayout(names);
+    return recogniseLayout(names, schemas);
   } catch (error) {
     throw new MigrateError(`the folder "${path}" ${messageOf(error)}`, { cause: error });
   }

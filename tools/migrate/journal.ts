@@ -1,7 +1,9 @@
 /** What a run stores for the next one: unfinished uploads, and which contents are the same. */
-import { hash } from "node:crypto";
+import { spawnSync } from "node:child_process";
+import { hash, randomBytes } from "node:crypto";
 import {
   closeSync,
+  existsSync,
   fstatSync,
   ftruncateSync,
   mkdirSync,
@@ -15,7 +17,6 @@ import {
 import { join } from "node:path";
 import * as v from "valibot";
 import writeFileAtomic from "write-file-atomic";
-import { isOtherProcess } from "./process.ts";
 import { MigrateError, type Item } from "./storage.ts";
 
 const Upload = v.object({
@@ -29,9 +30,22 @@ const Upload = v.object({
 /** An unfinished multipart upload. */
 export type Upload = v.InferOutput<typeof Upload>;
 
+/** A folder with files that the disk stores some time after they were written. */
+interface SyncedLater {
+  readonly isUnsynced: boolean;
+  sync(): Promise<void>;
+}
+
 /** How many pairs of the newest runs are kept in memory. */
 const MAX_PAIRS = 2_000_000;
 const PAIR_BYTES = 8;
+const ID_BYTES = 8;
+/** How much of the work a crash of the system may cost. */
+const FLUSH_EVERY_MS = 5000;
+
+/** Distinguishes pairs of which the second one has what must be stored with it. */
+export const TYPED = "\0typed";
+type Mark = "" | typeof TYPED;
 
 /**
  * The journal of two storages, in either direction. It may be deleted at any time. Then unfinished
@@ -43,11 +57,20 @@ export class Journal {
   readonly uploads: Map<string, Upload>;
   /** Notes for the summary. */
   readonly notes: string[] = [];
+  /** Only one run at a time has this id. The next run of the same journal has it again. */
+  readonly id: string;
   private readonly stateFolder: string;
   private readonly uploadsFolder: string;
-  private readonly lock: string;
+  private readonly typesFile: string;
+  private typesSeen: number | undefined;
   private readonly known: BigUint64Array;
   private readonly file: number;
+  private readonly disks: SyncedLater[] = [];
+  /** Pairs with files that a disk may not have stored yet. */
+  private waiting: Buffer[] = [];
+  private failed = false;
+  private flushed = Promise.resolve();
+  private flushedAt = Date.now();
 
   /**
    * @param names identities of source and destination, e.g. a folder and a bucket's URL
@@ -58,12 +81,14 @@ export class Journal {
     const pairs = join(folder, "same");
     this.stateFolder = stateFolder;
     this.uploadsFolder = join(folder, `uploads-${shortHash(to)}`);
-    this.lock = join(folder, "process");
+    this.typesFile = join(folder, `types-${shortHash(to)}`);
     try {
       mkdirSync(this.uploadsFolder, { recursive: true, mode: 0o700 });
-      takeLock(this.lock);
-      this.uploads = readUploads(this.uploadsFolder);
       this.file = openSync(pairs, "a", 0o600);
+      const problem = lockProblem(this.file);
+      if (problem !== undefined) this.notes.push(`${NO_LOCK} (${problem}).`);
+      this.id = problem === undefined ? readId(join(folder, "id")) : newId();
+      this.uploads = readUploads(this.uploadsFolder);
     } catch (error) {
       if (error instanceof MigrateError) throw error;
       const message = `the journal in "${stateFolder}" cannot be written`;
@@ -77,7 +102,6 @@ export class Journal {
 
   close(): void {
     closeSync(this.file);
-    rmSync(this.lock, { force: true });
   }
 
   async keepUpload(upload: Upload): Promise<void> {
@@ -96,9 +120,28 @@ export class Journal {
 
   /** Whether earlier runs found that these two versions have the same content. */
   isSame(a: Item, b: Item): boolean {
+    return this.has(a, b, "") || this.has(a, b, TYPED);
+  }
+
+  /**
+   * Whether the second one has what must be stored with it, too: an earlier run stored it or looked
+   * at it, and neither object was written since that run.
+   */
+  isTyped(a: Item, b: Item): boolean {
+    this.typesSeen ??= readTime(this.typesFile);
+    const isOlder = ({ modified }: Item) => Date.parse(modified ?? "") < (this.typesSeen ?? 0);
+    return isOlder(b) && (a.modified === undefined || isOlder(a)) && this.has(a, b, TYPED);
+  }
+
+  /** Records that all objects with a typed pair had at this time what must be stored with them. */
+  async keepTypesSeen(serverTime: string): Promise<void> {
+    await writeFileAtomic(this.typesFile, serverTime, { mode: 0o600 });
+  }
+
+  private has(a: Item, b: Item, mark: Mark): boolean {
     // Without a version, a change would not be noticed.
     if (a.version === "" || b.version === "") return false;
-    const wanted = fingerprint(a, b);
+    const wanted = fingerprint(a, b, mark);
     let [low, high] = [0, this.known.length];
     while (low < high) {
       const middle = (low + high) >>> 1;
@@ -108,17 +151,55 @@ export class Journal {
     return this.known[low] === wanted;
   }
 
+  /** Lets pairs wait until this disk has stored its files. */
+  waitFor(disk: SyncedLater): void {
+    this.disks.push(disk);
+  }
+
   /**
-   * Records two versions with the same content. Written at once, so that a kill does not lose it.
+   * Records two versions with the same content: at once, or some seconds later if a disk must store
+   * a file before.
+   *
+   * @param mark `TYPED` if the second one also has what must be stored with it
    */
-  addSame(a: Item, b: Item): void {
+  addSame(a: Item, b: Item, mark: Mark = ""): void {
+    if (this.has(a, b, mark)) return;
     const bytes = Buffer.alloc(PAIR_BYTES);
-    bytes.writeBigUInt64LE(fingerprint(a, b));
+    bytes.writeBigUInt64LE(fingerprint(a, b, mark));
+    if (!this.disks.some(({ isUnsynced }) => isUnsynced)) {
+      this.append(bytes);
+      return;
+    }
+    this.waiting.push(bytes);
+    if (Date.now() - this.flushedAt < FLUSH_EVERY_MS) return;
+    // Its failure is thrown to the next caller, at the latest at the end of the run.
+    this.flush().catch(() => undefined);
+  }
+
+  /**
+   * Waits until the disks have stored all files that were written before, and records their pairs.
+   *
+   * @throws MigrateError when a disk cannot store them
+   */
+  flush(): Promise<void> {
+    this.flushedAt = Infinity;
+    this.flushed = this.flushed.then(async () => {
+      const pairs = this.waiting;
+      this.waiting = [];
+      await Promise.all(this.disks.map((disk) => disk.sync()));
+      if (pairs.length > 0) this.append(Buffer.concat(pairs));
+      this.flushedAt = Date.now();
+    });
+    return this.flushed;
+  }
+
+  private append(bytes: Buffer): void {
     try {
       writeSync(this.file, bytes);
     } catch (error) {
       // The file itself was copied.
-      if (this.notes.length > 0) return;
+      if (this.failed) return;
+      this.failed = true;
       const reason = error instanceof Error ? error.message : String(error);
       this.notes.push(
         `The journal in "${this.stateFolder}" could not be written (${reason}): ` +
@@ -132,33 +213,57 @@ function shortHash(text: string): string {
   return hash("sha256", text).slice(0, 24);
 }
 
-/** Two runs with one journal would resume and end each other's uploads. */
-function takeLock(file: string): void {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      writeFileSync(file, String(process.pid), { flag: "wx", mode: 0o600 });
-      return;
-    } catch (error) {
-      const isTaken = error instanceof Error && "code" in error && error.code === "EEXIST";
-      if (!isTaken || attempt > 1) throw error;
-      expectEnded(Number(readFileSync(file, "utf8")), file);
-      rmSync(file, { force: true });
-    }
-  }
+const NO_LOCK =
+  "No other run may copy between the same two storages at the same time, and this system cannot " +
+  "prevent it";
+
+/**
+ * Locks an open file until it is closed. The system does that when a process is killed, even if
+ * nothing waits for its end, and for every container with the folder. So no lock is ever left over.
+ * A lock belongs to the opened file, which the `flock` program shares with this process. Node itself
+ * cannot lock files.
+ *
+ * @returns why the file cannot be locked; undefined if it is locked
+ * @throws MigrateError when another run has locked it
+ */
+function lockProblem(file: number): string | undefined {
+  const { error, status, stderr } = spawnSync("flock", ["-n", "3"], {
+    stdio: ["ignore", "ignore", "pipe", file],
+    encoding: "utf8",
+  });
+  if (error) return error.message;
+  if (status === 0) return undefined;
+  if (stderr !== "") return stderr.trim();
+  closeSync(file);
+  throw new MigrateError("another run is copying between the same two storages; wait for its end");
 }
 
-function expectEnded(holder: number, file: string): void {
-  if (!isOtherProcess(holder)) return;
-  throw new MigrateError(
-    `process ${holder} is copying between the same two storages; wait for its end ` +
-      `(if it is not this program, remove "${file}")`,
-  );
+function newId(): string {
+  return randomBytes(ID_BYTES).toString("hex");
+}
+
+/** The id in a file. If there is none, or an incomplete one, it is made. */
+function readId(file: string): string {
+  const id = existsSync(file) ? readFileSync(file, "utf8") : "";
+  if (id.length === 2 * ID_BYTES && /^[0-9a-f]+$/.test(id)) return id;
+  const made = newId();
+  writeFileSync(file, made, { mode: 0o600 });
+  return made;
 }
 
 /** 64 bits of a SHA-256. Among a million pairs, one in ten million million is a false match. */
-function fingerprint(a: Item, b: Item): bigint {
-  const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0");
+function fingerprint(a: Item, b: Item, mark: Mark): bigint {
+  const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0") + mark;
   return BigInt(`0x${hash("sha256", text).slice(0, 2 * PAIR_BYTES)}`);
+}
+
+/** In milliseconds since 1970; 0 if the file does not exist. */
+function readTime(file: string): number {
+  try {
+    return Date.parse(readFileSync(file, "utf8")) || 0;
+  } catch {
+    return 0;
+  }
 }
 
 function readPairs(file: string): BigUint64Array {

@@ -1,5 +1,5 @@
 /** Which object belongs to which file. Pure: it reads nothing. */
-import { isSchemaName, USAGES, type Usage } from "../../authentik/objects.ts";
+import { isSchemaName, SCHEMA_VARIABLE, USAGES, type Usage } from "../../authentik/objects.ts";
 
 /**
  * The two generations of authentik's local storage. `data` is the folder `/data` with
@@ -17,18 +17,30 @@ export function usagesOf(layout: Layout): readonly Usage[] {
 /**
  * The layout of a folder with these entries; undefined when they show none.
  *
+ * @param schemas the schemas that are named beside `public`
  * @throws Error when they show both
  */
-export function recogniseLayout(names: readonly string[]): Layout | undefined {
+export function recogniseLayout(
+  names: readonly string[],
+  schemas: readonly string[] = [],
+): Layout | undefined {
   const data = names.some((name) => USAGES.some((usage) => usage === name));
-  const media = names.includes("public");
-  if (data && media) {
+  const media = ["public", ...schemas].find((schema) => names.includes(schema));
+  if (data && media !== undefined) {
     throw new Error(
-      'contains both "public" and "media" or "reports", so it could be a /media or ' +
+      `contains both "${media}" and "media" or "reports", so it could be a /media or ` +
         "a /data folder; say which with --layout",
     );
   }
-  return data ? "data" : media ? "media" : undefined;
+  return data ? "data" : media === undefined ? undefined : "media";
+}
+
+/** Why the files below a folder beside those of the schemas are not copied. */
+export function noSchemaReason(name: string): string {
+  return (
+    `it is not the folder of a schema; if it is that of ${SCHEMA_VARIABLE}, ` +
+    `add --schema ${name}, and if authentik's schema is public, add --schema public`
+  );
 }
 
 /** The key of a file, from its path below the root with `/` between the parts. */
@@ -75,16 +87,15 @@ function isTooLong(name: string): boolean {
   return name.length * 3 > MAX_NAME_BYTES && Buffer.byteLength(name) > MAX_NAME_BYTES;
 }
 
-/**
- * Names of files while they are written, in the folder of their target. The first number is the
- * process, the second one its run.
- */
-export const TEMPORARY_NAME = /^\.migrate-(\d+)-(?:[0-9a-f]+-)?\d+\.part$/;
+/** Names of files while they are written, in the folder of their target. */
+export const TEMPORARY_NAME = /^\.migrate-[0-9a-f-]+\.part$/;
 
 /**
  * Whether a folder at the bucket's root was made by the setup page's
  * `aws s3 sync /media s3://bucket/`.
+ *
+ * @param schemas the schemas that are named beside `public`
  */
-export function isMisplaced(folder: string): boolean {
-  return isSchemaName(folder.replace(/\/$/, ""));
+export function isMisplaced(folder: string, schemas: readonly string[]): boolean {
+  return isSchemaName(folder.replace(/\/$/, ""), schemas);
 }

@@ -3,10 +3,12 @@ import type { Bucket } from "./bucket.ts";
 import { haveSameMd5 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import type { Disk } from "./disk.ts";
+import { TYPED } from "./journal.ts";
 import { plan, withoutCollisions, type FileStep } from "./plan.ts";
-import { MigrationRun, type MigrationOptions, type Summary } from "./run.ts";
+import { MigrationRun, reasonOf, type MigrationOptions, type Summary } from "./run.ts";
 import { CONNECTIONS } from "./s3-client.ts";
 import { asS3Error, isRetryable } from "./s3-retry.ts";
+import { UnsortedError } from "./sorted.ts";
 import { Spool } from "./spool.ts";
 import type { Item } from "./storage.ts";
 
@@ -26,7 +28,31 @@ export async function migrate(
   deleteExtra: boolean,
   options: MigrationOptions,
 ): Promise<Summary> {
-  const run = new MigrationRun(options);
+  return againIfUnsorted(options, (run) => migrateOnce(from, to, deleteExtra, run));
+}
+
+/** Makes another plan when a listing was not in order. The bucket sorts it from then on. */
+async function againIfUnsorted(
+  options: MigrationOptions,
+  work: (run: MigrationRun) => Promise<Summary>,
+): Promise<Summary> {
+  for (;;) {
+    try {
+      const run = new MigrationRun(options);
+      return await run.untilStopped(() => work(run));
+    } catch (error) {
+      if (!(error instanceof UnsortedError)) throw error;
+      options.reporter.restart(error.message);
+    }
+  }
+}
+
+async function migrateOnce(
+  from: Disk | Bucket,
+  to: Disk | Bucket,
+  deleteExtra: boolean,
+  run: MigrationRun,
+): Promise<Summary> {
   await skipUsages(from, to, run);
   const changes = await Spool.create();
   const extras = await Spool.create();
@@ -43,7 +69,10 @@ export async function migrate(
       }
     }
     if (!(await run.mayStart())) return run.summary;
+    const problems = run.summary.failed + run.summary.skipped;
     await run.each(changes.steps(), (step) => copy(from, to, step, run));
+    const areTypesRight = run.summary.failed + run.summary.skipped === problems;
+    if (areTypesRight && run.summary.failed === 0) await keepTypesSeen(to, run);
     await run.abortLeftUploads(to);
     if (deleteExtra) await run.deleteAll(extras.steps(), to);
     return run.summary;
@@ -82,7 +111,53 @@ function compared(
   const target = to.list(usage, () => undefined);
   const isKnownSame = (a: Item, b: Item) => journal.isSame(a, b) || haveSameMd5(a, b) || undefined;
   const steps = plan(source, target, isKnownSame, run.skip);
-  return settled(steps, (step) => isSame(from, to, step, run.options), run);
+  return settled(steps, (step) => examined(from, to, step, run.options), run);
+}
+
+/** What a step is after reading what had to be read; undefined if that is nothing. */
+function examined(
+  from: Disk | Bucket,
+  to: Disk | Bucket,
+  step: FileStep,
+  options: MigrationOptions,
+): Promise<FileStep> | undefined {
+  if (step.kind === "same") return withStored(from, to, step, options);
+  if (step.kind !== "update" || !step.unsure) return undefined;
+  return isSame(from, to, step, options).then((same): FileStep | Promise<FileStep> => {
+    if (!same) return { ...step, unsure: false };
+    const sameStep = { kind: "same", from: step.from, to: step.to } as const;
+    return withStored(from, to, sameStep, options) ?? sameStep;
+  });
+}
+
+/**
+ * Makes a step an update if the object has the same content and not what must be stored with it.
+ * Undefined if nobody can have changed that since an earlier run, because a look is a request.
+ */
+function withStored(
+  from: Disk | Bucket,
+  to: Disk | Bucket,
+  step: SameStep,
+  { journal }: MigrationOptions,
+): Promise<FileStep> | undefined {
+  if (to.kind === "disk" || journal.isTyped(step.from, step.to)) return undefined;
+  const look = async (): Promise<FileStep> => {
+    const source = from.kind === "bucket" ? await from.stored(step.from) : undefined;
+    const stored = await to.storedProblem(step.to, source);
+    if (stored !== undefined) return { ...step, kind: "update", unsure: false, stored };
+    journal.addSame(step.from, step.to, TYPED);
+    return step;
+  };
+  return look();
+}
+
+/** Lets the next run look only at objects that are written from now on. */
+async function keepTypesSeen(to: Disk | Bucket, { options, summary }: MigrationRun): Promise<void> {
+  const time = to.kind === "bucket" ? to.client.serverTime : undefined;
+  if (time === undefined) return;
+  await options.journal.keepTypesSeen(time).catch((error: unknown) => {
+    summary.notes.push(`The next run looks at the types of all objects again: ${reasonOf(error)}`);
+  });
 }
 
 /**
@@ -96,13 +171,27 @@ export async function repairLayout(
   deleteOld: boolean,
   options: MigrationOptions,
 ): Promise<Summary> {
-  const run = new MigrationRun(options);
+  return againIfUnsorted(options, (run) => repairLayoutOnce(bucket, deleteOld, run));
+}
+
+async function repairLayoutOnce(
+  bucket: Bucket,
+  deleteOld: boolean,
+  run: MigrationRun,
+): Promise<Summary> {
   const changes = await Spool.create();
   try {
     const inPlace = bucket.list("media", () => undefined);
     const isKnownSame = (a: Item, b: Item) => haveSameMd5(a, b) || undefined;
     const steps = plan(bucket.listMisplaced(run.skip), inPlace, isKnownSame, run.skip);
-    for await (const step of settled(steps, ({ from, to }) => bucket.isCopy(from, to), run)) {
+    const compare = (step: FileStep): Promise<FileStep> | undefined => {
+      if (step.kind !== "update" || !step.unsure) return undefined;
+      const { from, to } = step;
+      return bucket
+        .isCopy(from, to)
+        .then((isCopy) => (isCopy ? { kind: "same", from, to } : { ...step, unsure: false }));
+    };
+    for await (const step of settled(steps, compare, run)) {
       if (step.kind === "extra") continue;
       const { key, at = key } = step.from;
       if (step.kind === "update") {
@@ -129,6 +218,51 @@ export async function repairLayout(
   }
 }
 
+/**
+ * Gives objects the types that authentik gives them, in place, on the server. The contents and all
+ * else that is stored with them stay.
+ */
+export async function repairTypes(bucket: Bucket, options: MigrationOptions): Promise<Summary> {
+  return againIfUnsorted(options, (run) => repairTypesOnce(bucket, run));
+}
+
+async function repairTypesOnce(bucket: Bucket, run: MigrationRun): Promise<Summary> {
+  const changes = await Spool.create();
+  const look = async (step: FileStep): Promise<FileStep> => {
+    if (step.kind !== "same") return step;
+    const stored = await bucket.storedProblem(step.to);
+    return stored === undefined ? step : { ...step, kind: "update", unsure: false, stored };
+  };
+  try {
+    for (const usage of bucket.usages) {
+      const steps = eachSame(bucket.list(usage, run.skip));
+      for await (const step of settled(steps, look, run)) {
+        run.count(step);
+        if (isChange(step)) await changes.add(step);
+      }
+    }
+    if (!(await run.mayStart())) return run.summary;
+    await run.each(changes.steps(), async ({ to }) => {
+      if (to) await repairType(bucket, to, run);
+    });
+    await run.abortLeftUploads(bucket);
+    return run.summary;
+  } finally {
+    await changes.close();
+  }
+}
+
+async function repairType(bucket: Bucket, item: Item, run: MigrationRun): Promise<string> {
+  const version = await bucket.repairType(item);
+  run.advance(item.size);
+  run.copied(item);
+  return version;
+}
+
+async function* eachSame(items: AsyncIterable<Item>): AsyncGenerator<FileStep> {
+  for await (const item of items) yield { kind: "same", from: item, to: item };
+}
+
 interface Peeked {
   isEmpty: boolean;
   items: AsyncGenerator<Item>;
@@ -144,6 +278,7 @@ async function peeked(listing: AsyncIterable<Item>): Promise<Peeked> {
   return { isEmpty: first.done === true, items: items() };
 }
 
+type SameStep = Extract<FileStep, { kind: "same" }>;
 type UpdateStep = Extract<FileStep, { kind: "update" }>;
 type ChangeStep = UpdateStep | Extract<FileStep, { kind: "create" }>;
 
@@ -177,27 +312,23 @@ async function isSame(
 }
 
 /**
- * Replaces unsure updates by sure ones or by `same`, in order, several at once. A file that cannot
- * be compared is a problem, and is left out.
+ * Replaces steps by what they are after an examination, in order, several at once. A file that
+ * cannot be examined is a problem, and is left out.
+ *
+ * @param examine returns undefined for a step that needs no examination
  */
 async function* settled(
   steps: AsyncIterable<FileStep>,
-  same: (step: UpdateStep) => Promise<boolean>,
+  examine: (step: FileStep) => Promise<FileStep> | undefined,
   run: MigrationRun,
 ): AsyncGenerator<FileStep> {
-  const settle = (step: UpdateStep): Promise<FileStep | undefined> => {
-    const { from, to } = step;
-    return same(step).then(
-      (isSame) => (isSame ? { kind: "same", from, to } : { ...step, unsure: false }),
-      (error: unknown) => {
-        run.fail(from.key, error);
-        return undefined;
-      },
-    );
-  };
   const queue: (FileStep | Promise<FileStep | undefined>)[] = [];
   for await (const step of steps) {
-    if (step.kind === "update" && step.unsure) queue.push(settle(step));
+    const examination = examine(step)?.catch((error: unknown) => {
+      run.fail((step.from ?? step.to).key, error);
+      return undefined;
+    });
+    if (examination) queue.push(examination);
     else if (queue.length === 0) yield step;
     else queue.push(step);
     if (queue.length >= CONNECTIONS) yield* await first(queue);
@@ -217,7 +348,13 @@ async function copy(
   run: MigrationRun,
 ): Promise<void> {
   if (!isChange(step)) return;
-  const { journal, memory } = run.options;
+  const { journal, memory, signal } = run.options;
+  const isOnlyType = step.kind === "update" && step.stored !== undefined;
+  if (isOnlyType && from.kind === "disk" && to.kind === "bucket") {
+    const version = await repairType(to, step.to, run);
+    journal.addSame(step.from, { ...step.to, version }, TYPED);
+    return;
+  }
   let item = step.from;
   for (let attempt = 1; ; attempt++) {
     // Larger files request memory part by part.
@@ -225,19 +362,21 @@ async function copy(
     await memory.acquire(bytes);
     let seen = 0;
     const onBytes = (length: number) => {
+      signal.throwIfAborted();
       seen += length;
       run.advance(length);
     };
     try {
-      const version = await to.write(item.key, counted(from.read(item), onBytes), step.to);
-      journal.addSame(item, { ...item, version });
+      const content = counted(from.read(item), onBytes);
+      const version = await to.write(item.key, content, step.to);
+      journal.addSame(item, { ...item, version }, to.kind === "bucket" ? TYPED : "");
       run.copied(item);
       return;
     } catch (error) {
       run.advance(-seen);
       const failure = asS3Error(error);
       const mayRetry = failure instanceof ContentError || isRetryable(failure);
-      if (attempt >= COPY_ATTEMPTS || !mayRetry) throw failure;
+      if (attempt >= COPY_ATTEMPTS || !mayRetry || signal.aborted) throw failure;
       item = await from.refresh(item);
     } finally {
       memory.release(bytes);

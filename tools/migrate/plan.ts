@@ -3,8 +3,11 @@ import type { Item, Skip } from "./storage.ts";
 
 export type FileStep =
   | { kind: "create"; from: Item; to?: undefined }
-  /** `unsure`: the sizes are equal, and the contents have not been compared yet. */
-  | { kind: "update"; from: Item; to: Item; unsure: boolean }
+  /**
+   * `unsure`: the sizes are equal, and the contents have not been compared yet. `stored`: the
+   * contents are the same, but not what the server stores with the object, e.g. its type.
+   */
+  | { kind: "update"; from: Item; to: Item; unsure: boolean; stored?: string | undefined }
   | { kind: "same"; from: Item; to: Item }
   | { kind: "extra"; from?: undefined; to: Item };
 

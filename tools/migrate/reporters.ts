@@ -1,10 +1,11 @@
 /** The output of a run: its plan, its progress, its result. */
 import type { FileStep } from "./plan.ts";
-import type { Amount, FileProblem, Reporter, StepCounts, Summary } from "./run.ts";
+import type { Amount, FileProblem, Reporter, StepCounts, Stop, Summary } from "./run.ts";
 import type { Item } from "./storage.ts";
 
 const TERMINAL_EVERY_MS = 200;
 const LINE_EVERY_MS = 10_000;
+const RETRY_EVERY_MS = 1000;
 /** A file that is only in the destination and is kept has no sign. */
 const SIGNS = { create: "+", update: "~", same: "=", extra: " " } as const;
 
@@ -15,29 +16,45 @@ export class TextReporter implements Reporter {
   /** Of the copying, without the plan and the question. */
   private start: number | undefined;
   private last = Date.now();
+  private lastRetry = 0;
   private hasLine = false;
 
   constructor(printsPlan: boolean) {
     this.printsPlan = printsPlan;
   }
 
-  step({ kind, from, to }: FileStep): void {
-    this.print(SIGNS[kind], from ?? to);
+  step(step: FileStep): void {
+    this.print(SIGNS[step.kind], step.from ?? step.to, storedOf(step));
   }
 
   deletion(item: Item): void {
     this.print("-", item);
   }
 
-  private print(sign: string, { key, size }: Item): void {
+  private print(sign: string, { key, size }: Item, stored?: string): void {
     if (!this.printsPlan) return;
     this.clear();
-    process.stdout.write(`${sign} ${printable(key)} (${bytesText(size)})\n`);
+    const now = stored === undefined ? "" : `, now with ${printable(stored)}`;
+    process.stdout.write(`${sign} ${printable(key)} (${bytesText(size)}${now})\n`);
+  }
+
+  restart(reason: string): void {
+    this.clear();
+    console.error(`The plan starts again with a sorted listing: ${printable(reason)}.`);
   }
 
   problem(problem: FileProblem): void {
     this.clear();
     console.error(problemText(problem));
+  }
+
+  /** Many requests may fail at once: one line a second shows it. */
+  retry(reason: string): void {
+    const now = Date.now();
+    if (now - this.lastRetry < RETRY_EVERY_MS) return;
+    this.lastRetry = now;
+    this.clear();
+    console.error(printable(reason));
   }
 
   compared({ create, update, same, extra }: Readonly<StepCounts>): void {
@@ -67,11 +84,15 @@ export class TextReporter implements Reporter {
     this.clear();
     const end = Date.now();
     const seconds = (end - (this.start ?? end)) / 1000;
-    process.stdout.write(`${summaryText(summary)}\n${resultText(summary, seconds)}\n`);
+    const plan = `${summaryText(summary)}\n`;
+    const result = summary.stopped
+      ? stopText(summary, summary.stopped)
+      : resultText(summary, seconds);
+    process.stdout.write(`${summary.stopped ? "" : plan}${result}\n`);
     for (const problem of summary.problems) process.stdout.write(`  ${problemText(problem)}\n`);
     const more = summary.skipped + summary.failed - summary.problems.length;
     if (more > 0) process.stdout.write(`  and ${more} more, which are listed above\n`);
-    for (const note of summary.notes) process.stdout.write(`Note: ${printable(note)}\n`);
+    for (const note of summary.notes) process.stdout.write(`${noteText(note)}\n`);
   }
 }
 
@@ -79,7 +100,7 @@ export class TextReporter implements Reporter {
 export class JsonReporter implements Reporter {
   step(step: FileStep): void {
     const { key, size } = step.from ?? step.to;
-    this.line({ step: step.kind, key, bytes: size });
+    this.line({ step: step.kind, key, bytes: size, stored: storedOf(step) });
   }
 
   deletion({ key, size }: Item): void {
@@ -88,6 +109,14 @@ export class JsonReporter implements Reporter {
 
   problem({ kind, key, reason }: FileProblem): void {
     this.line({ problem: kind, key, reason });
+  }
+
+  restart(reason: string): void {
+    this.line({ restart: reason });
+  }
+
+  retry(reason: string): void {
+    this.line({ retry: reason });
   }
 
   // The last line has all of this.
@@ -101,6 +130,14 @@ export class JsonReporter implements Reporter {
   private line(value: unknown): void {
     process.stdout.write(`${JSON.stringify(value)}\n`);
   }
+}
+
+function storedOf(step: FileStep): string | undefined {
+  return step.kind === "update" ? step.stored : undefined;
+}
+
+export function noteText(note: string): string {
+  return `Note: ${printable(note)}`;
 }
 
 /** E.g. `Plan: 3 new (1.2 MB), 1 changed (3 kB), 10 the same, 2 only in the destination.` */
@@ -123,6 +160,15 @@ function resultText({ copied, deleted, skipped, failed }: Summary, seconds: numb
   if (skipped > 0) parts.push(`${skipped} skipped`);
   if (failed > 0) parts.push(`${failed} failed`);
   return `${parts.join("; ")}.`;
+}
+
+/** E.g. `Stopped: 3 files (1.2 MB) were copied, 7 files (3 MB) are left.` */
+function stopText({ copied }: Summary, { left }: Stop): string {
+  const done = `Stopped: ${copied.files} files (${bytesText(copied.bytes)}) were copied`;
+  const rest = left
+    ? `${left.files} files (${bytesText(left.bytes)}) are left`
+    : "the comparison was not complete";
+  return `${done}, ${rest}. Run the same command again to continue.`;
 }
 
 function problemText({ kind, key, reason }: FileProblem): string {

@@ -26,6 +26,9 @@ export interface FileProblem {
 
 /** How many problems are kept for the end. All are counted. */
 const MAX_PROBLEMS = 1000;
+const STACK_TRACE_LIMIT = Error.stackTraceLimit;
+/** After a signal, work in progress has so much time to end. */
+const STOP_MS = 2000;
 
 /** What a run found and did. */
 export interface Summary {
@@ -41,6 +44,13 @@ export interface Summary {
   problems: FileProblem[];
   /** For the user, e.g. why nothing was deleted. */
   notes: string[];
+  /** Of a run that a signal ended. */
+  stopped?: Stop;
+}
+
+export interface Stop {
+  /** What another run has to copy; undefined before the plan was complete. */
+  left: Amount | undefined;
 }
 
 /** Shows what happens. */
@@ -52,6 +62,10 @@ export interface Reporter {
   /** What the plan deletes. */
   deletion(item: Item): void;
   problem(problem: FileProblem): void;
+  /** The plan begins again: what was reported until now does not count. */
+  restart(reason: string): void;
+  /** A request has failed and is sent again. */
+  retry(reason: string): void;
   /** How much of the plan's work is done. */
   progress(done: Readonly<Amount>, total: Readonly<Amount>): void;
 }
@@ -61,6 +75,8 @@ export interface MigrationOptions {
   memory: MemoryBudget;
   reporter: Reporter;
   dryRun: boolean;
+  /** Stops the run in order. Its reason is an Error. */
+  signal: AbortSignal;
   /** Called with the plan if there is something to do. */
   confirm(summary: Summary): Promise<boolean>;
 }
@@ -80,9 +96,27 @@ export class MigrationRun {
   };
   private readonly done = nothing();
   private readonly total = nothing();
+  private isPlanned = false;
 
   constructor(options: MigrationOptions) {
     this.options = options;
+  }
+
+  /** Does the whole work, or as much as is done when the signal comes. */
+  async untilStopped(work: () => Promise<Summary>): Promise<Summary> {
+    const { signal } = this.options;
+    try {
+      return await Promise.race([work(), rejectedAfter(signal, STOP_MS)]);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
+    const { copied } = this.summary;
+    const left = {
+      files: this.total.files - copied.files,
+      bytes: this.total.bytes - copied.bytes,
+    };
+    this.summary.stopped = { left: this.isPlanned ? left : undefined };
+    return this.summary;
   }
 
   readonly skip = (key: string, reason: string): void => {
@@ -108,7 +142,8 @@ export class MigrationRun {
 
   /** @param deleted what the step deletes, at the end or after its copy is checked */
   count(step: FileStep, deleted?: Item): void {
-    const { reporter } = this.options;
+    const { reporter, signal } = this.options;
+    signal.throwIfAborted();
     const size = (step.from ?? step.to).size;
     add(this.summary.plan[step.kind], size);
     reporter.compared(this.summary.plan);
@@ -122,6 +157,7 @@ export class MigrationRun {
 
   /** Whether the plan is accepted. If there is nothing to do, no question is asked. */
   async mayStart(): Promise<boolean> {
+    this.isPlanned = true;
     if (this.options.dryRun) return false;
     const { plan, deletions } = this.summary;
     const changes = plan.create.files + plan.update.files + deletions.files;
@@ -139,20 +175,32 @@ export class MigrationRun {
     this.options.reporter.progress(this.done, this.total);
   }
 
-  /** Does the work for each step. Its failures become problems, and the other steps go on. */
+  /**
+   * Does the work for each step. Its failures become problems, and the other steps go on. All that
+   * was written is on the disk at the end.
+   *
+   * @throws the signal's reason when it stops the work, MigrateError when a disk stores nothing more
+   */
   async each(
     steps: AsyncGenerator<FileStep>,
     work: (step: FileStep) => Promise<void>,
   ): Promise<void> {
+    const { journal, signal } = this.options;
     const worker = async () => {
       for (let next = await steps.next(); !next.done; next = await steps.next()) {
         const { key } = next.value.from ?? next.value.to;
         await work(next.value).catch((error: unknown) => {
-          this.fail(key, error);
+          if (!signal.aborted) this.fail(key, error);
         });
+        signal.throwIfAborted();
       }
     };
-    await Promise.all(Array.from({ length: CONNECTIONS }, worker));
+    // Of failures, only the messages are read. Each connection that a server closes is one, too.
+    Error.stackTraceLimit = 0;
+    const ended = await Promise.allSettled(Array.from({ length: CONNECTIONS }, worker));
+    Error.stackTraceLimit = STACK_TRACE_LIMIT;
+    await journal.flush();
+    for (const end of ended) if (end.status === "rejected") throw end.reason;
   }
 
   async deleteAll(steps: AsyncGenerator<FileStep>, storage: Disk | Bucket): Promise<void> {
@@ -178,6 +226,15 @@ export class MigrationRun {
     await storage.remove(item);
     add(this.summary.deleted, item.size);
   }
+}
+
+function rejectedAfter(signal: AbortSignal, ms: number): Promise<never> {
+  return new Promise((_, reject) => {
+    const giveUp = () => {
+      setTimeout(reject, ms, signal.reason);
+    };
+    signal.addEventListener("abort", giveUp, { once: true });
+  });
 }
 
 function nothing(): Amount {

@@ -1,7 +1,6 @@
-/**
- * What an S3 server's answers say: errors, listings, parts, ETags. The only place that reads XML.
- */
+/** What an S3 server's answers say: errors, listings, parts, ETags. */
 import { unquote, type AnswerHeaders } from "./checksums.ts";
+import { findElement, parseXml, type XmlDocument, type XmlElement } from "./xml.ts";
 
 /** A failed call. `code` is S3's, e.g. `NoSuchKey`, or the connection's, e.g. `ECONNRESET`. */
 export class S3Error extends Error {
@@ -23,6 +22,8 @@ export interface S3Object {
   size: number;
   /** Without its quotes. */
   etag: string;
+  /** When it was last written, as the server's listing says it. */
+  modified?: string | undefined;
 }
 
 /** A part of a multipart upload as the server describes it. */
@@ -46,7 +47,7 @@ export interface WholeAnswer extends S3Answer {
 
 /** An answer of success, whose body is XML or empty. */
 export interface XmlAnswer extends S3Answer {
-  xml: string;
+  xml: XmlDocument;
 }
 
 /**
@@ -56,17 +57,26 @@ export interface XmlAnswer extends S3Answer {
  * @throws S3Error also when the body is an error in spite of the answer's status
  */
 export function readAnswer<T>(answer: WholeAnswer, read: (answer: XmlAnswer) => T): T {
-  const xml = answer.body.toString();
+  const xml = parseXml(decoded(answer.body));
   // CompleteMultipartUpload and CopyObject can fail after their status 200 was sent.
-  if (rootOf(xml)?.name === "Error") throw errorOf({ ...answer, status: 500 });
+  if (xml.root?.name === "Error") throw errorOf({ ...answer, status: 500 });
   try {
     return read({ ...answer, xml });
   } catch (error) {
-    // A key that is not encoded as the answer says, or a character that does not exist.
-    if (error instanceof URIError || error instanceof RangeError) {
-      throw invalidAnswer(error.message, { cause: error });
-    }
+    // A key that is not encoded as the answer says.
+    if (error instanceof URIError) throw invalidAnswer(error.message, { cause: error });
     throw error;
+  }
+}
+
+/** The text of an answer, in the encoding that its XML declares. */
+function decoded(body: Buffer): string {
+  const start = body.toString("latin1", 0, 100);
+  const [, encoding = "utf-8"] = /^\s*<\?xml[^>]*\sencoding=["']([\w-]+)["']/.exec(start) ?? [];
+  try {
+    return new TextDecoder(encoding, { fatal: true }).decode(body).trimStart();
+  } catch (error) {
+    throw invalidAnswer(`its text is not ${encoding}`, { cause: error });
   }
 }
 
@@ -75,12 +85,13 @@ export function readAnswer<T>(answer: WholeAnswer, read: (answer: XmlAnswer) => 
  * followed, because the signature is valid for one host.
  */
 export function errorOf({ status, headers, body }: WholeAnswer): S3Error {
-  const xml = body.toString();
-  const code = element(xml, "Code") ?? `HTTP ${status}`;
+  const { root } = parseXml(body.toString().trimStart());
+  const textOf = (name: string) => (root && findElement(root, name)?.text) || undefined;
+  const code = textOf("Code") ?? `HTTP ${status}`;
   const target = [headers.location, headers["x-amz-bucket-region"]].filter(Boolean).join(", ");
   const sentences = [
     `the server answered ${status} ${code}`,
-    element(xml, "Message"),
+    textOf("Message"),
     status < 400 && target !== "" ? `it redirects to ${target}` : "",
   ];
   return new S3Error(code, status, sentences.filter(Boolean).join(": "));
@@ -100,32 +111,50 @@ export function otherBytes(etag: string): S3Error {
   return new S3Error("OtherBytes", 200, message);
 }
 
-/** Expects an answer without content. */
-export function expectEmpty({ xml }: XmlAnswer): void {
-  if (xml.trim() !== "") throw invalidAnswer(`it should be empty, but begins with ${begin(xml)}`);
+/** For an object's bytes that end too early. A retry may succeed. */
+export function incompleteBody(received: number, length: number): S3Error {
+  return new S3Error("IncompleteBody", 0, `${received} of ${length} bytes arrived`);
 }
 
-/** Expects an object's answer to a HEAD request. */
-export function expectSize({ status, headers }: XmlAnswer): S3Answer {
-  const isNumber = /^\d+$/.test(headers["content-length"] ?? "");
-  if (!isNumber) throw invalidAnswer("it has no Content-Length");
+/** For an object that does not have the size that the listing showed. */
+export function otherSize(announced: string | number, length: number): S3Error {
+  const message = `the server sends ${announced} bytes instead of ${length}`;
+  return new S3Error("OtherSize", 200, message);
+}
+
+/** Expects an answer without content. */
+export function expectEmpty({ xml }: XmlAnswer): void {
+  if (xml.text === "") return;
+  throw invalidAnswer(`it should be empty, but begins with ${begin(xml.text)}`);
+}
+
+/** Expects an object's answer to a HEAD request. Ceph gives an empty object no Content-Length. */
+export function expectObject({ status, headers }: XmlAnswer): S3Answer {
+  const length = headers["content-length"];
+  const isObject = length === undefined ? headers.etag !== undefined : /^\d+$/.test(length);
+  if (!isObject) throw invalidAnswer("it has neither a Content-Length nor an ETag");
   return { status, headers };
 }
 
 /** The ETag in an answer's headers. */
 export function etagOf({ headers, xml }: XmlAnswer): string {
   const etag = unquote(headers.etag ?? "");
-  const beginning = xml === "" ? "" : `, and begins with ${begin(xml)}`;
+  const beginning = xml.text === "" ? "" : `, and begins with ${begin(xml.text)}`;
   if (etag === "") throw invalidAnswer(`it has no ETag${beginning}`);
   return etag;
 }
 
-/** The ETag in an answer with this root element. */
-export function resultEtag(xml: string, root: ResultName): string {
-  return unquote(required(inside(xml, root), "ETag"));
+/** The ETag in an answer of this kind. */
+export function resultEtag(xml: XmlDocument, kind: ResultName): string {
+  return unquote(requiredOf(xml, kind, "ETag"));
 }
 
-type ResultName = "CopyObjectResult" | "CopyPartResult" | "CompleteMultipartUploadResult";
+type ResultName = "CopyPartResult" | "CompleteMultipartUploadResult";
+
+/** The ETag of a copy; empty if the answer has none, as gofakes3's for a copy onto itself. */
+export function copyEtag(xml: XmlDocument): string {
+  return unquote(valueOf(rootOf(xml, "CopyObjectResult"), "ETag") ?? "");
+}
 
 /** A page of a listing. */
 export interface Listing {
@@ -135,20 +164,45 @@ export interface Listing {
   next: string | undefined;
 }
 
-/** Reads a page of ListObjectsV2. Its keys may be URL-encoded, with a space as `+` as in boto3. */
-export function parseListing(xml: string): Listing {
-  const result = inside(xml, "ListBucketResult");
-  const encoded = element(result, "EncodingType") === "url";
+/**
+ * Reads a page of ListObjectsV2. Its keys may be URL-encoded, with a space as `+` as in boto3.
+ *
+ * @throws S3Error also when the page may have objects that were not found in it
+ */
+export function parseListing(xml: XmlDocument): Listing {
+  const result = rootOf(xml, "ListBucketResult");
+  const encoded = valueOf(result, "EncodingType") === "url";
   const text = (key: string): string => (encoded ? decodeUrl(key) : key);
   const objects = elements(result, "Contents").map((content) => ({
     key: text(required(content, "Key")),
     size: wholeNumber(content, "Size"),
-    etag: unquote(element(content, "ETag") ?? ""),
+    etag: unquote(valueOf(content, "ETag") ?? ""),
+    modified: valueOf(content, "LastModified"),
   }));
   const prefixes = elements(result, "CommonPrefixes");
   const folders = prefixes.map((prefix) => text(required(prefix, "Prefix")));
-  const next = isTruncated(result) ? required(result, "NextContinuationToken") : undefined;
+  expectComplete(result, objects.length + folders.length);
+  const token = valueOf(result, "NextContinuationToken");
+  const hasNext = isTruncated(result) ?? Boolean(token);
+  const next = hasNext ? required(result, "NextContinuationToken") : undefined;
   return { objects, folders, next };
+}
+
+const MAX_KEYS = 1000;
+
+/**
+ * Expects what was found in a page to be all that it has. Some servers do not count folders in
+ * KeyCount, and some leave out IsTruncated, which boto3 reads as false.
+ */
+function expectComplete(result: XmlElement, found: number): void {
+  const isCounted = valueOf(result, "KeyCount") !== undefined;
+  if (isCounted && wholeNumber(result, "KeyCount") > found) {
+    throw invalidAnswer(`its <KeyCount> is ${required(result, "KeyCount")}, but it has ${found}`);
+  }
+  const isSaid = ["IsTruncated", "NextContinuationToken"].some((name) => valueOf(result, name));
+  if (isSaid) return;
+  const isClear = found === 0 ? isCounted : found < MAX_KEYS;
+  if (!isClear) throw invalidAnswer("it has no <IsTruncated>, so that there may be more");
 }
 
 function decodeUrl(key: string): string {
@@ -167,13 +221,13 @@ export interface PartListing {
  *
  * @param marker number of the last part before this page
  */
-export function parseParts(xml: string, marker: number): PartListing {
-  const result = inside(xml, "ListPartsResult");
+export function parseParts(xml: XmlDocument, marker: number): PartListing {
+  const result = rootOf(xml, "ListPartsResult");
   const parts = elements(result, "Part").map((part) => ({
     number: wholeNumber(part, "PartNumber"),
     size: wholeNumber(part, "Size"),
     etag: unquote(required(part, "ETag")),
-    crc32: element(part, "ChecksumCRC32"),
+    crc32: valueOf(part, "ChecksumCRC32"),
   }));
   const next = isTruncated(result) ? wholeNumber(result, "NextPartNumberMarker") : undefined;
   if (next !== undefined && next <= marker) {
@@ -183,15 +237,15 @@ export function parseParts(xml: string, marker: number): PartListing {
 }
 
 /** The ids of a key's unfinished uploads in an answer to ListMultipartUploads. */
-export function parseUploads(xml: string, key: string): string[] {
-  const uploads = elements(inside(xml, "ListMultipartUploadsResult"), "Upload");
-  const ofKey = uploads.filter((upload) => element(upload, "Key") === key);
+export function parseUploads(xml: XmlDocument, key: string): string[] {
+  const uploads = elements(rootOf(xml, "ListMultipartUploadsResult"), "Upload");
+  const ofKey = uploads.filter((upload) => valueOf(upload, "Key") === key);
   return ofKey.map((upload) => required(upload, "UploadId"));
 }
 
 /** The id in an answer to CreateMultipartUpload. */
-export function parseUploadId(xml: string): string {
-  return required(inside(xml, "InitiateMultipartUploadResult"), "UploadId");
+export function parseUploadId(xml: XmlDocument): string {
+  return requiredOf(xml, "InitiateMultipartUploadResult", "UploadId");
 }
 
 /** The body of CompleteMultipartUpload. */
@@ -204,75 +258,59 @@ export function partsXml(parts: readonly Part[]): string {
   return `<CompleteMultipartUpload>${lines.join("")}</CompleteMultipartUpload>`;
 }
 
-function rootOf(xml: string): { name: string | undefined; start: string } | undefined {
-  const [start, name] = /^\s*(?:<\?xml[^>]*>\s*)*<(\w+)(?:\s[^>]*)?>/.exec(xml) ?? [];
-  return start === undefined ? undefined : { name, start };
+/** The root element. Throws if the answer is not a complete one of this name. */
+function rootOf(xml: XmlDocument, name: string): XmlElement {
+  const { root, problem, text } = xml;
+  if (root?.name !== name) {
+    throw invalidAnswer(`it is no ${name}, but begins with ${begin(text)}`);
+  }
+  if (problem !== undefined) throw invalidAnswer(`its ${name} is no complete XML (${problem})`);
+  return root;
 }
 
-/** The content of the root element. Throws if the answer is not a complete one of this name. */
-function inside(xml: string, name: string): string {
-  const root = rootOf(xml);
-  const end = xml.lastIndexOf(`</${name}>`);
-  if (root?.name !== name) throw invalidAnswer(`it is no ${name}, but begins with ${begin(xml)}`);
-  const rest = xml.slice(end + name.length + 3).trim();
-  if (end < root.start.length || rest !== "") throw invalidAnswer(`its ${name} is incomplete`);
-  return xml.slice(root.start.length, end);
+/**
+ * A text that one kind of answer always has. Servers differ in the root's name, e.g. gofakes3 in
+ * `InitiateMultipartUpload`, and boto3 does not read it.
+ */
+function requiredOf(xml: XmlDocument, kind: string, name: string): string {
+  const { root } = xml;
+  const hasIt = root !== undefined && elements(root, name).length > 0;
+  return required(rootOf(xml, hasIt ? root.name : kind), name);
 }
 
 function begin(text: string): string {
   return JSON.stringify(text.slice(0, 60));
 }
 
-/**
- * The contents of all elements of this name. What is read here has no attributes, and no element
- * inside another of the same name.
- */
-function elements(xml: string, name: string): string[] {
-  const found: string[] = [];
-  const open = `<${name}>`;
-  const close = `</${name}>`;
-  for (let at = xml.indexOf(open); at >= 0; at = xml.indexOf(open, at)) {
-    const end = xml.indexOf(close, at);
-    if (end < 0) throw invalidAnswer(`a <${name}> has no end`);
-    found.push(xml.slice(at + open.length, end));
-    at = end;
-  }
-  return found;
+function elements(parent: XmlElement, name: string): XmlElement[] {
+  return parent.children.filter((child) => child.name === name);
 }
 
 /** The text of the first element of this name. */
-function element(xml: string, name: string): string | undefined {
-  const start = xml.indexOf(`<${name}>`);
-  const end = xml.indexOf(`</${name}>`, start);
-  if (start < 0 || end < 0) return undefined;
-  const text = xml.slice(start + name.length + 2, end);
-  return text.includes("&") ? text.replace(XML_REFERENCE, unescapeXml) : text;
+function valueOf(parent: XmlElement, name: string): string | undefined {
+  const found = parent.children.find((child) => child.name === name);
+  if (found && found.children.length > 0) throw invalidAnswer(`a <${name}> has elements in it`);
+  return found?.text;
 }
 
-const XML_REFERENCE = /&(?:#x([0-9a-f]+)|#(\d+)|(\w+));/gi;
-
-function required(xml: string, name: string): string {
-  const text = element(xml, name);
+function required(parent: XmlElement, name: string): string {
+  const text = valueOf(parent, name);
   if (text === undefined || text === "") throw invalidAnswer(`it has no <${name}>`);
   return text;
 }
 
-function wholeNumber(xml: string, name: string): number {
-  const text = required(xml, name);
+function wholeNumber(parent: XmlElement, name: string): number {
+  const text = required(parent, name).trim();
   if (!/^\d+$/.test(text)) throw invalidAnswer(`a <${name}> is ${begin(text)}`);
   return Number(text);
 }
 
-function isTruncated(xml: string): boolean {
-  const text = required(xml, "IsTruncated");
+/** Undefined if the answer does not say it. */
+function isTruncated(result: XmlElement): boolean | undefined {
+  const text = valueOf(result, "IsTruncated")?.trim().toLowerCase();
+  if (text === undefined) return undefined;
   if (text !== "true" && text !== "false") {
     throw invalidAnswer(`its <IsTruncated> is ${begin(text)}`);
   }
   return text === "true";
-}
-
-function unescapeXml(whole: string, hex?: string, decimal?: string, name?: string): string {
-  if (hex !== undefined) return String.fromCodePoint(Number.parseInt(hex, 16));
-  if (decimal !== undefined) return String.fromCodePoint(Number(decimal));
-  return { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" }[name ?? ""] ?? whole;
 }

@@ -2,17 +2,29 @@
 import { hash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { crc32 } from "node:zlib";
-import { Pool, type Dispatcher } from "undici";
+import { Pool, ProxyAgent, type Dispatcher } from "undici";
 import type { StorageSettings } from "../../authentik/env.ts";
+import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
-import { crc32Base64, hidesMd5, isMd5, joinedEtag, type AnswerHeaders } from "./checksums.ts";
+import { MemoryBudget } from "./content.ts";
 import {
+  crc32Base64,
+  hidesMd5,
+  isMd5,
+  joinedEtag,
+  unquote,
+  type AnswerHeaders,
+} from "./checksums.ts";
+import {
+  copyEtag,
   errorOf,
   etagOf,
   expectEmpty,
-  expectSize,
+  expectObject,
+  incompleteBody,
   invalidAnswer,
   otherBytes,
+  otherSize,
   parseListing,
   parseParts,
   parseUploadId,
@@ -28,14 +40,23 @@ import {
   type WholeAnswer,
   type XmlAnswer,
 } from "./s3-answers.ts";
-import { DEFAULT_RETRY_POLICY, withRetry, type RetryPolicy } from "./s3-retry.ts";
+import {
+  asS3Error,
+  DEFAULT_RETRY_POLICY,
+  isRetryable,
+  isUnreachable,
+  withRetry,
+  type RetryHooks,
+  type RetryPolicy,
+} from "./s3-retry.ts";
 import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
+import { TAGS, type StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
 export const CONNECTIONS = 32;
 
-/** Objects up to this size are read whole, larger ones as a stream. */
-const WHOLE_BYTES = 1024 * 1024;
+/** Limit of errors in place of an object, which may be shorter. */
+const ERROR_BYTES = 64 * 1024;
 /** Limit of answers that are read whole. A page of a thousand keys has at most about 4 MB. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 /** The slowest copy on a server that is waited for, in bytes a millisecond. */
@@ -55,19 +76,41 @@ export class BucketClient {
   readonly retryPolicy: RetryPolicy;
   /** Whether checksums are sent and requested, as boto3 does by default. */
   readonly checksums: boolean;
+  /** The Date of the last answer. */
+  serverTime: string | undefined;
   private readonly address: BucketAddress;
-  private readonly pool: Pool;
+  private readonly pool: Dispatcher;
+  /** Where the pool connects to, without credentials. */
+  private readonly route: string;
+  private connections = 0;
+  private answers = 0;
+  private hasKept = false;
+  /** The memory of large objects that are read at the moment. It also limits their number. */
+  readonly largeReads = new MemoryBudget();
+  /** Whether Azure keeps the objects; undefined while no ETag has shown it. */
+  isAzure: boolean | undefined;
+  private isVersitygw = false;
 
   private constructor(settings: StorageSettings, address: BucketAddress, policy: RetryPolicy) {
     this.name = settings.bucketName;
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
     this.address = address;
-    this.pool = new Pool(address.origin, {
+    const proxy = proxyFor(address.origin);
+    this.route = proxy ? `${address.origin}, through the proxy ${proxy.host},` : address.origin;
+    const options: Pool.Options = {
       connections: CONNECTIONS,
       bodyTimeout: policy.silenceMs,
       connect: { timeout: Math.min(policy.silenceMs, 10_000) },
-    });
+    };
+    const open = (origin: string | URL, more: object = {}) =>
+      new Pool(origin, { ...options, ...more }).on("connect", () => this.connections++);
+    if (!proxy) this.pool = open(address.origin);
+    else {
+      // Like boto3, it requires a tunnel only for https.
+      const proxyTunnel = address.origin.startsWith("https:");
+      this.pool = new ProxyAgent({ uri: proxy.href, proxyTunnel, factory: open });
+    }
   }
 
   /**
@@ -86,6 +129,38 @@ export class BucketClient {
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */
   get url(): string {
     return `${this.address.origin}${this.address.basePath}`;
+  }
+
+  /** Called when a request has failed and is sent again. */
+  onRetry: (reason: string) => void = () => undefined;
+
+  private readonly hooks: RetryHooks = {
+    mayRetry: (error) => this.mayRetry(error),
+    onRetry: (error, attempt) => {
+      this.reportRetry(error, attempt);
+    },
+  };
+
+  /**
+   * Whether a request may succeed when it is sent again. A server that has never been reached is
+   * probably a wrong host or port.
+   */
+  mayRetry(error: unknown): boolean {
+    return isRetryable(error) && (this.answers > 0 || !isUnreachable(error));
+  }
+
+  /** @param attempt the number of the one that has failed */
+  reportRetry(error: unknown, attempt: number): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${reason}`);
+  }
+
+  /**
+   * Whether the server has answered several requests on one connection, so that it does not close
+   * one without saying so.
+   */
+  get keepsConnections(): boolean {
+    return (this.hasKept ||= this.answers > this.connections);
   }
 
   async close(): Promise<void> {
@@ -119,6 +194,7 @@ export class BucketClient {
       // Its failure is thrown where it is awaited, not as an unhandled one.
       page?.catch(() => undefined);
       if (next !== undefined) tokens.add(next);
+      this.noteEtag(listing.objects[0]?.etag ?? "");
       yield listing;
     }
   }
@@ -132,26 +208,44 @@ export class BucketClient {
   async head(key: string, part?: number): Promise<S3Answer> {
     const query = part === undefined ? {} : { partNumber: String(part) };
     const headers = this.checksumMode();
-    return this.send({ method: "HEAD", key, query, headers }, expectSize);
+    return this.send({ method: "HEAD", key, query, headers }, expectObject);
   }
 
-  /** Opens an object for reading, without a retry: only the reader knows where to resume. */
-  async get({ key, etag, size }: S3Object, offset = 0): Promise<OpenObject> {
-    const headers = {
-      ...this.checksumMode(),
-      range: offset > 0 ? `bytes=${offset}-` : undefined,
-      "if-match": etag === "" ? undefined : `"${etag}"`,
-    };
-    const request: ClientRequest = { method: "GET", key, headers };
-    if (size <= WHOLE_BYTES) {
-      const answer = await this.exchange(request);
-      return { ...answer, body: [answer.body] };
-    }
-    const response = await this.pool.request(await this.sign(request));
-    const { statusCode: status, body } = response;
-    const answer = { status, headers: single(response.headers) };
-    if (status >= 300) throw errorOf({ ...answer, body: Buffer.from(await body.bytes()) });
-    return { ...answer, body };
+  /** An object that fits into memory. */
+  async get({ key, etag, size }: S3Object): Promise<ObjectBytes> {
+    const headers = { ...this.checksumMode(), ...ifMatch(etag) };
+    return withRetry(this.retryPolicy, this.hooks, async () => {
+      const request: ClientRequest = { method: "GET", key, headers };
+      const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
+      expectLength(answer.headers, size);
+      const received = answer.chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+      if (received !== size) throw incompleteBody(received, size);
+      return answer;
+    });
+  }
+
+  /**
+   * Opens an object for reading from the byte `first` to the byte before `end`, without a retry:
+   * only the reader knows where to resume. A server without ranges sends the whole object.
+   *
+   * @param ahead how many bytes may wait for the reader in an answer that is not paused. When there
+   *   are more, the body ends with an error that is retryable.
+   */
+  async stream(
+    { key, etag, size }: S3Object,
+    [first, end]: readonly [number, number],
+    ahead: number,
+  ): Promise<ObjectStream> {
+    const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
+    const signed = await this.sign({ method: "GET", key, headers });
+    const { keepsConnections } = this;
+    const options = { ahead, keepsConnections };
+    const stream = await this.answered<ObjectStream>((resolve, reject) => {
+      this.pool.dispatch(signed, new ObjectStream(options, resolve, reject));
+    });
+    if (stream.isWhole) expectLength(stream.headers, size);
+    else expectRange(stream.headers, `bytes ${first}-${end - 1}/${size}`);
+    return stream;
   }
 
   private checksumMode(): Record<string, string> {
@@ -164,8 +258,13 @@ export class BucketClient {
    *
    * @throws S3Error also when the ETag is that of other bytes
    */
-  async put(key: string, body: Buffer, type: string, condition: Condition = {}): Promise<string> {
-    const headers = { ...objectHeaders(type), ...this.checksumOf(body), ...condition };
+  async put(
+    key: string,
+    body: Buffer,
+    stored: StoredHeaders,
+    condition: Condition = {},
+  ): Promise<string> {
+    const headers = { ...objectHeaders(stored), ...this.checksumOf(body), ...condition };
     return this.send({ method: "PUT", key, headers, body }, (answer) => {
       const etag = etagOf(answer);
       if (isMd5(etag, answer.headers) && etag !== hash("md5", body)) throw otherBytes(etag);
@@ -178,13 +277,13 @@ export class BucketClient {
   }
 
   /**
-   * Copies an object within the bucket, on the server, if it still has this ETag. Returns the
-   * copy's ETag.
+   * Copies an object within the bucket, on the server, if it still has this ETag. Source and target
+   * may be the same object, which then gets these headers. Returns the copy's ETag.
    */
   async copy(
     source: S3Object,
     key: string,
-    type: string,
+    stored: StoredHeaders,
     condition: Condition = {},
   ): Promise<string> {
     // R2 has its own names for conditions of a copy's target (Cloudflare, "Conditional
@@ -194,14 +293,14 @@ export class BucketClient {
       ofR2[`cf-copy-destination-${name}`] = value;
     }
     const headers = {
-      ...objectHeaders(type),
+      ...objectHeaders(stored),
       "x-amz-metadata-directive": "REPLACE",
       ...this.copyHeaders(source),
       ...condition,
       ...ofR2,
     };
     const request: ClientRequest = { method: "PUT", key, headers, moves: source.size };
-    return this.send(request, ({ xml }) => resultEtag(xml, "CopyObjectResult"));
+    return this.send(request, ({ xml }) => copyEtag(xml));
   }
 
   private copyHeaders({ key, etag }: S3Object): Record<string, string> {
@@ -220,9 +319,13 @@ export class BucketClient {
    *
    * @param checksums whether its parts have checksums; not when the server copies them
    */
-  async createUpload(key: string, type: string, checksums = this.checksums): Promise<string> {
+  async createUpload(
+    key: string,
+    stored: StoredHeaders,
+    checksums = this.checksums,
+  ): Promise<string> {
     const checksum = checksums ? { "x-amz-checksum-algorithm": "CRC32" } : {};
-    const headers = { ...objectHeaders(type), ...checksum };
+    const headers = { ...objectHeaders(stored), ...checksum };
     const request: ClientRequest = { method: "POST", key, query: { uploads: "" }, headers };
     return this.send(request, ({ xml }) => parseUploadId(xml));
   }
@@ -231,6 +334,7 @@ export class BucketClient {
     const query = { partNumber: String(number), uploadId };
     const headers = this.checksumOf(body);
     const etag = await this.send({ method: "PUT", key, query, headers, body }, etagOf);
+    this.noteEtag(etag, number);
     return { number, size: body.length, etag, crc32: headers["x-amz-checksum-crc32"] };
   }
 
@@ -266,6 +370,7 @@ export class BucketClient {
         const query = { uploadId, "part-number-marker": String(marker) };
         const read = ({ xml }: XmlAnswer) => parseParts(xml, marker);
         const page = await this.send({ method: "GET", key, query }, read);
+        for (const { etag, number } of page.parts) this.noteEtag(etag, number);
         parts.push(...page.parts);
         ({ next } = page);
       }
@@ -278,16 +383,15 @@ export class BucketClient {
   }
 
   /**
-   * The ids of a key's unfinished uploads, up to 1000; undefined without the permission to list
-   * them, which authentik's key does not have.
+   * The ids of a key's unfinished uploads, up to 1000; undefined where they cannot be listed.
+   * authentik's key may not.
    */
   async listUploads(key: string): Promise<string[] | undefined> {
     try {
       const query = { uploads: "", prefix: key };
       return await this.send({ method: "GET", query }, ({ xml }) => parseUploads(xml, key));
     } catch (error) {
-      const isUnavailable = error instanceof S3Error && [403, 501].includes(error.status);
-      if (isUnavailable) return undefined;
+      if (error instanceof S3Error && !isRetryable(error)) return undefined;
       throw error;
     }
   }
@@ -321,27 +425,89 @@ export class BucketClient {
     });
   }
 
-  /** Ends an upload and frees its parts. An upload that the server does not know is no error. */
-  async abortUpload(key: string, uploadId: string): Promise<void> {
-    const request: ClientRequest = { method: "DELETE", key, query: { uploadId } };
-    await this.send(request, expectEmpty).catch((error: unknown) => {
-      if (!(error instanceof S3Error && error.status === 404)) throw error;
-    });
+  /**
+   * Ends an upload and frees its parts, unless that would delete the object. An upload that the
+   * server does not know is no error.
+   *
+   * @returns false when these keys may not end it, or the server cannot
+   */
+  async abortUpload(key: string, uploadId: string): Promise<boolean> {
+    if (await this.deletesByAbort(key, uploadId)) return true;
+    try {
+      const request: ClientRequest = { method: "DELETE", key, query: { uploadId } };
+      await this.send(request, expectEmpty);
+      return true;
+    } catch (error) {
+      if (!(error instanceof S3Error) || isRetryable(error)) throw error;
+      return error.status === 404;
+    }
+  }
+
+  /**
+   * Whether the end of an upload deletes the object at its key. versitygw in front of Azure keeps an
+   * object and the parts of its uploads in one blob (`AbortMultipartUpload` of its Azure backend,
+   * 1.8.0), and Azure frees the parts by itself. An ingress may hide the name of the server, so that
+   * only ETags show it.
+   */
+  private async deletesByAbort(key: string, uploadId: string): Promise<boolean> {
+    if (this.isAzure === undefined) await this.listParts(key, uploadId);
+    if (this.isAzure === undefined) await this.head(key).catch(() => undefined);
+    return this.isAzure ?? this.isVersitygw;
+  }
+
+  /** Remembers what an ETag shows of the server. */
+  private noteEtag(etag: string, part?: number): void {
+    if (/^0x[0-9A-F]+(?:-1)?$/.test(etag) || etag === azurePartEtag(part)) this.isAzure = true;
+    else if (/^[0-9a-f]{32}/.test(etag)) this.isAzure ??= false;
   }
 
   /** @param read takes from the answer what was requested */
   private async send<T>(request: ClientRequest, read: (answer: XmlAnswer) => T): Promise<T> {
-    return withRetry(this.retryPolicy, async () => readAnswer(await this.exchange(request), read));
+    return withRetry(this.retryPolicy, this.hooks, async () =>
+      readAnswer(await this.exchange(request), read),
+    );
   }
 
-  /** @throws S3Error for an answer that is no success */
   private async exchange(request: ClientRequest): Promise<WholeAnswer> {
+    const { status, headers, chunks } = await this.receive(request, MAX_ANSWER_BYTES);
+    return { status, headers, body: joined(chunks) };
+  }
+
+  /**
+   * Sends a request once.
+   *
+   * @param limit of the answer's body, in bytes
+   * @throws S3Error for an answer that is no success
+   */
+  private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const signed = await this.sign(request);
-    const answer = await new Promise<WholeAnswer>((resolve, reject) => {
-      this.pool.dispatch(signed, new Collector(resolve, reject));
+    const answer = await this.answered<ObjectBytes & S3Answer>((resolve, reject) => {
+      this.pool.dispatch(signed, new Collector(limit, resolve, reject));
     });
-    if (answer.status >= 300) throw errorOf(answer);
+    const { status, headers, chunks } = answer;
+    if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
+    this.serverTime = headers.date ?? this.serverTime;
+    this.isVersitygw ||= headers.server === "VERSITYGW";
+    this.noteEtag(unquote(headers.etag ?? ""));
     return answer;
+  }
+
+  /** @throws S3Error also for a server that cannot be reached */
+  private async answered<T>(
+    dispatch: (resolve: (answer: T) => void, reject: (error: Error) => void) => void,
+  ): Promise<T> {
+    try {
+      const answer = await new Promise<T>(dispatch);
+      this.answers++;
+      return answer;
+    } catch (error) {
+      const failure = asS3Error(error);
+      if (!(failure instanceof S3Error) || this.answers > 0 || !isUnreachable(failure))
+        throw failure;
+      const advice = "check the scheme, host and port of the endpoint, and that the server runs";
+      const message = `${this.route} cannot be reached: ${failure.message}; ${advice}`;
+      throw new S3Error(failure.code, 0, message, { cause: failure.cause });
+    }
   }
 
   /** The signed request, and how long its answer may take. */
@@ -354,6 +520,7 @@ export class BucketClient {
       ([name, value]) => `${escapeUri(name)}=${escapeUri(value)}`,
     );
     return {
+      origin: this.address.origin,
       method,
       path: search.length === 0 ? plain.path : `${plain.path}?${search.join("&")}`,
       headers,
@@ -363,9 +530,19 @@ export class BucketClient {
   }
 }
 
-/** An object's answer, with its body to be read. */
-export interface OpenObject extends S3Answer {
-  body: AsyncIterable<Buffer> | Iterable<Buffer>;
+/** An object's bytes, or some of them, in the pieces in which they arrived. */
+export interface ObjectBytes {
+  headers: AnswerHeaders;
+  chunks: readonly Buffer[];
+}
+
+function ifMatch(etag: string): Record<string, string> {
+  return etag === "" ? {} : { "if-match": `"${etag}"` };
+}
+
+function joined(chunks: readonly Buffer[]): Buffer {
+  const [first] = chunks;
+  return first && chunks.length === 1 ? first : Buffer.concat(chunks);
 }
 
 /** The size of an object made of these parts, in bytes. */
@@ -373,19 +550,44 @@ export function sizeOf(parts: readonly Part[]): number {
   return parts.reduce((sum, { size }) => sum + size, 0);
 }
 
-function objectHeaders(type: string): Record<string, string> {
-  return { "content-type": type, "x-amz-acl": "private" };
+/** versitygw's ETag of a part in Azure: its number in four bytes, in base64. */
+function azurePartEtag(part?: number): string | undefined {
+  if (part === undefined) return undefined;
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(part);
+  return bytes.toString("base64");
 }
 
-/** Reads an answer whole. A stream for each would cost more than the request. */
+function objectHeaders(stored: StoredHeaders): Record<string, string> {
+  const settable = Object.entries(stored).filter(([name]) => name !== TAGS);
+  return { ...Object.fromEntries(settable), "x-amz-acl": "private" };
+}
+
+/** s3proxy and others answer 501 to a request with a checksum. */
+function withHint(error: S3Error, { headers = {} }: ClientRequest): S3Error {
+  const hasChecksum = Object.keys(headers).some((name) => name.startsWith("x-amz-checksum-"));
+  if (error.status !== 501 || !hasChecksum) return error;
+  const hint =
+    "if the server does not support checksums, set the stack's checksums to when_required, or " +
+    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required in the env file";
+  return new S3Error(error.code, error.status, `${error.message}; ${hint}`, { cause: error.cause });
+}
+
+/** Takes an answer whole. A stream for each would cost more than the request. */
 class Collector implements Dispatcher.DispatchHandler {
   private answer: S3Answer = { status: 0, headers: {} };
   private readonly chunks: Buffer[] = [];
   private length = 0;
-  private readonly resolve: (answer: WholeAnswer) => void;
+  private readonly limit: number;
+  private readonly resolve: (answer: ObjectBytes & S3Answer) => void;
   private readonly reject: (error: Error) => void;
 
-  constructor(resolve: (answer: WholeAnswer) => void, reject: (error: Error) => void) {
+  constructor(
+    limit: number,
+    resolve: (answer: ObjectBytes & S3Answer) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.limit = limit;
     this.resolve = resolve;
     this.reject = reject;
   }
@@ -407,20 +609,149 @@ class Collector implements Dispatcher.DispatchHandler {
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.length += chunk.length;
     this.chunks.push(chunk);
-    if (this.length > MAX_ANSWER_BYTES) {
-      controller.abort(invalidAnswer(`it is longer than ${MAX_ANSWER_BYTES} bytes`));
+    if (this.length > this.limit) {
+      controller.abort(invalidAnswer(`it is longer than ${this.limit} bytes`));
     }
   }
 
   onResponseEnd(): void {
-    const [first] = this.chunks;
-    const body = first && this.chunks.length === 1 ? first : Buffer.concat(this.chunks);
-    this.resolve({ ...this.answer, body });
+    this.resolve({ ...this.answer, chunks: this.chunks });
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
     this.reject(error);
   }
+}
+
+/** A paused answer is continued when fewer bytes wait for its reader. */
+const PAUSE_BYTES = 64 * 1024;
+
+interface StreamOptions {
+  ahead: number;
+  keepsConnections: boolean;
+}
+
+/**
+ * An object's bytes while they arrive. It pauses for its reader only if the server keeps the
+ * connection: undici 7 crashes when a connection is closed behind a paused answer.
+ */
+export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<Buffer> {
+  private answer: S3Answer = { status: 0, headers: {} };
+  private controller: Dispatcher.DispatchController | undefined;
+  private mayPause = false;
+  private readonly waiting: Buffer[] = [];
+  /** Bytes in `waiting`. */
+  private bytes = 0;
+  private end: { error?: Error } | undefined;
+  private wake: () => void = () => undefined;
+  private readonly options: StreamOptions;
+  private readonly resolve: (stream: ObjectStream) => void;
+  private readonly reject: (error: Error) => void;
+
+  constructor(
+    options: StreamOptions,
+    resolve: (stream: ObjectStream) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.options = options;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  get headers(): AnswerHeaders {
+    return this.answer.headers;
+  }
+
+  /** Whether it begins with the object's first byte, because the server does not support ranges. */
+  get isWhole(): boolean {
+    return this.answer.status !== 206;
+  }
+
+  onRequestStart(): void {
+    this.waiting.length = 0;
+  }
+
+  onResponseStart(
+    controller: Dispatcher.DispatchController,
+    status: number,
+    headers: IncomingHttpHeaders,
+  ): void {
+    this.answer = { status, headers: single(headers) };
+    this.controller = controller;
+    this.mayPause = this.options.keepsConnections && isKeeping(this.answer.headers);
+    if (status < 300) this.resolve(this);
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.waiting.push(chunk);
+    this.bytes += chunk.length;
+    if (this.mayPause) {
+      if (this.bytes >= PAUSE_BYTES) controller.pause();
+    } else if (this.bytes > this.options.ahead) {
+      controller.abort(new S3Error("SlowReader", 0, "it arrived faster than it could be stored"));
+    }
+    this.wake();
+  }
+
+  onResponseEnd(): void {
+    this.finish({});
+    const { answer, waiting } = this;
+    if (answer.status >= 300) this.reject(errorOf({ ...answer, body: joined(waiting) }));
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    this.finish({ error });
+    this.reject(error);
+  }
+
+  private finish(end: { error?: Error }): void {
+    this.end = end;
+    this.wake();
+  }
+
+  /** Gives up what has not arrived yet. A paused answer would keep its connection. */
+  cancel(): void {
+    if (!this.end) this.controller?.abort(new S3Error("Cancelled", 0, "it is not read any more"));
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
+    try {
+      for (;;) {
+        const chunk = this.waiting.shift();
+        if (chunk) {
+          this.bytes -= chunk.length;
+          yield chunk;
+        } else if (this.end) {
+          if (this.end.error) throw this.end.error;
+          return;
+        } else {
+          const more = new Promise<void>((wake) => {
+            this.wake = wake;
+          });
+          this.controller?.resume();
+          await more;
+        }
+      }
+    } finally {
+      this.cancel();
+    }
+  }
+}
+
+/** Whether the connection stays open behind an answer, if the server's connections do. */
+function isKeeping(headers: AnswerHeaders): boolean {
+  const isClosing = headers.connection?.toLowerCase().includes("close") === true;
+  return headers["content-length"] !== undefined && !isClosing;
+}
+
+function expectLength(headers: AnswerHeaders, size: number): void {
+  const announced = headers["content-length"] ?? size;
+  if (Number(announced) !== size) throw otherSize(announced, size);
+}
+
+function expectRange(headers: AnswerHeaders, range: string): void {
+  const found = headers["content-range"] ?? "";
+  if (found !== range) throw invalidAnswer(`its range is "${found}" instead of "${range}"`);
 }
 
 /** The headers with the first value of each. */

@@ -24,12 +24,22 @@ export const DEFAULT_RETRY_POLICY: RetryPolicy = {
 };
 const MAX_PAUSE_MS = 10_000;
 
+/** Decides about failures, and reports those after which a call is tried again. */
+export interface RetryHooks {
+  mayRetry(error: unknown): boolean;
+  onRetry(error: unknown, attempt: number): void;
+}
+
 /**
  * Repeats a call while its failure is retryable.
  *
  * @throws the last failure; one of the connection as S3Error
  */
-export async function withRetry<T>(policy: RetryPolicy, call: () => Promise<T>): Promise<T> {
+export async function withRetry<T>(
+  policy: RetryPolicy,
+  hooks: RetryHooks,
+  call: () => Promise<T>,
+): Promise<T> {
   const attempt = async () => {
     try {
       return await call();
@@ -43,7 +53,11 @@ export async function withRetry<T>(policy: RetryPolicy, call: () => Promise<T>):
     minTimeout: policy.pauseMs / 2,
     maxTimeout: MAX_PAUSE_MS,
     randomize: true,
-    shouldRetry: ({ error }) => isRetryable(error),
+    shouldRetry: ({ error, attemptNumber, retriesLeft }) => {
+      const again = hooks.mayRetry(error);
+      if (again && retriesLeft > 0) hooks.onRetry(error, attemptNumber);
+      return again;
+    },
   });
 }
 
@@ -79,13 +93,25 @@ export function isRetryable(error: unknown): boolean {
 }
 
 const CONNECTION_CODES =
-  /^(?:UND_ERR_|ECONN|ETIMEDOUT|EPIPE|EAI_AGAIN|ENETUNREACH|EHOSTUNREACH|ENOTFOUND|HPE_)/;
+  /^(?:UND_ERR_|ECONN|ETIMEDOUT|EPIPE|EPROTO|EAI_AGAIN|ENETUNREACH|EHOSTUNREACH|ENOTFOUND|HPE_|ERR_SSL_)/;
+
+/** Failures of a wrong host, port or scheme, or of a proxy that refuses: no server has answered. */
+const UNREACHABLE_CODES =
+  /^(?:ECONNREFUSED|ENOTFOUND|EAI_AGAIN|ENETUNREACH|EHOSTUNREACH|UND_ERR_CONNECT_TIMEOUT|UND_ERR_ABORTED|UND_ERR_INVALID_ARG|EPROTO|ERR_SSL_|HPE_)/;
+
+/** Whether no server of S3 may be at this place. When one has answered before, a retry may help. */
+export function isUnreachable(error: unknown): boolean {
+  return error instanceof S3Error && UNREACHABLE_CODES.test(error.code);
+}
 
 /** What undici and Node throw for a connection, as S3Error. Other errors stay as they are. */
 export function asS3Error(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof S3Error || !("code" in error)) return error;
-  const { code, message } = error;
+  const { code } = error;
   if (typeof code !== "string" || !CONNECTION_CODES.test(code)) return error;
-  const text = `no complete answer arrived (${code}: ${message})`;
+  // A name with several addresses fails once for each.
+  const causes = error instanceof AggregateError ? error.errors : [error];
+  const reason = causes.map((cause) => (cause instanceof Error ? cause.message : code)).join(", ");
+  const text = `no complete answer arrived (${code}: ${reason})`;
   return new S3Error(code, 0, text, { cause: error });
 }

@@ -14,7 +14,13 @@ const ItemLine = v.object({
 });
 const StepLine = v.variant("kind", [
   v.object({ kind: v.literal("create"), from: ItemLine }),
-  v.object({ kind: v.literal("update"), from: ItemLine, to: ItemLine, unsure: v.boolean() }),
+  v.object({
+    kind: v.literal("update"),
+    from: ItemLine,
+    to: ItemLine,
+    unsure: v.boolean(),
+    stored: v.optional(v.string()),
+  }),
   v.object({ kind: v.literal("same"), from: ItemLine, to: ItemLine }),
   v.object({ kind: v.literal("extra"), to: ItemLine }),
 ]);

@@ -10,6 +10,8 @@ export interface Item {
   size: number;
   /** Changes whenever the content does: an object's ETag; a file's inode, size and times. */
   version: string;
+  /** When the object was last written, if a listing said so. */
+  modified?: string | undefined;
   /**
    * Where it really is if the key does not say it: a misplaced object's key, a symlink's target.
    */

@@ -25,6 +25,7 @@ interface Options {
   origin?: string[];
   release?: Release;
   timeout: number;
+  allTypes: boolean;
   json?: true;
 }
 
@@ -47,6 +48,7 @@ const command = new Command("verify")
     readRelease,
   )
   .option("--timeout <seconds>", "the limit of the whole run", secondsFrom(10, 600), 30)
+  .option("--all-types", "look at the content type of every stored file, not of a sample", false)
   .option("--json", "print the results as JSON")
   .addHelpText("after", EXAMPLES)
   .action(run);
@@ -72,7 +74,8 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   ]);
   for (const warning of source.warnings) console.error(`warning: ${warning}`);
   const timeoutMs = options.timeout * 1000;
-  const results = await interruptible((signal) => verify(source, { timeoutMs, signal }));
+  const { allTypes } = options;
+  const results = await interruptible((signal) => verify(source, { timeoutMs, allTypes, signal }));
   const ok = allPassed(results);
   console.log(
     options.json

@@ -81,6 +81,9 @@ export const SYMPTOMS = {
   "content-changed":
     "The file that comes back is not the file that was uploaded. " +
     "Look for a proxy or CDN that changes files or serves its own pages.",
+  "wrong-type":
+    "Stored files do not have the content type that authentik gives them, so browsers do not " +
+    "show them. Repair them: npm run migrate -- stack:NAME --repair-types, or env:FILE.",
   "excess-rights":
     "The key can do more than authentik needs. " +
     `Give authentik its own key with only the permissions in ${PERMISSIONS_PAGE}.`,

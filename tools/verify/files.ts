@@ -1,4 +1,5 @@
 /** What authentik does with files, and the deletion of every file that a run has uploaded. */
+import { hasRightType, USAGES } from "../../authentik/objects.ts";
 import { diagnose, isFatal, type Failure } from "./diagnosis.ts";
 import { failureOf } from "./request.ts";
 import { CheckFailure, describe, lacks, type VerifyRun } from "./run.ts";
@@ -163,6 +164,91 @@ async function checkHeadOf(
     if (!isSame) throw new CheckFailure("content-changed", got);
     return got;
   });
+}
+
+/** How many stored files are looked at, unless all are. */
+const SAMPLE = 100;
+/** How many HEAD requests are made at the same time. */
+const HEADS_AT_ONCE = 32;
+
+/** Whether stored files have the content types that authentik gives them. */
+export async function checkTypes(run: VerifyRun): Promise<void> {
+  const which = run.allTypes ? "all stored files" : `up to ${SAMPLE} stored files`;
+  const check = { name: "stored types", tried: `HeadObject of ${which}` };
+  const isListed = await run.storage.list(PREFIX).then(
+    () => true,
+    () => false,
+  );
+  if (!isListed) {
+    run.skip(check.name, "the files cannot be listed");
+    return;
+  }
+  await run.check({ ...check, action: "s3:GetObject" }, async () => {
+    const wrong = new Map<string, string[]>();
+    let looked = 0;
+    for await (const keys of storedKeys(run)) {
+      looked += keys.length;
+      for (const [key, type] of await wrongTypes(run, keys)) {
+        wrong.set(type, [...(wrong.get(type) ?? []), key]);
+      }
+    }
+    if (wrong.size > 0) throw wrongTypesFound(run, wrong, looked);
+    return looked === 0 ? "no files are stored yet" : `200; ${looked} files have the right type`;
+  });
+}
+
+/** Keys whose names show a type, some at a time. A sample is spread over the first of them. */
+async function* storedKeys(run: VerifyRun): AsyncGenerator<string[]> {
+  for (const usage of USAGES) {
+    for await (const page of run.storage.pages(`${usage}/`)) {
+      const isOfRun = (key: string) => key.includes(`/verify-${run.id}`);
+      const keys = page.filter((key) => !isOfRun(key) && !hasRightType(key, undefined));
+      const step = run.allTypes ? 1 : Math.max(1, keys.length / (SAMPLE / USAGES.length));
+      const chosen: string[] = [];
+      for (let at = 0; at < keys.length; at += step) chosen.push(keys[Math.floor(at)] ?? "");
+      for (let at = 0; at < chosen.length; at += HEADS_AT_ONCE) {
+        yield chosen.slice(at, at + HEADS_AT_ONCE);
+      }
+      if (!run.allTypes) break;
+    }
+  }
+}
+
+/** The keys of these that have another type than authentik's, and that type. */
+async function wrongTypes(run: VerifyRun, keys: readonly string[]): Promise<[string, string][]> {
+  const found = await Promise.all(
+    keys.map(async (key): Promise<[string, string][]> => {
+      const head = await run.storage.head(key).catch((error: unknown) => {
+        // It was deleted after the listing.
+        if (failureOf(error).status === 404) return undefined;
+        throw error;
+      });
+      if (!head || hasRightType(key, head.contentType)) return [];
+      return [[key, head.contentType ?? "no type"]];
+    }),
+  );
+  return found.flat();
+}
+
+function wrongTypesFound(
+  { target, rules, allTypes }: VerifyRun,
+  wrong: ReadonlyMap<string, readonly string[]>,
+  looked: number,
+): CheckFailure {
+  const count = [...wrong.values()].reduce((sum, keys) => sum + keys.length, 0);
+  const types = [...wrong].map(
+    ([type, keys]) => `${keys.length} of type ${type}, e.g. ${keys[0] ?? ""}`,
+  );
+  const got = `${count} of ${looked} files have a wrong type: ${types.join("; ")}`;
+  const { argument = "stack:NAME" } = target;
+  const sentences = [
+    "Browsers do not show these files.",
+    `Repair them: npm run migrate -- ${argument} --repair-types.`,
+    allTypes ? "" : "--all-types counts all of them.",
+    rules.storesNoType ? "This release stores no types; upgrade authentik to 2025.12.2." : "",
+  ];
+  const advice = sentences.filter((sentence) => sentence !== "").join(" ");
+  return new CheckFailure("wrong-type", got, { status: "warning", advice });
 }
 
 /** Whether the small file is listed. */

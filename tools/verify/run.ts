@@ -27,6 +27,8 @@ export interface Target {
   hasGeneralNames?: boolean | undefined;
   /** Whether the key is the key of the bucket's administrator. Undefined if that is not known. */
   keyIsAdmin?: boolean | undefined;
+  /** What `npm run migrate` takes for the bucket: `stack:prod`, `env:.env`. */
+  argument?: string | undefined;
 }
 
 export interface VerifyOptions {
@@ -36,6 +38,8 @@ export interface VerifyOptions {
    * How long a key that the server refuses is tried again, because it may be new. The default is 0.
    */
   newKeyMs?: number | undefined;
+  /** Looks at the content type of every stored file, and not of a sample. */
+  allTypes?: boolean | undefined;
   /** Ends the run early. The run still cleans up. */
   signal?: AbortSignal | undefined;
 }
@@ -129,6 +133,7 @@ export class VerifyRun {
    */
   upload: UploadOptions;
   readonly newKeyMs: number;
+  readonly allTypes: boolean;
   private readonly interruption: AbortSignal | undefined;
   /** In the order in which the checks began, which is the same in every run. */
   private readonly recorded: (CheckResult | undefined)[] = [];
@@ -138,7 +143,8 @@ export class VerifyRun {
     this.controller.abort();
   };
 
-  constructor(target: Target, { timeoutMs = 30_000, newKeyMs = 0, signal }: VerifyOptions) {
+  constructor(target: Target, options: VerifyOptions) {
+    const { timeoutMs = 30_000, newKeyMs = 0, allTypes = false, signal } = options;
     // Each of the requests that run at the same time adds a listener.
     setMaxListeners(0, this.signal);
     this.deadline = setTimeout(this.end, Math.max(1, timeoutMs - CLEANUP_MS));
@@ -147,6 +153,7 @@ export class VerifyRun {
     this.target = target;
     this.rules = releaseRules(target.release);
     this.newKeyMs = newKeyMs;
+    this.allTypes = allTypes;
     this.interruption = signal;
     this.upload = { acl: true, checksums: target.settings.checksums !== "when_required" };
     this.storage = new Storage(target.settings, this.rules, this.signal);

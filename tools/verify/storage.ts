@@ -74,6 +74,18 @@ export class Storage {
     return Contents.flatMap(({ Key }) => Key ?? []);
   }
 
+  /** The keys of all objects that begin with `prefix`, in pages of up to 1000. */
+  async *pages(prefix: string): AsyncGenerator<string[]> {
+    const settings = { Bucket: this.settings.bucketName, Prefix: prefix };
+    let token: string | undefined;
+    do {
+      const command = new ListObjectsV2Command({ ...settings, ContinuationToken: token });
+      const { Contents = [], NextContinuationToken } = await this.plain.send(command, this.abort);
+      yield Contents.flatMap(({ Key }) => Key ?? []);
+      token = NextContinuationToken;
+    } while (token !== undefined);
+  }
+
   async head(key: string): Promise<ObjectHead> {
     const command = new HeadObjectCommand(this.object(key));
     const { ContentType, ContentLength } = await this.plain.send(command, this.abort);

@@ -7,6 +7,7 @@ import {
   abandonUpload,
   checkHead,
   checkList,
+  checkTypes,
   cleanUp,
   uploadLargeFile,
   uploadSmallFile,
@@ -45,6 +46,7 @@ async function checkAll(run: VerifyRun): Promise<void> {
   const isUploaded = await uploadSmallFile(run);
   await Promise.all([
     checkIdentity(run),
+    checkTypes(run),
     ...(isUploaded ? checkFiles(run) : []),
     checkExcessRights(run),
   ]);

@@ -6,6 +6,7 @@ import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts
 import { defaultSchemaOf, EnvReadError } from "../../authentik/read-env.ts";
 import { ignoreClosedOutput, interruptible, runCommand, UsageError } from "../lib/command.ts";
 import { REPOSITORY } from "../lib/repository.ts";
+import { userPath } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
 import { Bucket, type BucketOptions } from "./bucket.ts";
 import { MemoryBudget } from "./content.ts";
@@ -81,7 +82,7 @@ const command = new Command("migrate")
   .option("--repair-types", HELP.repairTypes, false)
   .option("--delete-old", HELP.deleteOld, false)
   .option("--json", HELP.json, false)
-  .option("--state <folder>", HELP.state, STATE_FOLDER)
+  .option("--state <folder>", HELP.state, userPath, STATE_FOLDER)
   .addHelpText("after", AFTER_HELP)
   .action((from: string, to: string | undefined, flags: Flags) =>
     interruptible((signal) => run(from, to, flags, signal)),
@@ -218,7 +219,7 @@ async function readEnd(text: string): Promise<End> {
         `(one with a colon as "./${text}"), stack:NAME or env:FILE`,
     );
   }
-  return text;
+  return userPath(text);
 }
 
 /** The schemas that the option and the env files name. */

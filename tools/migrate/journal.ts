@@ -16,7 +16,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
-import writeFileAtomic from "write-file-atomic";
+import { writeWholeFile } from "../lib/write-file.ts";
 import { MigrateError, type Item } from "./storage.ts";
 
 const Upload = v.object({
@@ -106,7 +106,7 @@ export class Journal {
 
   async keepUpload(upload: Upload): Promise<void> {
     this.uploads.set(upload.key, upload);
-    await writeFileAtomic(this.uploadFile(upload.key), JSON.stringify(upload), { mode: 0o600 });
+    await writeWholeFile(this.uploadFile(upload.key), JSON.stringify(upload));
   }
 
   forgetUpload(key: string): void {
@@ -135,7 +135,7 @@ export class Journal {
 
   /** Records that all objects with a typed pair had at this time what must be stored with them. */
   async keepTypesSeen(serverTime: string): Promise<void> {
-    await writeFileAtomic(this.typesFile, serverTime, { mode: 0o600 });
+    await writeWholeFile(this.typesFile, serverTime);
   }
 
   private has(a: Item, b: Item, mark: Mark): boolean {

@@ -452,7 +452,16 @@ export class BucketClient {
   private async deletesByAbort(key: string, uploadId: string): Promise<boolean> {
     if (this.isAzure === undefined) await this.listParts(key, uploadId);
     if (this.isAzure === undefined) await this.head(key).catch(() => undefined);
+    if (this.isAzure === undefined) await this.noteAnyEtag();
     return this.isAzure ?? this.isVersitygw;
+  }
+
+  /** Looks at the ETag of any object. An empty bucket has none. */
+  private async noteAnyEtag(): Promise<void> {
+    for await (const { etag } of this.list("")) {
+      this.noteEtag(etag);
+      return;
+    }
   }
 
   /** Remembers what an ETag shows of the server. */

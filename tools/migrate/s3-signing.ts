@@ -4,6 +4,9 @@ import { SignatureV4 } from "@smithy/signature-v4";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { escapePath, escapeUri } from "../../authentik/url.ts";
 
+/** For the requests of the SDK, which only finds credentials here. In milliseconds. */
+const SDK_TIMEOUTS = { connectionTimeout: 10_000, requestTimeout: 20_000 };
+
 /** Where a bucket's requests go, and how they are signed. */
 export interface BucketAddress {
   origin: string;
@@ -72,10 +75,14 @@ function placeOf({ bucketName, addressingStyle }: StorageSettings, endpoint: URL
  */
 async function fromAwsConfig({ region, sessionProfile, useSsl, endpoint }: StorageSettings) {
   const { S3Client } = await import("@aws-sdk/client-s3");
-  const { config } = new S3Client({
-    ...(region === undefined ? {} : { region }),
-    ...(sessionProfile === undefined ? {} : { profile: sessionProfile }),
-  });
+  const { s3ClientConfig } = await import("../../providers/s3/client.ts");
+  const { config } = new S3Client(
+    s3ClientConfig({
+      keys: { sessionProfile },
+      ...(region === undefined ? {} : { region }),
+      ...SDK_TIMEOUTS,
+    }),
+  );
   const found = region ?? (await config.region().catch(() => undefined)) ?? "us-east-1";
   const { credentials } = config;
   if (endpoint !== undefined) return { region: found, credentials };

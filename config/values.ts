@@ -25,7 +25,7 @@ export function defaultOf(schema: v.GenericSchema): string | undefined {
   return "default" in schema && typeof schema.default === "string" ? schema.default : undefined;
 }
 
-/** A schema from the text of a config value to `Output`, with its line in the README's table. */
+/** A schema from the text of a config value to `Output`, with its line in docs/config.md. */
 export type Value<Output> = v.GenericSchema<string, Output>;
 
 function documented<Output>(
@@ -174,7 +174,7 @@ export function splitList(value: string): string[] | undefined {
 }
 
 /**
- * An optional key. The fallback is written as in the stack's file, and shown like that in the README.
+ * An optional key. The fallback is written as in the stack's file, and shown like that in docs/config.md.
  */
 export function optional<Output>(value: Value<Output>): v.OptionalSchema<Value<Output>, undefined>;
 export function optional<Output>(

@@ -38,7 +38,7 @@ async function problems(changes: Record<string, string | undefined>): Promise<st
 }
 
 describe("config", () => {
-  it("has the defaults of the README", async () => {
+  it("has the defaults of docs/config.md", async () => {
     expect(await parse()).to.deep.equal({
       provider: "s3",
       bucketName: "authentik-media",

@@ -36,7 +36,7 @@ const NOT_RUN: readonly [command: RegExp, reason: string][] = [
 
 /** Commands that need no Pulumi command line tool. */
 const WITHOUT_PULUMI =
-  /^(?:npm ci|npm start|npx (?:tsc|biome)|npm run -s stacks|.*npx mocha test\/(?:readme|contract|policy)\.|git|cd|mkdir)/;
+  /^(?:npm ci|npm start|npx (?:tsc|biome)|npm run -s stacks|.*npx mocha test\/(?:config-page|contract|policy)\.|git|cd|mkdir)/;
 
 /** Pages without such a command continue on the README's stack `prod`. */
 const MAKES_PROD = /^pulumi (?:stack init|new .* --stack) prod/;
@@ -80,14 +80,15 @@ const REPLACEMENTS: readonly [written: RegExp, here: (page: string) => string][]
   [/^(pulumi config set --secret secretKey).*/, (page) => `$1 <<< ${userOf(page).secretKey}`],
   [/^(pulumi config set --secret cloudflare:apiToken)/, () => "$1 <<< a-token"],
   [/^(pulumi stack change-secrets-provider passphrase)/, () => "$1 <<< test"],
+  [/^pulumi login --local/, () => `pulumi login file://${join(dir, "state")}`],
   [/^(npm run migrate -- .*|pulumi stack migrate .*)/, () => "$1 --yes"],
   // Other commands of the page, or of the README, may have written the same file.
   [/^(npm run env (?!.* --merge).* --output (\S+).*)/, () => "rm -f $2; $1"],
   [/^git commit/, () => "git -c user.name=docs -c user.email=docs@authentik.company commit"],
 ];
 
-/** Whose key a page gives to authentik. On these two pages authentik has its own user. */
-const userOf = (page: string) => (/s3|start/.test(page) ? AUTHENTIK : ROOT);
+/** Whose key a page gives to authentik. On these pages authentik has its own user. */
+const userOf = (page: string) => (/s3|start|README/.test(page) ? AUTHENTIK : ROOT);
 
 /** The commands in the `sh` blocks of a page, without comments, in groups that are run in one shell each. */
 function commandsOf(markdown: string): string[][] {

@@ -5,7 +5,7 @@ import { commonKeys } from "../config/common.ts";
 import { defaultOf, documentationOf } from "../config/values.ts";
 import { PROVIDERS, providers } from "../providers/index.ts";
 
-const README = new URL("../README.md", import.meta.url);
+const PAGE = new URL("../docs/config.md", import.meta.url);
 const TABLE = /(?<=<!-- config table: begin -->\n)[^]*?(?=<!-- config table: end -->)/;
 
 /** The config table as the schemas have it: a row for each key, and one more where a provider has a key of the same name. */
@@ -46,15 +46,15 @@ function row(key: string, ...cells: string[]): string {
   return `| ${[`\`${key}\``, ...cells].join(" | ")} |`;
 }
 
-describe("README", () => {
-  it("lists every key of the config with its type, default and meaning (UPDATE_README=1 writes it)", async () => {
-    const readme = await readFile(README, "utf8");
+describe("docs/config.md", () => {
+  it("lists every key of the config with its type, default and meaning (UPDATE_CONFIG_PAGE=1 writes it)", async () => {
+    const page = await readFile(PAGE, "utf8");
     const actual = await table();
-    if (process.env.UPDATE_README)
+    if (process.env.UPDATE_CONFIG_PAGE)
       await writeFile(
-        README,
-        readme.replace(TABLE, () => actual),
+        PAGE,
+        page.replace(TABLE, () => actual),
       );
-    else expect(TABLE.exec(readme)?.[0]).to.equal(actual);
+    else expect(TABLE.exec(page)?.[0]).to.equal(actual);
   });
 });

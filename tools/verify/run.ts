@@ -126,6 +126,8 @@ export class VerifyRun {
    * from then on, so that the other checks can be made.
    */
   upload: UploadOptions;
+  /** Whether the server stores its objects in Azure Blob Storage. Known after the first upload. */
+  isAzure = false;
   readonly newKeyMs: number;
   private readonly interruption: AbortSignal | undefined;
   /** In the order in which the checks began, which is the same in every run. */

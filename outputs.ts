@@ -1,6 +1,6 @@
 /** Turns the provisioned storage into the stack's outputs, with authentik's variables. */
 import * as log from "@pulumi/pulumi/log/index.js";
-import { all, secret, type Output } from "@pulumi/pulumi/output.js";
+import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
 import { buildEnv, type StorageSettings } from "./authentik/env.ts";
 import { parseRelease, type Release } from "./authentik/release.ts";
 import { cacheAdvice } from "./authentik/url-cache.ts";
@@ -60,7 +60,8 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
   if (isRetiring && cached !== undefined) void log.info(`retirePreviousKey: ${cached}`);
   return {
     provider: config.provider,
-    bucket: storage.bucketName,
+    // A name in the config is shown in the first preview too.
+    bucket: config.bucketName === undefined ? storage.bucketName : output(config.bucketName),
     region: storage.region.apply((region) => region ?? "us-east-1"),
     endpoint: storage.endpoint,
     ...(storage.customDomain === undefined ? {} : { customDomain: storage.customDomain }),

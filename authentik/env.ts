@@ -3,7 +3,14 @@
  * file alone, but for what depends on the release: the prefixes and the name of the token
  * (`release.ts`). `read-env.ts` reads variables back.
  */
-import { PREFIXES, TOKEN_NAMES, releaseRules, type Release, type ReleaseRules } from "./release.ts";
+import {
+  PREFIXES,
+  TOKEN_NAMES,
+  formatRelease,
+  releaseRules,
+  type Release,
+  type ReleaseRules,
+} from "./release.ts";
 
 export const ADDRESSING_STYLES = ["auto", "path", "virtual"] as const;
 export type AddressingStyle = (typeof ADDRESSING_STYLES)[number];
@@ -112,7 +119,26 @@ export function buildEnv(settings: StorageSettings, release?: Release): Authenti
   if (settings.checksums === "when_required") {
     for (const name of CHECKSUM_NAMES) env[name] = "when_required";
   }
-  return { env, warnings };
+  return { env, warnings: [...warnings, ...unreadSettings(settings, release)] };
+}
+
+/** Warnings about settings that the release, or some release if it is unknown, does not read. */
+function unreadSettings(settings: StorageSettings, release?: Release): string[] {
+  const { urlExpiry = DEFAULTS.urlExpiry, addressingStyle, signatureVersion } = settings;
+  const { readsUrlExpiry, readsAddressingStyle, readsSignatureVersion } = releaseRules(release);
+  const name = release === undefined ? "authentik" : `authentik ${formatRelease(release)}`;
+  const warnings: string[] = [];
+  if (urlExpiry !== DEFAULTS.urlExpiry && !(release !== undefined && readsUrlExpiry)) {
+    const who = release === undefined ? "authentik to 2025.10" : name;
+    warnings.push(`${who} does not read urlExpiry "${urlExpiry}": its URLs are valid for an hour.`);
+  }
+  if (addressingStyle === "virtual" && !readsAddressingStyle) {
+    warnings.push(`${name} does not read addressingStyle "virtual": its URLs are in path style.`);
+  }
+  if (signatureVersion === "s3" && !readsSignatureVersion) {
+    warnings.push(`${name} does not read signatureVersion "s3": it signs with s3v4.`);
+  }
+  return warnings;
 }
 
 /**

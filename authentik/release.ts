@@ -33,6 +33,11 @@ export function parseRelease(text: string): Release | undefined {
   return patch === undefined ? series : { ...series, patch: Number(patch) };
 }
 
+/** The release as authentik writes it: `2025.12.2`, or `2025.12` for the newest of its series. */
+export function formatRelease({ year, month, patch }: Release): string {
+  return `${year}.${month}${patch === undefined ? "" : `.${patch}`}`;
+}
+
 /** Whether `release` is `since` or later. `since` is written "2025.12" or "2025.12.2". */
 export function atLeast(release: Release, since: string): boolean {
   const wanted = parseRelease(since);

@@ -68,7 +68,7 @@ export const commonKeys = {
   signatureVersion: optional(
     oneOf(
       SIGNATURE_VERSIONS,
-      `How authentik signs (read from 2026.5). \`s3\` is the legacy signer. ` +
+      `How authentik signs (read from 2026.5). \`s3\` is the legacy signer, which needs \`authentikVersion\`. ` +
         `authentik's default is \`${DEFAULTS.signatureVersion}\`.`,
     ),
   ),
@@ -158,12 +158,25 @@ export function parseProvider<Keys extends v.ObjectEntries, Config>(
   }
   const texts = { ...defaults(commonKeys), ...defaults(keys), ...values };
   const valid = Object.fromEntries(Object.entries(texts).filter(([key]) => !invalid.has(key)));
-  check({ ...v.parse(partialCommon, valid), ...v.parse(v.partial(own), valid) }, (key, wrong) => {
+  const reportValid: ReportProblem = (key, wrong) => {
     // An invalid value looks like a missing one here.
     if (!invalid.has(key)) report(key, wrong);
-  });
+  };
+  const validCommon = v.parse(partialCommon, valid);
+  checkSigner(validCommon, reportValid);
+  check({ ...validCommon, ...v.parse(v.partial(own), valid) }, reportValid);
   if (!parsedCommon.success || !parsedOwn.success) return undefined;
   return resolve({ ...parsedCommon.output, ...parsedOwn.output });
+}
+
+/** Releases to 2026.4 always sign with `s3v4`, which a server that needs `s3` refuses. */
+function checkSigner(config: Valid<CommonConfig>, report: ReportProblem): void {
+  if (config.signatureVersion !== "s3" || config.authentikVersion !== undefined) return;
+  report(
+    "signatureVersion",
+    'is "s3", which authentik reads only from 2026.5, and without authentikVersion the values ' +
+      "are for every release; set authentikVersion to yours, or remove signatureVersion",
+  );
 }
 
 function defaults(keys: v.ObjectEntries): Record<string, string> {

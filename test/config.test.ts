@@ -139,6 +139,7 @@ describe("config", () => {
     ["a header that is none", { corsAllowedHeaders: "Author ization" }, /^corsAllowedHeaders\[0\]: is not a header name/],
     ["a choice that is none", { addressingStyle: "host" }, /^addressingStyle: is not one of the choices; write "auto", "path", "virtual"/],
     ["a style that the oldest release cannot be told", { addressingStyle: "virtual" }, /^addressingStyle: is "virtual".*set authentikVersion/],
+    ["a signer that releases to 2026.4 cannot be told", { signatureVersion: "s3" }, /^signatureVersion: is "s3".*set authentikVersion/],
     ["a release that YAML cut", { authentikVersion: "2025.1" }, /write "2025.10", in quotes/],
     ["a release without S3", { authentikVersion: "2023.10" }, /since 2024.2/],
     ["no release", { authentikVersion: "latest" }, /is not an authentik release/],

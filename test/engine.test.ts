@@ -74,6 +74,8 @@ const SECRETS = {
         origins: ["https://authentik.company"],
       };
       await other.configure(values, SECRETS);
+      // What the config says is known before anything exists.
+      expect(await other.expectOk("preview")).to.match(/ bucket +: "cut-off"/);
       expect((await other.run("up", "--yes", "--skip-preview")).text).to.match(
         /could not put the CORS policy.*ECONNRESET/,
       );

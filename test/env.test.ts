@@ -79,6 +79,22 @@ describe("authentik's environment", () => {
     });
   }
 
+  // biome-ignore format: a table of cases
+  const unread: [version: string | undefined, warned: RegExp[]][] = [
+    [undefined, [/^authentik to 2025\.10 does not read urlExpiry "hours=1"/]],
+    ["2025.10.3", [/^authentik 2025\.10\.3 does not read urlExpiry/, /"virtual"/, /signatureVersion "s3"/]],
+    ["2026.4", [/^authentik 2026\.4 does not read signatureVersion "s3": it signs with s3v4/]],
+    ["2026.5", []],
+  ];
+  for (const [version, warned] of unread) {
+    it(`of ${version ?? "an unknown release"} comes with a warning for each unread setting`, () => {
+      const chosen = { ...settings, ...optional, addressingStyle: "virtual" } as const;
+      const { warnings } = buildEnv(chosen, version === undefined ? undefined : release(version));
+      expect(warnings).to.have.length(warned.length);
+      for (const [index, wording] of warned.entries()) expect(warnings[index]).to.match(wording);
+    });
+  }
+
   it("of an unknown release has the token under the names of both generations", () => {
     expect(envOf({ sessionToken: "t" })).to.include({
       AUTHENTIK_STORAGE__MEDIA__S3__SECURITY_TOKEN: "t",

@@ -1,15 +1,32 @@
 import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, rm, stat, symlink } from "node:fs/promises";
+import {
+  chmod,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import { openLocalFolder } from "../tools/start/folder.ts";
+import { findVersitygw, releaseName } from "../tools/start/versitygw.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
+import { listen } from "./support/listen.ts";
+import { onTerminal } from "./support/terminal.ts";
 
+const npm = (await onPath("npm")) ?? "npm";
 const docker = await onPath("docker");
 /** Whether this machine has a container engine, and not only the client. */
 const hasEngine =
@@ -103,28 +120,47 @@ describe("npm start", function () {
         expect(await isServed()).to.equal(false);
       });
 
-      const program = setup === withEngine ? "pulumi up" : "running the program";
-      for (const step of ["starting the S3 server", program, "verifying the bucket"]) {
-        it(`works again after Ctrl-C at "${step}", which leaves nothing running`, async () => {
-          const { child, ended, output } = launch(env);
-          while (!output().includes(step)) await sleep(20);
-          // On a fast machine the calls of this step take less than 0.2 s.
-          await sleep(step === "verifying the bucket" ? 50 : 200);
-          child.kill("SIGINT");
-          expect(await ended, output()).not.to.equal(null);
-          expect(await isServed()).to.equal(false);
-          expectSuccess(await start(env));
-        });
-      }
+      it("stops in order within 5 s of Ctrl-C in a terminal, at ten moments of its run", async function () {
+        this.timeout(300_000);
+        const begun = Date.now();
+        expectSuccess(await start(env));
+        const length = Date.now() - begun;
+        for (let moment = 0; moment < 10; moment += 1) {
+          const keys = [[((moment + 0.5) / 10) * length, "\u0003"]] as const;
+          const options = { cwd: REPOSITORY, env: { ...process.env, ...env }, keys };
+          const args = ["start", "--", "--dir", dir];
+          const { status, text, afterKeysMs } = await onTerminal(npm, args, [], options);
+          const where = `at ${Math.round(keys[0][0])} of ${length} ms: ${text}`;
+          expect(afterKeysMs, where).to.be.below(5000);
+          expect(await processesOf(dir), where).to.deep.equal([]);
+          if (status !== 0 && text.includes("S3 server")) {
+            expect(text, where).to.contain(
+              "stopped by SIGINT: the S3 server and pulumi do not run",
+            );
+          }
+        }
+        expectSuccess(await start(env));
+      });
     });
   }
 
-  it("reports in one line that the tool is missing, and deletes the data", async () => {
-    const { text } = await start({ PATH: PATH_WITHOUT_PULUMI });
-    const notices = text.split("\n").filter((line) => line.includes("tool is not installed"));
-    expect(notices).to.have.length(1);
-    expect(await readdir(join(dir, "data"))).to.deep.equal([]);
-  });
+  // biome-ignore format: a table of cases
+  const unusable: [title: string, file: string | undefined, reason: RegExp][] = [
+    ["is missing", undefined, /cannot be used: it is not on PATH, and its installation failed: \S/],
+    ["is of another processor", "\u007fELF\u0002\u0001\u0001\0", /cannot be used: ".*pulumi" fails: .*(?:ENOEXEC|format|syntax|not found)/],
+    ["fails", "#!/bin/sh\necho library missing >&2; exit 9\n", /cannot be used: ".*pulumi" fails: library missing/],
+  ];
+  for (const [title, file, reason] of unusable) {
+    it(`says why a Pulumi tool that ${title} cannot be used, and deletes the data`, async () => {
+      const bin = join(dir, "path");
+      await mkdir(bin);
+      if (file !== undefined) await writeFile(join(bin, "pulumi"), file, { mode: 0o755 });
+      const { code, text } = await start({ PATH: `${bin}:${PATH_WITHOUT_PULUMI}` });
+      expect(code, text).to.equal(0);
+      expect(text).to.match(reason).and.contain("there is no state");
+      expect(await readdir(join(dir, "data"))).to.deep.equal([]);
+    });
+  }
 
   for (const { title, env } of withoutEngine) {
     it(`${title}: stops the server of a killed run`, async () => {
@@ -148,9 +184,67 @@ describe("npm start", function () {
     expect(text).to.contain(`port ${port} on 127.0.0.1`);
   });
 
-  it("lists what to install when it cannot get a server", async () => {
-    const { code, text } = await start({ PATH: "" });
+  it("says why each installation of the server failed", async () => {
+    const server = createHttpServer((_request, response) => response.writeHead(404).end());
+    const { host, stop } = await listen(server);
+    const { code, text } = await start({ PATH: "", VERSITYGW_RELEASES: `http://${host}` });
+    await stop();
     expect(code).to.equal(1);
-    expect(text).to.contain("needs versitygw, Go or Docker");
+    expect(text).to.match(/versitygw cannot be installed.*or install Go/);
+    expect(text).to.match(/download: \S+checksums.txt answers 404/);
+    expect(text).to.contain("Go: go is not on PATH").and.contain("Docker: docker is not on PATH");
+  });
+
+  for (const isChanged of [false, true]) {
+    const title = isChanged
+      ? "refuses a release with another checksum"
+      : "runs versitygw's release";
+    it(title, async function () {
+      const versitygw = await findVersitygw(join(REPOSITORY, ".local/bin"));
+      if (versitygw.kind !== "binary") this.skip();
+      const name = releaseName() ?? this.skip();
+      await mkdir(join(dir, name));
+      await cp(versitygw.path, join(dir, name, "versitygw"));
+      const archive = `${name}.tar.gz`;
+      spawnSync("tar", ["-czf", archive, name], { cwd: dir });
+      const bytes = await readFile(join(dir, archive));
+      const sum = createHash("sha256")
+        .update(isChanged ? "other" : bytes)
+        .digest("hex");
+      const server = createHttpServer(({ url = "" }, response) => {
+        response.end(url.endsWith("/checksums.txt") ? `${sum}  ${archive}\n` : bytes);
+      });
+      const { host, stop } = await listen(server);
+      const bin = join(dir, "path");
+      await mkdir(bin);
+      for (const tool of ["tar", "gzip", "ps"]) {
+        await symlink((await onPath(tool)) ?? tool, join(bin, tool));
+      }
+      const result = await start({ PATH: bin, VERSITYGW_RELEASES: `http://${host}` });
+      await stop();
+      if (isChanged)
+        expect(result.text).to.contain(`${archive} does not have the published checksum`);
+      else expectSuccess(result);
+    });
+  }
+
+  it("works with a home folder that cannot be written, and writes nothing there", async function () {
+    if (pulumi === undefined) this.skip();
+    const home = join(dir, "home");
+    await mkdir(home, { mode: 0o500 });
+    expectSuccess(await start({ HOME: home, XDG_CACHE_HOME: undefined, PULUMI_HOME: undefined }));
+    expect(await readdir(home)).to.deep.equal([]);
+    await chmod(home, 0o700);
   });
 });
+
+/** The processes with this folder in their command line. */
+async function processesOf(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of await readdir("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
+    const line = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+    if (line.includes(folder)) found.push(line.replaceAll("\0", " "));
+  }
+  return found;
+}

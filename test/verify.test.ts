@@ -86,7 +86,7 @@ function resultOf(results: readonly CheckResult[], check: string): CheckResult {
 }
 
 function shown(results: readonly CheckResult[]): string {
-  return renderResults(results, { color: false });
+  return renderResults(results, "", { color: false });
 }
 
 function expectAllPassed(results: CheckResult[]): void {
@@ -536,7 +536,7 @@ describe("verify", function () {
     it("the bucket twice", async () => {
       const release = parseRelease("2025.12.1");
       const results = await verify(target(await bucket(), {}, { release }));
-      expect(resultOf(results, "URL of 2025.12").symptom).to.equal("bucket-twice");
+      expect(resultOf(results, "URL of 2025.12.1").symptom).to.equal("bucket-twice");
     });
 
     const TO_2026_4 = /^To 2026.4 authentik signs this URL for the endpoint's host/;
@@ -605,7 +605,7 @@ describe("verify", function () {
         const options = { release: parseRelease(release) };
         const results = await verify(target(await bucket(), settings, options));
         const [failed, ...others] = results.filter(({ status }) => status === "failed");
-        expect(failed).to.include({ symptom: "no-url" });
+        expect(failed).to.include({ check: `URL of ${release}`, symptom: "no-url" });
         expect(others).to.deep.equal([]);
       }
     });

@@ -10,6 +10,8 @@ export interface Terminal {
   env?: NodeJS.ProcessEnv;
   /** The command's time limit. The default is a minute. */
   limitMs?: number;
+  /** Keys that are typed some milliseconds after the start. */
+  keys?: readonly (readonly [afterMs: number, keys: string])[];
 }
 
 /** Keys that are typed before the program listens are lost. */
@@ -18,15 +20,16 @@ const THINKING_MS = 200;
 /**
  * Runs a command to its end.
  *
- * @returns the exit status, and everything that the terminal showed
+ * @returns the exit status, everything that the terminal showed, and how long the command ran after
+ *   the last of the timed keys; 0 if it had ended before
  * @throws Error when a question did not appear
  */
 export async function onTerminal(
   file: string,
   args: readonly string[],
   replies: readonly Reply[],
-  { cwd, env = process.env, limitMs = 60_000 }: Terminal = {},
-): Promise<{ status: number; text: string }> {
+  { cwd, env = process.env, limitMs = 60_000, keys: timed = [] }: Terminal = {},
+): Promise<{ status: number; text: string; afterKeysMs: number }> {
   const present = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined),
   );
@@ -35,6 +38,13 @@ export async function onTerminal(
   const limit = setTimeout(() => {
     terminal.kill("SIGKILL");
   }, limitMs);
+  let typed: number | undefined;
+  const timers = timed.map(([afterMs, keys]) =>
+    setTimeout(() => {
+      typed = Date.now();
+      terminal.write(keys);
+    }, afterMs),
+  );
   const left = [...replies];
   let [text, seen] = ["", 0];
   terminal.onData((shown) => {
@@ -54,7 +64,7 @@ export async function onTerminal(
       resolve(exitCode);
     });
   });
-  clearTimeout(limit);
+  for (const timer of [limit, ...timers]) clearTimeout(timer);
   if (left.length > 0) throw new Error(`"${left[0]?.[0] ?? ""}" was not asked:\n${text}`);
-  return { status, text };
+  return { status, text, afterKeysMs: typed === undefined ? 0 : Date.now() - typed };
 }

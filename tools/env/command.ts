@@ -2,13 +2,14 @@
  * `npm run env`: writes authentik's variables, from a stack or an env file, in the format of a
  * tool.
  */
-import { access } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { isStorageVariable } from "../../authentik/env.ts";
 import { unreadVariables } from "../../authentik/unread.ts";
 import { cacheAdvice } from "../../authentik/url-cache.ts";
 import { UsageError, runCommand } from "../lib/command.ts";
+import { userPath } from "../lib/repository.ts";
 import { readEnvFile, readStack, type Source } from "../lib/source.ts";
+import { regularFile, writeWholeFile } from "../lib/write-file.ts";
 import {
   DEFAULT_OPTIONS,
   FORMATS,
@@ -50,7 +51,7 @@ const command = new Command("env")
   .addOption(new Option("--format <format>", "the format").choices(FORMATS).default("dotenv"))
   .option(
     "--output <path>",
-    "write to this file, which only its owner can read, instead of standard output",
+    "write to this file instead of standard output; only its owner can read a new file",
   )
   .option("--merge", "keep the other lines of a .env file that exists")
   .option("--overwrite", "replace a file that exists")
@@ -84,7 +85,7 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   const source = await read(stack, options);
   const { env, roleArn, serviceAccounts } = source;
   if (output !== undefined && merge) {
-    await mergeInto(output, source);
+    await mergeInto(userPath(output), source);
     return;
   }
   const text = formatEnv(env, format, {
@@ -93,7 +94,7 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
     roleArn: options.roleArn ?? roleArn,
   });
   if (output === undefined) process.stdout.write(text);
-  else await writeTo(output, text, overwrite === true);
+  else await writeTo(userPath(output), text, overwrite === true);
 }
 
 async function read(stack: string | undefined, { envFile }: Options): Promise<Source> {
@@ -109,10 +110,11 @@ async function read(stack: string | undefined, { envFile }: Options): Promise<So
 
 async function mergeInto(path: string, source: Source): Promise<void> {
   const { mergeIntoFile } = await import("./write.ts");
-  const { replaced, names } = await mergeIntoFile(path, source.env);
+  const { replaced, names, othersCanRead } = await mergeIntoFile(path, source.env);
   for (const { name, old, removed } of replaced) {
     console.error(`${removed ? "removed" : "replaced"} ${name} (was ${old})`);
   }
+  reportWritten(path, othersCanRead);
   for (const warning of unreadVariables(names, source)) console.error(`warning: ${warning}`);
   const advice = cacheAdvice(source.settings, source.release);
   if (advice !== undefined && replaced.some(({ name }) => changesUrls(name))) console.error(advice);
@@ -124,21 +126,20 @@ function changesUrls(name: string): boolean {
 }
 
 async function writeTo(path: string, text: string, overwrite: boolean): Promise<void> {
-  if (!overwrite && (await exists(path))) {
+  if ((await regularFile(path)) !== undefined && !overwrite) {
     throw new UsageError(
       `"${path}" exists; keep its other lines with --merge (dotenv), ` +
         "or replace it with --overwrite",
     );
   }
-  const { writeSecretFile } = await import("./write.ts");
-  await writeSecretFile(path, text);
+  const { othersCanRead } = await writeWholeFile(path, text);
+  reportWritten(path, othersCanRead);
 }
 
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
+function reportWritten(path: string, othersCanRead: boolean): void {
+  console.error(`wrote ${path}`);
+  if (!othersCanRead) return;
+  console.error(`warning: other users can read the keys in it; run: chmod 600 "${path}"`);
 }
 
 await runCommand(command, [FormatError]);

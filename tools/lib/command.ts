@@ -5,6 +5,7 @@ import { EnvReadError } from "../../authentik/read-env.ts";
 import { DotenvError } from "./dotenv.ts";
 import { PulumiError } from "./pulumi.ts";
 import { SourceError } from "./source.ts";
+import { WriteError } from "./write-file.ts";
 
 /** A command line that is not valid. The message says what to do. */
 export class UsageError extends Error {
@@ -19,6 +20,7 @@ const EXPECTED_ERRORS = [
   EnvReadError,
   EnvValueError,
   DotenvError,
+  WriteError,
 ] as const;
 
 /**

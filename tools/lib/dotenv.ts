@@ -225,11 +225,16 @@ export function mergeDotenv(
     if (!removed) done.add(name);
   }
   merged += text.slice(position);
-  const missing = Object.entries(lines)
-    .filter(([name]) => !done.has(name))
-    .map(([name, line]) => `${name}=${line}\n`);
-  const gap = merged === "" || merged.endsWith("\n") || missing.length === 0 ? "" : "\n";
-  return { text: merged + gap + missing.join(""), replaced };
+  const missing = Object.entries(lines).filter(([name]) => !done.has(name));
+  return { text: appendLines(merged, missing), replaced };
+}
+
+/** The text with these assignments at its end, with its own kind of line ends. */
+function appendLines(text: string, lines: readonly [name: string, line: string][]): string {
+  if (lines.length === 0) return text;
+  const newline = text.includes("\r\n") ? "\r\n" : "\n";
+  const gap = text === "" || text.endsWith("\n") ? "" : newline;
+  return text + gap + lines.map(([name, line]) => `${name}=${line}${newline}`).join("");
 }
 
 /** Whether authentik reads both as the same value. A value may be written as a JSON string. */

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { constants } from "node:fs";
-import { access, mkdir } from "node:fs/promises";
+import { access, mkdir, mkdtemp, rm, stat } from "node:fs/promises";
 import { delimiter, join, resolve } from "node:path";
 
 /** Path of a program on PATH; undefined when it is not on PATH. */
@@ -14,11 +14,11 @@ export async function onPath(program: string): Promise<string | undefined> {
   return undefined;
 }
 
-/** The path itself if the file is executable; otherwise undefined. */
+/** The path itself if it is an executable file; otherwise undefined. */
 export async function executable(file: string): Promise<string | undefined> {
   try {
     await access(file, constants.X_OK);
-    return file;
+    return (await stat(file)).isFile() ? file : undefined;
   } catch {
     return undefined;
   }
@@ -60,7 +60,8 @@ export async function run(
 }
 
 /**
- * Builds a Go program, e.g. `example.com/cmd/tool@v1.0.0`, into this folder.
+ * Builds a Go program, e.g. `example.com/cmd/tool@v1.0.0`, into this folder. Go's caches are there
+ * too until it is built, because the home folder may be read-only.
  *
  * @throws Error with Go's message
  */
@@ -70,5 +71,18 @@ export async function installWithGo(
   signal?: AbortSignal,
 ): Promise<void> {
   await mkdir(binDir, { recursive: true });
-  await run("go", ["install", target], { env: { GOBIN: resolve(binDir), GOFLAGS: "" }, signal });
+  const caches = await mkdtemp(join(resolve(binDir), ".go-"));
+  const env = {
+    GOBIN: resolve(binDir),
+    GOPATH: caches,
+    GOMODCACHE: join(caches, "mod"),
+    GOCACHE: join(caches, "build"),
+    // Otherwise the modules cannot be deleted.
+    GOFLAGS: "-modcacherw",
+  };
+  try {
+    await run("go", ["install", target], { env, signal });
+  } finally {
+    await rm(caches, { recursive: true, force: true });
+  }
 }

@@ -1,13 +1,13 @@
 /** What the commands work on: a stack's outputs, or the variables in an env file. */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { resolve } from "node:path";
 import * as v from "valibot";
 import { isStorageVariable, type StorageSettings } from "../../authentik/env.ts";
 import { originOf, readEnv } from "../../authentik/read-env.ts";
 import { parseRelease, type Release } from "../../authentik/release.ts";
 import { DotenvError, parseDotenv, type Entry } from "./dotenv.ts";
 import { pulumiJson, PulumiError, type StackLocation } from "./pulumi.ts";
+import { userPath } from "./repository.ts";
 
 /** authentik's storage as a stack or an env file describes it. */
 export interface Source {
@@ -142,7 +142,7 @@ export async function readEnvFile(
   const env = Object.fromEntries(
     entries.flatMap(({ name, value }) => (value === undefined ? [] : [[name, value]])),
   );
-  const readFileOfVariable = (file: string) => readFileSync(resolve(file), "utf8");
+  const readFileOfVariable = (file: string) => readFileSync(userPath(file), "utf8");
   const { warnings, ...read } = readEnv(env, release, readFileOfVariable);
   return {
     name: `env file "${path}"`,
@@ -165,8 +165,8 @@ function unsetReferences({ name, unset }: Entry): string[] {
 }
 
 async function readText(path: string): Promise<string> {
-  return readFile(path, "utf8").catch((error: unknown) => {
-    const message = `the env file "${path}" cannot be read; write the path of a file that exists`;
+  return readFile(userPath(path), "utf8").catch((error: unknown) => {
+    const message = `the env file "${userPath(path)}" cannot be read; write the path of a file that exists`;
     throw new SourceError(message, { cause: error });
   });
 }

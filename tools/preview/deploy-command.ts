@@ -104,7 +104,7 @@ async function verifyStack(stack: string, signal: AbortSignal): Promise<void> {
   progress.step("verifying the bucket as authentik uses it");
   const limits = { signal, timeoutMs: VERIFY_MS, newKeyMs: NEW_KEY_MS };
   const results = await verify(source, limits).finally(progress.stop);
-  console.log(renderResults(results, { color: isatty(1) }));
+  console.log(renderResults(results, "authentik can use this storage.", { color: isatty(1) }));
   process.exitCode = allPassed(results) ? 0 : 1;
 }
 

@@ -15,6 +15,8 @@ Examples:
   npm start
   npm start -- --dir /var/tmp/authentik-storage`;
 
+const NEXT = "Next, bring up a stack of your own: README.md, To production.";
+
 ignoreClosedOutput();
 const { dir } = new Command("npm start --")
   .description(
@@ -30,8 +32,13 @@ const { dir } = new Command("npm start --")
   .opts<{ dir?: string }>();
 
 const progress = createProgress();
+let stopped: string | undefined;
 try {
   await interruptible((signal) => {
+    signal.addEventListener("abort", () => {
+      stopped = `${messageOf(signal.reason)}: the S3 server and pulumi do not run any more`;
+      progress.step("stopping the S3 server and pulumi");
+    });
     const options = { dir, signal, progress: progress.step, notice: progress.notice };
     return withLocalStack(options, async (outputs) => {
       const source = sourceOfOutputs("dev", outputs, true);
@@ -39,13 +46,19 @@ try {
       const results = await verify(source, { signal });
       progress.stop();
       console.log(`authentik's environment:\n\n${formatEnv(source.env, "dotenv")}`);
-      console.log(renderResults(results, { color: isatty(1) }));
+      console.log(
+        renderResults(results, NEXT, { color: isatty(1), columns: process.stdout.columns }),
+      );
       if (!allPassed(results)) process.exitCode = 1;
     });
   });
 } catch (error) {
   progress.stop();
-  console.error(`error: ${error instanceof Error ? error.message : String(error)}`);
+  console.error(stopped ?? `error: ${messageOf(error)}`);
   // The SDK's installer cannot be stopped, so an interrupted run does not wait for it.
   process.exit(1);
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -6,9 +6,9 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
-import writeFileAtomic from "write-file-atomic";
 import type { Keys } from "../../providers/versitygw.ts";
-import { REPOSITORY } from "../lib/repository.ts";
+import { REPOSITORY, userPath } from "../lib/repository.ts";
+import { writeWholeFile } from "../lib/write-file.ts";
 import { freePort } from "./versitygw.ts";
 
 const KeysSchema = v.object({ accessKey: v.string(), secretKey: v.string() });
@@ -43,13 +43,14 @@ const DEFAULT_DIR = join(REPOSITORY, ".local");
  *
  * @throws Error when that file is damaged
  */
-export async function openLocalFolder(dir = DEFAULT_DIR): Promise<LocalFolder> {
+export async function openLocalFolder(path = DEFAULT_DIR): Promise<LocalFolder> {
+  const dir = userPath(path);
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const file = join(dir, "server.json");
   const text = await readFile(file, "utf8").catch(() => undefined);
   const generated = text === undefined ? await generate() : parse(text, file);
   if (text === undefined) {
-    await writeFileAtomic(file, `${JSON.stringify(generated, undefined, 2)}\n`, { mode: 0o600 });
+    await writeWholeFile(file, `${JSON.stringify(generated, undefined, 2)}\n`);
   }
   return {
     dir,

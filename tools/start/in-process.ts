@@ -28,12 +28,14 @@ export interface ProgramRun {
   secrets: readonly string[];
   /** The program; what it resolves to is the stack's outputs. */
   program: () => Promise<Inputs>;
+  /** Ends the wait for the program. What it has begun goes on until this process exits. */
+  signal: AbortSignal;
 }
 
 /**
  * The program's outputs, resolved. Secret outputs are in plain text.
  *
- * @throws the first error of the program or of a resource
+ * @throws the first error of the program or of a resource, or the signal's reason
  */
 export async function runInProcess({
   project,
@@ -41,10 +43,14 @@ export async function runInProcess({
   config,
   secrets,
   program,
+  signal,
 }: ProgramRun): Promise<Inputs> {
   let fail: (error: unknown) => void = () => undefined;
   // Outputs that depend on a failed resource are never resolved, so the failure has to end the run.
   const failed = new Promise<never>((_resolve, reject) => (fail = reject));
+  signal.addEventListener("abort", () => {
+    fail(signal.reason);
+  });
   const newResource = async (args: MockResourceArgs): Promise<MockResourceResult> => {
     try {
       return await create(args, configOf(config));
@@ -60,12 +66,11 @@ export async function runInProcess({
   const values = Object.entries(config).map(([key, value]) => [qualified(key), value] as const);
   await setMocks({ newResource, call }, project, stack);
   setAllConfig(Object.fromEntries(values), secrets.map(qualified));
+  // After a failure the listener stays: what the program has begun may fail later.
   process.on("unhandledRejection", fail);
-  try {
-    return await Promise.race([failed, resolveOutputs(program)]);
-  } finally {
-    process.off("unhandledRejection", fail);
-  }
+  const outputs = await Promise.race([failed, resolveOutputs(program)]);
+  process.off("unhandledRejection", fail);
+  return outputs;
 }
 
 async function resolveOutputs(program: () => Promise<Inputs>): Promise<Inputs> {

@@ -7,40 +7,71 @@ import { join, relative, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Inputs } from "@pulumi/pulumi/output.js";
 import * as v from "valibot";
-import writeFileAtomic from "write-file-atomic";
 import { parse, stringify } from "yaml";
 import { onPath } from "../lib/programs.ts";
 import { messageOf, OutputEnd, PulumiError, pulumiJson, runPulumi } from "../lib/pulumi.ts";
 import { REPOSITORY } from "../lib/repository.ts";
+import { writeWholeFile } from "../lib/write-file.ts";
 import type { LocalFolder } from "./folder.ts";
 import { runInProcess } from "./in-process.ts";
 
 const STACK = "dev";
 const INSTALL_TIMEOUT_MS = 300_000;
 const PULUMI_TIMEOUT_MS = 300_000;
+const VERSION_TIMEOUT_MS = 30_000;
 /** Ctrl-C must leave nothing running within seconds. */
 const GRACE_MS = 3_000;
 
+/** The Pulumi command line tool, or why there is none that can be used. */
+export type FoundPulumi = { program: string } | { program?: undefined; reason: string };
+
 /**
- * The path of the Pulumi command line tool: the one on PATH, or else one in the server's folder,
- * where the SDK installs it.
- *
- * @returns undefined when the tool cannot be installed
+ * Finds the Pulumi command line tool: the one on PATH, or else one in the server's folder, where
+ * the SDK installs it.
  */
 export async function findPulumi(
   folder: LocalFolder,
   progress: (step: string) => void,
   signal: AbortSignal,
-): Promise<string | undefined> {
+): Promise<FoundPulumi> {
   const found = await onPath("pulumi");
-  if (found !== undefined) return found;
+  if (found !== undefined) {
+    const fault = await faultOf(found, folder, signal);
+    return fault === undefined ? { program: found } : { reason: `"${found}" fails: ${fault}` };
+  }
   progress("installing the Pulumi command line tool (once)");
   const { PulumiCommand } = await import("@pulumi/pulumi/automation/cmd.js");
   const installed = PulumiCommand.install({ root: join(folder.dir, "pulumi") }).then(
-    ({ command }) => command,
-    () => undefined,
+    ({ command }): FoundPulumi => ({ program: command }),
+    (error: unknown): FoundPulumi => ({
+      reason: `it is not on PATH, and its installation failed: ${firstLines(error)}`,
+    }),
   );
-  return Promise.race([installed, sleep(INSTALL_TIMEOUT_MS, undefined, { ref: false, signal })]);
+  const limit = { reason: `its installation took more than ${INSTALL_TIMEOUT_MS / 1000} s` };
+  return Promise.race([installed, sleep(INSTALL_TIMEOUT_MS, limit, { ref: false, signal })]);
+}
+
+/** Why a tool cannot be used; undefined if it can. */
+async function faultOf(
+  program: string,
+  folder: LocalFolder,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const { envVars } = localProject(folder);
+  const options = { program, workDir: folder.dir, envVars, signal, timeoutMs: VERSION_TIMEOUT_MS };
+  try {
+    const result = await runPulumi(["version"], options);
+    return result.code === 0 ? undefined : firstLines(messageOf(result));
+  } catch (error) {
+    signal.throwIfAborted();
+    return firstLines(error);
+  }
+}
+
+/** The beginning of a message: an installer's output can be long. */
+function firstLines(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.trim().split("\n").slice(0, 5).join("\n").slice(0, 500);
 }
 
 /**
@@ -83,13 +114,13 @@ async function readStackFile(file: string): Promise<v.InferOutput<typeof StackFi
 }
 
 /**
- * The local server's Pulumi project: this program, with its own place for config and state. No
- * tracked file is written.
+ * The local server's Pulumi project: this program, with its own place for config, state and plugins.
+ * No tracked file is written, and nothing outside the folder.
  */
 export interface LocalProject {
   /** Folder of its `Pulumi.yaml`. */
   workDir: string;
-  /** The backend, which is a folder, and the passphrase. */
+  /** The backend, which is a folder, the passphrase, and the folder of the tool's own files. */
   envVars: Record<string, string>;
 }
 
@@ -100,6 +131,7 @@ export function localProject(folder: LocalFolder): LocalProject {
     envVars: {
       PULUMI_BACKEND_URL: `file://${join(folder.dir, "state")}`,
       PULUMI_CONFIG_PASSPHRASE: folder.passphrase,
+      PULUMI_HOME: join(folder.dir, "pulumi-home"),
       PULUMI_SKIP_UPDATE_CHECK: "true",
     },
   };
@@ -156,7 +188,7 @@ async function writeProject(
 ): Promise<void> {
   await mkdir(workDir, { recursive: true, mode: 0o700 });
   const main = `${relative(workDir, join(REPOSITORY, project.main)).split(sep).join("/")}/`;
-  await writeFileAtomic(join(workDir, "Pulumi.yaml"), stringify({ ...project, main }));
+  await writeWholeFile(join(workDir, "Pulumi.yaml"), stringify({ ...project, main }));
 }
 
 /** Writes the plain values, and returns the secrets that the file does not have yet. */
@@ -173,7 +205,7 @@ async function writeStackFile(
     ...Object.entries(plain).map(([key, value]) => [qualified(key), value] as const),
     ...Object.entries(before).filter(([key]) => secretKeys.includes(key)),
   ]);
-  await writeFileAtomic(file, stringify({ ...encryption, config }), { mode: 0o600 });
+  await writeWholeFile(file, stringify({ ...encryption, config }));
   return Object.entries(secrets).filter(([key]) => !(qualified(key) in before));
 }
 
@@ -181,7 +213,11 @@ async function writeStackFile(
  * The same program and the same code of the resources in this process. It keeps no state, so use it
  * on throwaway data.
  */
-export async function upInProcess(folder: LocalFolder, endpoint: string): Promise<Inputs> {
+export async function upInProcess(
+  folder: LocalFolder,
+  endpoint: string,
+  signal: AbortSignal,
+): Promise<Inputs> {
   const { plain, secrets } = await stackValues(folder, endpoint);
   const config = Object.entries({ ...plain, ...secrets }).map(([key, value]) => {
     return [key, typeof value === "string" ? value : JSON.stringify(value)] as const;
@@ -192,5 +228,6 @@ export async function upInProcess(folder: LocalFolder, endpoint: string): Promis
     config: Object.fromEntries(config),
     secrets: Object.keys(secrets),
     program: async () => (await import("../../index.ts")).default,
+    signal,
   });
 }

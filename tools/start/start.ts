@@ -37,14 +37,14 @@ export async function withLocalStack<T>(
   progress("looking for the Pulumi command line tool");
   const pulumi = await findPulumi(folder, progress, signal);
   signal.throwIfAborted();
-  if (!pulumi) {
+  if (pulumi.program === undefined) {
     notice(
-      "The Pulumi command line tool is not installed and cannot be installed. The program runs " +
-        "without it: there is no state, and the data is deleted at the end.",
+      `The Pulumi command line tool cannot be used: ${pulumi.reason}\nThe program runs without ` +
+        "it: there is no state, and the data is deleted at the end.",
     );
   }
   // Without a state, the bucket of the last run would already exist.
-  const dataDir = pulumi ? folder.dataDir : await throwawayDir(folder.dataDir);
+  const dataDir = pulumi.program ? folder.dataDir : await throwawayDir(folder.dataDir);
   try {
     progress("starting the S3 server");
     await stopLeftover(folder);
@@ -55,10 +55,10 @@ export async function withLocalStack<T>(
     try {
       await writeFile(pidFile(folder), String(server.pid));
       signal.throwIfAborted();
-      progress(pulumi ? "pulumi up" : "running the program");
-      const outputs = await (pulumi
-        ? upWithEngine(pulumi, folder, server.endpoint, signal)
-        : upInProcess(folder, server.endpoint));
+      progress(pulumi.program ? "pulumi up" : "running the program");
+      const outputs = await (pulumi.program
+        ? upWithEngine(pulumi.program, folder, server.endpoint, signal)
+        : upInProcess(folder, server.endpoint, signal));
       signal.throwIfAborted();
       return await use(outputs);
     } finally {

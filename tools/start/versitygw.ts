@@ -4,7 +4,8 @@
  */
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -40,12 +41,61 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
+/** Where versitygw's releases are. A variable names another place, such as a mirror. */
+const RELEASES = "https://github.com/versity/versitygw/releases/download";
+const RELEASES_VARIABLE = "VERSITYGW_RELEASES";
+
+/** The longest wait for the list of checksums, and for the archive of about 15 MB. */
+const CHECKSUMS_MS = 15_000;
+const ARCHIVE_MS = 180_000;
+
+/** One way to get versitygw. */
+interface Installation {
+  /** What it is, for messages. */
+  name: string;
+  /** What it does, for people who wait. */
+  step: string;
+  install: (binDir: string, signal?: AbortSignal) => Promise<Versitygw>;
+}
+
+const IMAGE = `versity/versitygw:${VERSITYGW_VERSION}`;
+
+/** In the order in which they are tried. */
+const INSTALLATIONS: readonly Installation[] = [
+  {
+    name: "download",
+    step: `downloading versitygw ${VERSITYGW_VERSION} (once)`,
+    install: downloadRelease,
+  },
+  {
+    name: "Go",
+    step: `building versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`,
+    install: async (binDir, signal) => {
+      await expectOnPath("go");
+      const target = `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`;
+      await installWithGo(target, binDir, signal);
+      return { kind: "binary", path: join(binDir, "versitygw") };
+    },
+  },
+  {
+    name: "Docker",
+    step: `pulling the image ${IMAGE} (once)`,
+    install: async (_binDir, signal) => {
+      await expectOnPath("docker");
+      await run("docker", ["image", "inspect", IMAGE], { signal }).catch(() =>
+        run("docker", ["pull", "--quiet", IMAGE], { signal }),
+      );
+      return { kind: "docker", image: IMAGE };
+    },
+  },
+];
+
 /**
- * Finds versitygw: on PATH, else in `binDir`, else by an installation there with Go, else as the
- * image of Docker.
+ * Finds versitygw: on PATH, else in `binDir`, else by an installation: its release for this
+ * platform, checked against the published checksum, a build with Go, or the image of Docker.
  *
  * @param progress receives what takes long, in a few words
- * @throws Error that says what to install
+ * @throws Error that says why each installation failed, and what to do
  */
 export async function findVersitygw(
   binDir: string,
@@ -54,24 +104,80 @@ export async function findVersitygw(
 ): Promise<Versitygw> {
   const binary = (await onPath("versitygw")) ?? (await executable(join(binDir, "versitygw")));
   if (binary) return { kind: "binary", path: binary };
-  if (await onPath("go")) {
-    progress(`installing versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`);
-    const target = `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`;
-    await installWithGo(target, binDir, signal);
-    return { kind: "binary", path: join(binDir, "versitygw") };
-  }
-  if (await onPath("docker")) {
-    const image = `versity/versitygw:${VERSITYGW_VERSION}`;
-    await run("docker", ["image", "inspect", image], { signal }).catch(async () => {
-      progress(`pulling the image ${image}`);
-      await run("docker", ["pull", "--quiet", image], { signal });
-    });
-    return { kind: "docker", image };
+  const reasons: string[] = [];
+  for (const { name, step, install } of INSTALLATIONS) {
+    progress(step);
+    try {
+      return await install(binDir, signal);
+    } catch (error) {
+      signal?.throwIfAborted();
+      reasons.push(`${name}: ${reasonOf(error)}`);
+    }
   }
   throw new Error(
-    "a local S3 server needs versitygw, Go or Docker, and none of them is on PATH; " +
-      "install one, e.g. Go from https://go.dev/dl",
+    "the local S3 server versitygw cannot be installed. Put versitygw on PATH, or install Go " +
+      `(https://go.dev/dl) or Docker. What was tried:\n  ${reasons.join("\n  ")}`,
   );
+}
+
+async function expectOnPath(program: string): Promise<void> {
+  if ((await onPath(program)) === undefined) throw new Error(`${program} is not on PATH`);
+}
+
+/** An error with its causes: `fetch failed` alone says nothing. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const cause = error.cause === undefined ? "" : ` (${reasonOf(error.cause)})`;
+  return `${error.message}${cause}`;
+}
+
+const RELEASE_SYSTEMS: Partial<Record<NodeJS.Platform, string>> = {
+  linux: "Linux",
+  darwin: "Darwin",
+  freebsd: "Freebsd",
+};
+const RELEASE_PROCESSORS: Readonly<Record<string, string>> = { x64: "x86_64", arm64: "arm64" };
+
+/** The name of versitygw's release for this platform (its `.goreleaser.yaml`), if there is one. */
+export function releaseName(): string | undefined {
+  const system = RELEASE_SYSTEMS[process.platform];
+  const processor = RELEASE_PROCESSORS[process.arch];
+  if (system === undefined || processor === undefined) return undefined;
+  return `versitygw_${VERSITYGW_VERSION}_${system}_${processor}`;
+}
+
+/** Downloads the release for this platform. */
+async function downloadRelease(binDir: string, signal?: AbortSignal): Promise<Versitygw> {
+  const name = releaseName();
+  if (name === undefined) {
+    throw new Error(`there is no release for ${process.platform} ${process.arch}`);
+  }
+  const base = `${process.env[RELEASES_VARIABLE] ?? RELEASES}/${VERSITYGW_VERSION}`;
+  const checksums = await download(`${base}/checksums.txt`, CHECKSUMS_MS, signal);
+  const archive = await download(`${base}/${name}.tar.gz`, ARCHIVE_MS, signal);
+  const sum = createHash("sha256").update(archive).digest("hex");
+  const published = checksums.toString().split("\n");
+  if (!published.some((line) => line.trim().split(/ +\*?/).join() === `${sum},${name}.tar.gz`)) {
+    throw new Error(`${name}.tar.gz does not have the published checksum`);
+  }
+  await mkdir(binDir, { recursive: true });
+  const unpacked = await mkdtemp(join(resolve(binDir), ".release-"));
+  try {
+    const file = join(unpacked, "archive.tar.gz");
+    await writeFile(file, archive);
+    await run("tar", ["-xzf", file, "-C", unpacked], { signal });
+    await rename(join(unpacked, name, "versitygw"), join(binDir, "versitygw"));
+  } finally {
+    await rm(unpacked, { recursive: true, force: true });
+  }
+  return { kind: "binary", path: join(binDir, "versitygw") };
+}
+
+async function download(url: string, limitMs: number, signal?: AbortSignal): Promise<Buffer> {
+  const limit = AbortSignal.timeout(limitMs);
+  const answer = await fetch(url, { signal: signal ? AbortSignal.any([limit, signal]) : limit });
+  if (!answer.ok) throw new Error(`${url} answers ${answer.status}`);
+  return Buffer.from(await answer.arrayBuffer());
 }
 
 /** A TCP port of 127.0.0.1 that is free at the moment. */
@@ -111,7 +217,7 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   if (!(await isFree(port))) {
     throw new Error(
       `port ${port} on 127.0.0.1, which the local S3 server needs, is used by another program; ` +
-        "stop that program",
+        "stop that program, or start in another folder: npm start -- --dir <folder>",
     );
   }
   await mkdir(options.dataDir, { recursive: true, mode: 0o700 });

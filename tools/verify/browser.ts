@@ -1,5 +1,10 @@
 /** What browsers do with the URLs that authentik gives them, and what the bucket must refuse. */
-import { parseRelease, releaseRules, type ReleaseRules } from "../../authentik/release.ts";
+import {
+  formatRelease,
+  parseRelease,
+  releaseRules,
+  type ReleaseRules,
+} from "../../authentik/release.ts";
 import { UrlError } from "../../authentik/url-parts.ts";
 import { bucketUrl, fileUrl, type SigningKeys } from "../../authentik/url.ts";
 import { domainFailure, isDomainReachable } from "./custom-domain.ts";
@@ -54,7 +59,7 @@ export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
 
 function variantsOf(run: VerifyRun): Variant[] {
   const { release, hasGeneralNames } = run.target;
-  if (release) return [{ name: `${release.year}.${release.month}`, rules: run.rules }];
+  if (release) return [{ name: formatRelease(release), rules: run.rules }];
   return GENERATIONS.filter(
     ({ readsGeneralNames }) => readsGeneralNames || hasGeneralNames !== true,
   ).map(({ name }) => ({ name, rules: releaseRules(parseRelease(name)) }));

@@ -77,11 +77,20 @@ async function run(stack: string | undefined, options: Options): Promise<void> {
   console.log(
     options.json
       ? JSON.stringify({ source: source.name, ok, results }, undefined, 2)
-      : renderResults(results, { color: isatty(1) }),
+      : renderResults(results, nextStep(stack), {
+          color: isatty(1),
+          columns: process.stdout.columns,
+        }),
   );
   process.exitCode = ok ? 0 : 1;
   // The AWS SDK may still wait for something, such as a program that gives credentials.
   setTimeout(() => process.exit(), 200).unref();
+}
+
+function nextStep(stack: string | undefined): string {
+  return stack === undefined
+    ? "authentik can use this storage."
+    : `Next, give authentik the values: npm run env -- ${stack} --output .env --merge`;
 }
 
 async function read(stack: string | undefined, options: Options): Promise<Source> {

@@ -81,7 +81,9 @@ export function describe({ status, code, message }: Failure): string {
 export function refusal(failure: Failure): string {
   const { status = 500, code } = failure;
   if (code === "NotS3Error") throw new CheckFailure("not-s3", describe(failure));
-  if (status < 500 || status === 501 || code === "NotImplemented") return describe(failure);
+  if (status < 500 || status === 501 || code === "NotImplemented") {
+    return `refused: ${status} ${code}`.replace(` HTTP ${status}`, "");
+  }
   const advice = "The server failed, so it is not known whether it refuses this. Read its log.";
   throw new CheckFailure("unknown", describe(failure), { status: "warning", advice });
 }

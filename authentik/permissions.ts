@@ -15,6 +15,15 @@ export const OBJECT_ACTIONS = [
   "s3:ListMultipartUploadParts",
 ] as const;
 
+/**
+ * The actions on objects behind a gateway whose AbortMultipartUpload deletes the file at the key
+ * (versitygw before Azure Blob, `backend/azure/azure.go`). boto3 aborts each upload in parts that
+ * fails: without the right to abort, the file that was there stays.
+ */
+export const OBJECT_ACTIONS_WITHOUT_ABORT = OBJECT_ACTIONS.filter(
+  (action) => action !== "s3:AbortMultipartUpload",
+);
+
 /** A policy document in IAM's JSON grammar; `Principal` only in bucket policies. */
 export interface PolicyDocument {
   Version: "2012-10-17";
@@ -35,8 +44,13 @@ export interface PolicyStatement {
  *
  * @param bucketArn `arn:aws:s3:::authentik-media`; other partitions have another second field.
  * @param principals who gets them, for a bucket policy; left out for an IAM policy.
+ * @param objectActions `OBJECT_ACTIONS_WITHOUT_ABORT` where an abort deletes the file.
  */
-export function authentikPolicy(bucketArn: string, principals?: string[]): PolicyDocument {
+export function authentikPolicy(
+  bucketArn: string,
+  principals?: string[],
+  objectActions: readonly string[] = OBJECT_ACTIONS,
+): PolicyDocument {
   const principal = principals ? { Principal: { AWS: principals } } : {};
   return {
     Version: "2012-10-17",
@@ -52,7 +66,7 @@ export function authentikPolicy(bucketArn: string, principals?: string[]): Polic
         Sid: "AuthentikObjects",
         Effect: "Allow",
         ...principal,
-        Action: OBJECT_ACTIONS,
+        Action: objectActions,
         Resource: `${bucketArn}/*`,
       },
     ],

@@ -16,9 +16,14 @@ import {
   type ComponentResourceOptions,
   type CustomResource,
   type CustomResourceOptions,
+  type Resource,
 } from "@pulumi/pulumi/resource.js";
 import { RandomPassword } from "@pulumi/random/randomPassword.js";
-import { authentikPolicy } from "../authentik/permissions.ts";
+import {
+  authentikPolicy,
+  OBJECT_ACTIONS_WITHOUT_ABORT,
+  type PolicyDocument,
+} from "../authentik/permissions.ts";
 import {
   checkDomainHasBucket,
   DEFAULT_BUCKET_NAME,
@@ -39,7 +44,15 @@ import {
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
-import { pinnedImage, usersFile, VERSITYGW_VERSION, type Keys } from "./versitygw.ts";
+import {
+  containerMetadataBytes,
+  LATE_STOP,
+  MAX_METADATA_BYTES,
+  pinnedImage,
+  usersFile,
+  VERSITYGW_VERSION,
+  type Keys,
+} from "./versitygw.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 import { authentikCorsRules, S3BucketCors, S3BucketPolicy } from "./s3/resources.ts";
 
@@ -172,6 +185,7 @@ function check(config: Valid<AzureValues>, report: ReportProblem): void {
   const wrongName = rules.bucketNameWithoutDots(bucketName) ?? containerName(bucketName);
   if (wrongName !== undefined) report("bucketName", wrongName);
   if (customDomain !== undefined) checkDomainHasBucket(customDomain, bucketName, report);
+  checkMetadata(config, report);
   checkAdoption(config, report);
   checkGateway(config, report);
   checkSecureUrls(config, report);
@@ -180,6 +194,26 @@ function check(config: Valid<AzureValues>, report: ReportProblem): void {
 function containerName(value: string): string | undefined {
   if (!value.includes("--")) return undefined;
   return "has two hyphens in a row, which Azure does not allow; choose another name";
+}
+
+/** The gateway keeps CORS and policy in the container's metadata, which Azure limits. */
+function checkMetadata(config: Valid<AzureValues>, report: ReportProblem): void {
+  const { bucketName = DEFAULT_BUCKET_NAME, origins, gateway, accessKey } = config;
+  if (origins === undefined) return;
+  const users = gateway === "external" ? [accessKey ?? ""] : slotUsers();
+  const cors = authentikCorsRules({ ...corsSettings(config), origins });
+  const bytes = containerMetadataBytes(cors, gatewayPolicy(bucketName, users));
+  if (bytes <= MAX_METADATA_BYTES) return;
+  report(
+    "origins",
+    `has ${origins.length} entries, too many for Azure: CORS and the bucket policy need ${bytes} bytes ` +
+      `of the container's metadata, which may have ${MAX_METADATA_BYTES}; remove origins or corsAllowedHeaders`,
+  );
+}
+
+function corsSettings(config: Valid<AzureValues>): { corsAllowedHeaders?: string[] } {
+  const { corsAllowedHeaders } = config;
+  return corsAllowedHeaders === undefined ? {} : { corsAllowedHeaders };
 }
 
 function checkAdoption(config: Valid<AzureValues>, report: ReportProblem): void {
@@ -271,6 +305,12 @@ export type AzureStorageArgs = Pick<
 const BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
 const PORT = 7070;
 /**
+ * Another replica starts above this number. The gateway holds each part of an upload in memory, and
+ * the replica has 1 GiB. Measured with GOMEMLIMIT: 20 parts of 16 MiB at a time took 0.5 GB, 50 took
+ * 0.98 GB (1.2 GB without it).
+ */
+const CONCURRENT_REQUESTS = "20";
+/**
  * A new role assignment takes up to ten minutes to take effect (Azure, "Troubleshoot Azure RBAC"),
  * and a first start some more.
  */
@@ -296,11 +336,11 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       guardRotation(name, options),
     );
     const account = this.#account(name, args);
-    const container = this.#container(name, args, account);
     const gateway =
       args.gateway.kind === "external"
         ? externalGateway(args.gateway)
         : this.#gateway(name, args, account);
+    const container = this.#container(name, args, account, gateway);
     const settings = this.#settings(name, args, container, gateway);
 
     // The name resolves only when the settings exist, so that nothing uses the container without them.
@@ -354,10 +394,11 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         accountName: account.name,
         resourceGroupName,
         blobServicesName: "default",
-        deleteRetentionPolicy: retention,
+        deleteRetentionPolicy: { ...retention, allowPermanentDelete: false },
         containerDeleteRetentionPolicy: retention,
       },
-      ofAccount,
+      // Azure adds an empty list, which then differs after each refresh (pulumi-azure-native 1700).
+      { ...ofAccount, ignoreChanges: ["cors"] },
     );
     this.#abortUploads(name, args, account, ofAccount);
     return account;
@@ -400,7 +441,12 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     );
   }
 
-  #container(name: string, args: AzureStorageArgs, account: StorageAccount): BlobContainer {
+  #container(
+    name: string,
+    args: AzureStorageArgs,
+    account: StorageAccount,
+    gateway: GatewayAccess,
+  ): BlobContainer {
     const { bucketName, resourceGroupName, protect, forceDestroy } = args;
     const adopted = adoptedAccountId(args);
     const imported =
@@ -419,8 +465,11 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         parent: this,
         protect,
         retainOnDelete: !forceDestroy,
-        // The gateway stores CORS and policy there, which is not drift.
-        ignoreChanges: ["metadata"],
+        // `destroy` begins with the container. If that is refused, the gateway still runs.
+        dependsOn: gateway.resources,
+        // The gateway stores CORS and policy in the metadata, which is not drift. Azure adds the
+        // other two, which then differ after each refresh (pulumi-azure-native 627).
+        ignoreChanges: ["metadata", "defaultEncryptionScope", "denyEncryptionScopeOverride"],
         ...imported,
       },
     );
@@ -477,6 +526,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
             {
               name: "versitygw",
               image: args.gatewayImage,
+              command: [...LATE_STOP.command],
               args: gatewayArguments(account),
               env: [
                 { name: "ROOT_ACCESS_KEY", secretRef: "root-access-key" },
@@ -484,12 +534,15 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
                 { name: "AZURE_CLIENT_ID", value: identity.clientId },
                 // A changed secret does not restart the gateway, a changed variable does.
                 { name: "KEY_GENERATIONS", value: generations },
+                // Go then frees memory before the container's limit ends the process.
+                { name: "GOMEMLIMIT", value: "900MiB" },
               ],
               probes: gatewayProbes(),
               resources: { cpu: 0.5, memory: "1Gi" },
               volumeMounts: [{ volumeName: "users", mountPath: "/iam" }],
             },
           ],
+          terminationGracePeriodSeconds: LATE_STOP.graceSeconds,
           volumes: [
             {
               name: "users",
@@ -500,7 +553,12 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
           scale: {
             minReplicas: 1,
             maxReplicas: args.gatewayMaxReplicas,
-            rules: [{ name: "requests", http: { metadata: { concurrentRequests: "50" } } }],
+            rules: [
+              {
+                name: "requests",
+                http: { metadata: { concurrentRequests: CONCURRENT_REQUESTS } },
+              },
+            ],
           },
         },
       },
@@ -512,6 +570,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       admin: secret(root),
       credentials: secret(current),
       users: slotUsers(),
+      resources: [app],
     };
   }
 
@@ -551,8 +610,14 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     container: BlobContainer,
     gateway: GatewayAccess,
   ): CustomResource[] {
-    // They are deleted with the container.
-    const ofBucket = { parent: this, dependsOn: container, deletedWith: container };
+    const ofBucket = {
+      parent: this,
+      dependsOn: container,
+      deletedWith: container,
+      // If a container is replaced and the old name comes back, the old settings would otherwise
+      // be deleted after the same settings were written.
+      deleteBeforeReplace: true,
+    };
     const connection = {
       endpoint: gateway.endpoint,
       credentials: gateway.admin,
@@ -563,7 +628,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       { ...connection, bucket: args.bucketName, rules: authentikCorsRules(args) },
       ofBucket,
     );
-    const rights = authentikPolicy(`arn:aws:s3:::${args.bucketName}`, gateway.users);
+    const rights = gatewayPolicy(args.bucketName, gateway.users);
     const policy = new S3BucketPolicy(
       `${name}-policy`,
       {
@@ -593,6 +658,13 @@ interface GatewayAccess {
   credentials: Output<Credentials>;
   /** The access keys that the bucket policy names. */
   users: string[];
+  /** What the program creates for the gateway. */
+  resources: Resource[];
+}
+
+/** authentik's rights, which must not include an abort: it deletes the file at the key. */
+function gatewayPolicy(bucketName: string, users: string[]): PolicyDocument {
+  return authentikPolicy(`arn:aws:s3:::${bucketName}`, users, OBJECT_ACTIONS_WITHOUT_ABORT);
 }
 
 function externalGateway(gateway: Extract<Gateway, { kind: "external" }>): GatewayAccess {
@@ -601,6 +673,7 @@ function externalGateway(gateway: Extract<Gateway, { kind: "external" }>): Gatew
     admin: secret({ accessKey: gateway.adminAccessKey, secretKey: gateway.adminSecretKey }),
     credentials: secret({ accessKey: gateway.accessKey, secretKey: gateway.secretKey }),
     users: [gateway.accessKey],
+    resources: [],
   };
 }
 

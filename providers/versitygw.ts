@@ -3,8 +3,48 @@
  * has what both need.
  */
 
+import type { CorsRule } from "./s3/operations.ts";
+
 /** The pinned release. */
 export const VERSITYGW_VERSION = "v1.8.0";
+
+/**
+ * How a replica stops. versitygw refuses new connections at once on SIGTERM, and cuts requests that
+ * take some seconds more. Azure Container Apps has no hook before the signal, so a shell
+ * takes it. It lets the gateway work on for as long as the ingress gives a request (240 s).
+ */
+export const LATE_STOP = {
+  command: [
+    "/bin/sh",
+    "-c",
+    'versitygw "$@" & gateway=$!; trap "sleep 240; kill $gateway" TERM; wait $gateway; wait $gateway',
+    "versitygw",
+  ],
+  /** After this time Azure kills the container. */
+  graceSeconds: 270,
+} as const;
+
+/** How long all metadata of a container may be, names and values (Azure, "Set Container Metadata"). */
+export const MAX_METADATA_BYTES = 8192;
+
+/** How many bytes of a container's metadata versitygw needs for its ACL, and for these CORS rules and policy. */
+export function containerMetadataBytes(cors: readonly CorsRule[], policy: object): number {
+  const tag = (name: string, text: string | number) => `<${name}>${text}</${name}>`;
+  const rule = (rule: CorsRule) =>
+    tag(
+      "CORSRule",
+      [
+        ...rule.allowedHeaders.map((header) => tag("AllowedHeader", header)),
+        ...rule.allowedMethods.map((method) => tag("AllowedMethod", method)),
+        ...rule.allowedOrigins.map((origin) => tag("AllowedOrigin", origin)),
+        tag("MaxAgeSeconds", rule.maxAgeSeconds ?? ""),
+      ].join(""),
+    );
+  // The SDK's head and root element, and what is written by a gateway that creates the container itself.
+  const rest = 400;
+  const base64 = (text: string) => Math.ceil(Buffer.byteLength(text) / 3) * 4;
+  return rest + base64(cors.map(rule).join("")) + base64(JSON.stringify(policy));
+}
 
 /** Access key and secret key of a user. */
 export interface Keys {

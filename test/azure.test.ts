@@ -2,7 +2,9 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
+import { Readable } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import {
   AbortMultipartUploadCommand,
@@ -31,10 +33,12 @@ import { expect } from "chai";
 import * as v from "valibot";
 import { VERSITYGW_VERSION, type Keys } from "../providers/versitygw.ts";
 import { findVersitygw, freePort, type RunningServer } from "../tools/start/versitygw.ts";
+import { verify } from "../tools/verify/verify.ts";
 import { cors, policy, type CorsInputs, type PolicyInputs } from "../providers/s3/operations.ts";
 import {
   ACCOUNT,
   createContainer,
+  metadataBytes,
   startAzurite,
   untilAnswered,
   type Azurite,
@@ -74,10 +78,12 @@ const App = v.object({
   }),
   identity: v.object({ type: v.string(), userAssignedIdentities: v.array(v.string()) }),
   template: v.object({
+    terminationGracePeriodSeconds: v.number(),
     containers: v.tuple([
       v.object({
         name: v.string(),
         image: v.string(),
+        command: v.array(v.string()),
         args: v.array(v.string()),
         env: v.array(
           v.object({
@@ -163,14 +169,32 @@ describe("Azure: storage", () => {
     const { inputs, options } = (await record(valid)).one("azure-native:storage:BlobContainer");
     expect(inputs).to.deep.include({ containerName: "authentik-media", publicAccess: "None" });
     expect(inputs).not.to.have.property("metadata");
-    expect(options.ignoreChanges).to.deep.equal(["metadata"]);
+    expect(options.ignoreChanges).to.deep.equal([
+      "metadata",
+      "defaultEncryptionScope",
+      "denyEncryptionScopeOverride",
+    ]);
+  });
+
+  it("destroy deletes the container before the gateway that authentik needs", async () => {
+    const recording = await record(valid);
+    const { options } = recording.one("azure-native:storage:BlobContainer");
+    expect(options.dependsOn).to.include("authentik-gateway");
+  });
+
+  it("settings that were replaced are deleted before the new ones are written", async () => {
+    const recording = await record(valid);
+    for (const type of ["S3BucketCors", "S3BucketPolicy"]) {
+      const { options } = recording.one(`pulumi-nodejs:dynamic/authentik-storage:${type}`);
+      expect(options.deleteBeforeReplace, type).to.equal(true);
+    }
   });
 
   it("keeps deleted blobs and containers, and deletes abandoned uploads", async () => {
     const recording = await record({ ...valid, softDeleteDays: "14" });
     const retention = { enabled: true, days: 14 };
     expect(recording.one("azure-native:storage:BlobServiceProperties").inputs).to.deep.include({
-      deleteRetentionPolicy: retention,
+      deleteRetentionPolicy: { ...retention, allowPermanentDelete: false },
       containerDeleteRetentionPolicy: retention,
     });
     expect(recording.one("azure-native:storage:ManagementPolicy").inputs).to.have.nested.property(
@@ -233,7 +257,7 @@ describe("Azure: gateway", () => {
     expect(scale).to.deep.equal({
       minReplicas: 1,
       maxReplicas: 5,
-      rules: [{ name: "requests", http: { metadata: { concurrentRequests: "50" } } }],
+      rules: [{ name: "requests", http: { metadata: { concurrentRequests: "20" } } }],
     });
     expect(recording.endpoint).to.match(/^https:\/\/authentik-gateway\./);
   });
@@ -377,6 +401,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
   let root: S3Client;
   let authentik: S3Client;
   let authentikKeys: Keys;
+  let rootKeys: Keys;
 
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "authentik-storage-azure-"));
@@ -386,10 +411,8 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     recording = await record(valid);
     gateway = await startRecorded(recording, dir, blobs);
     const env = environmentOf(appOf(recording));
-    root = client(gateway.endpoint, {
-      accessKey: env.ROOT_ACCESS_KEY ?? "",
-      secretKey: env.ROOT_SECRET_KEY ?? "",
-    });
+    rootKeys = { accessKey: env.ROOT_ACCESS_KEY ?? "", secretKey: env.ROOT_SECRET_KEY ?? "" };
+    root = client(gateway.endpoint, rootKeys);
     authentikKeys = {
       accessKey: String(recording.credentials.accessKey),
       secretKey: String(recording.credentials.secretKey),
@@ -458,7 +481,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     ).to.deep.equal([]);
   });
 
-  it("allows authentik's multipart uploads, and an aborted one", async () => {
+  it("allows authentik's multipart uploads, and keeps the file when one is given up", async () => {
     const Key = "media/public/large.bin";
     const { UploadId } = await authentik.send(
       new CreateMultipartUploadCommand({ Bucket, Key, ACL: "private" }),
@@ -484,11 +507,88 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
       5_300_000,
     );
     const { UploadId: other } = await authentik.send(
-      new CreateMultipartUploadCommand({ Bucket, Key: "media/public/other.bin" }),
+      new CreateMultipartUploadCommand({ Bucket, Key }),
     );
-    await authentik.send(
-      new AbortMultipartUploadCommand({ Bucket, Key: "media/public/other.bin", UploadId: other }),
+    const abort = { Bucket, Key, UploadId: other };
+    expect(await statusOf(authentik.send(new AbortMultipartUploadCommand(abort)))).to.equal(403);
+    expect((await authentik.send(new HeadObjectCommand({ Bucket, Key }))).ContentLength).to.equal(
+      5_300_000,
     );
+  });
+
+  it("verify accepts that, warns of names that cannot be uploaded in parts, and leaves nothing", async () => {
+    const settings = {
+      bucketName: Bucket,
+      endpoint: gateway.endpoint,
+      region: "us-east-1",
+      secureUrls: false,
+      ...authentikKeys,
+    };
+    const target = { settings, origins: ["https://authentik.company"], keyIsAdmin: false };
+    const results = await verify(target);
+    const ofInterest = results.filter(({ status }) => status !== "ok" && status !== "skipped");
+    expect(ofInterest.map(({ check, symptom }) => `${check}: ${symptom}`)).to.deep.equal([
+      "start upload, non-ASCII name: non-ascii-name",
+    ]);
+    expect(results.find(({ check }) => check === "abort upload")?.got).to.contain(
+      "right before Azure",
+    );
+    const { Contents = [] } = await authentik.send(
+      new ListObjectsV2Command({ Bucket, Prefix: "media/public/verify-" }),
+    );
+    expect(Contents).to.deep.equal([]);
+  });
+
+  it("verify finds a key whose abort deletes the file", async () => {
+    const settings = {
+      bucketName: Bucket,
+      endpoint: gateway.endpoint,
+      region: "us-east-1",
+      secureUrls: false,
+      ...rootKeys,
+    };
+    const target = { settings, origins: ["https://authentik.company"], keyIsAdmin: true };
+    const found = (await verify(target)).find(({ check }) => check === "abort upload");
+    expect(found?.symptom).to.equal("abort-deletes-file");
+  });
+
+  it("a replica that gets SIGTERM ends the requests that it has", async () => {
+    const other = await startRecorded(recording, dir, blobs, "8");
+    const s3 = client(other.endpoint, authentikKeys);
+    const Key = "media/public/slow.bin";
+    const body = Readable.from(slowly(20, 400));
+    const put = s3.send(
+      new PutObjectCommand({ Bucket, Key, Body: body, ContentLength: 20 * 8_192 }),
+    );
+    await sleep(500);
+    other.terminate();
+    await put;
+    s3.destroy();
+    await other.stop();
+    expect((await authentik.send(new HeadObjectCommand({ Bucket, Key }))).ContentLength).to.equal(
+      20 * 8_192,
+    );
+  });
+
+  it("the most origins that the config allows fit in the container's metadata", async () => {
+    const origins = (count: number) =>
+      Array.from(
+        { length: count },
+        (_, index) => `https://authentik-${1000 + index}.example.company`,
+      );
+    const tooMany = (count: number) =>
+      problems({ origins: JSON.stringify(origins(count)) }).then((text) => text !== "");
+    let count = 30;
+    while (!(await tooMany(count + 1))) count += 1;
+    const most = await record({ ...valid, origins: JSON.stringify(origins(count)) });
+    const { rules } = v.parse(Cors, {
+      ...most.one("pulumi-nodejs:dynamic/authentik-storage:S3BucketCors").inputs,
+      endpoint: gateway.endpoint,
+    });
+    await cors.create({ ...corsInputs(), rules });
+    const bytes = await metadataBytes(blobs, Bucket);
+    await cors.create(corsInputs());
+    expect(bytes).to.be.within(7_700, 8_192);
   });
 
   it("migrate copies files, except a name with a backslash that the server takes for a slash", async () => {
@@ -642,6 +742,14 @@ function client(endpoint: string, { accessKey, secretKey }: Keys): S3Client {
   });
 }
 
+/** A body that takes `count` times `milliseconds`. */
+async function* slowly(count: number, milliseconds: number): AsyncGenerator<Buffer> {
+  for (let index = 0; index < count; index += 1) {
+    await sleep(milliseconds);
+    yield Buffer.alloc(8_192, index);
+  }
+}
+
 async function statusOf(work: Promise<unknown>): Promise<number | undefined> {
   const Failure = v.object({ $metadata: v.object({ httpStatusCode: v.optional(v.number()) }) });
   try {
@@ -660,7 +768,8 @@ async function startRecorded(
   recording: Recording,
   dir: string,
   blobs: string,
-): Promise<RunningServer> {
+  secondsToStop = "240",
+): Promise<RunningServer & { terminate(): boolean }> {
   const app = appOf(recording);
   const [container] = app.template.containers;
   const versitygw = await findVersitygw(fileURLToPath(new URL("../.local/bin", import.meta.url)));
@@ -692,14 +801,25 @@ async function startRecorded(
     "arguments put in another place",
   ).to.have.length(4);
   const env = { PATH: process.env.PATH, ...environmentOf(app), AZ_ACCESS_KEY: ACCOUNT.key };
-  const child = spawn(versitygw.path, args, { env, stdio: "ignore" });
+  const path = [dirname(versitygw.path), env.PATH].join(delimiter);
+  const [shell = "", ...command] = container.command.map((argument) =>
+    argument.replace("sleep 240", `sleep ${secondsToStop}`),
+  );
+  const child = spawn(shell, [...command, ...args], {
+    env: { ...env, PATH: path },
+    stdio: "ignore",
+    // The shell and the gateway are a group, so that `stop` ends both.
+    detached: true,
+  });
   const endpoint = `http://127.0.0.1:${port}`;
   const health = container.probes[0]?.httpGet.path ?? "";
   const answer = await untilAnswered(() => fetch(`${endpoint}${health}`));
   expect(answer.status).to.equal(200);
   const stop = async () => {
-    child.kill();
-    if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+    const ended = once(child, "exit");
+    process.kill(-child.pid, "SIGKILL");
+    await ended;
   };
-  return { endpoint, stop };
+  return { endpoint, stop, terminate: () => child.kill("SIGTERM") };
 }

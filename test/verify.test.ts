@@ -896,8 +896,8 @@ describe("verify", function () {
         const file = await envFile(await bucket(), settings);
         const accepted = await runAsync(file, { NODE_EXTRA_CA_CERTS: certFile });
         expect(accepted.status, accepted.stdout).to.equal(0);
-        // The small file and two parts.
-        expect(trailers).to.equal(3);
+        // The small file, the file that an abort must keep, and two parts.
+        expect(trailers).to.equal(4);
         refuses = true;
         const refused = await runAsync(file, { NODE_EXTRA_CA_CERTS: certFile });
         expect(refused.status).to.equal(1);

@@ -53,20 +53,35 @@ export async function startAzurite(): Promise<Azurite> {
 
 /** Makes a container as Azure Resource Manager would: without any metadata. */
 export async function createContainer(blobs: string, container: string): Promise<void> {
+  const answer = await untilAnswered(() => containerRequest("PUT", blobs, container));
+  if (answer.status !== 201)
+    throw new Error(`Azurite answered ${answer.status}: ${await answer.text()}`);
+}
+
+/** How long all metadata of a container is, names and values. */
+export async function metadataBytes(blobs: string, container: string): Promise<number> {
+  const { headers } = await containerRequest("GET", blobs, container);
+  const prefix = "x-ms-meta-";
+  return [...headers]
+    .filter(([name]) => name.startsWith(prefix))
+    .reduce((sum, [name, value]) => sum + name.length - prefix.length + value.length, 0);
+}
+
+async function containerRequest(
+  method: "GET" | "PUT",
+  blobs: string,
+  container: string,
+): Promise<Response> {
   const headers = { "x-ms-date": new Date().toUTCString(), "x-ms-version": "2021-12-02" };
   const resource = `/${ACCOUNT.name}/${ACCOUNT.name}/${container}\nrestype:container`;
-  const toSign = `PUT${"\n".repeat(12)}x-ms-date:${headers["x-ms-date"]}\nx-ms-version:${headers["x-ms-version"]}\n${resource}`;
+  const toSign = `${method}${"\n".repeat(12)}x-ms-date:${headers["x-ms-date"]}\nx-ms-version:${headers["x-ms-version"]}\n${resource}`;
   const signature = createHmac("sha256", Buffer.from(ACCOUNT.key, "base64"))
     .update(toSign)
     .digest("base64");
-  const request = () =>
-    fetch(`${blobs}/${container}?restype=container`, {
-      method: "PUT",
-      headers: { ...headers, Authorization: `SharedKey ${ACCOUNT.name}:${signature}` },
-    });
-  const answer = await untilAnswered(request);
-  if (answer.status !== 201)
-    throw new Error(`Azurite answered ${answer.status}: ${await answer.text()}`);
+  return fetch(`${blobs}/${container}?restype=container`, {
+    method,
+    headers: { ...headers, Authorization: `SharedKey ${ACCOUNT.name}:${signature}` },
+  });
 }
 
 /** Repeats a request until a server that is starting answers it, for 20 s. */

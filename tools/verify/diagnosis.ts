@@ -43,6 +43,13 @@ export const SYMPTOMS = {
   "missing-permission":
     "The key is not allowed to do this. " +
     `Grant the permission: ${PERMISSIONS_PAGE} lists all of them.`,
+  "abort-deletes-file":
+    "The server deletes the file at a key when an upload in parts to that key is aborted, and " +
+    "boto3 aborts each such upload that fails. Take s3:AbortMultipartUpload from the key. " +
+    "With provider azure, pulumi up does this.",
+  "non-ascii-name":
+    "The server does not accept files over 8 MiB whose names have letters outside ASCII. " +
+    "Give such files names in ASCII. versitygw before Azure Blob is such a server.",
   "acl-unsupported":
     "The bucket refuses ACLs, and authentik sends an ACL with each upload. On AWS, set the " +
     "bucket's ownership to BucketOwnerPreferred and block all public access.",

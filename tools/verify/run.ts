@@ -132,6 +132,8 @@ export class VerifyRun {
    * from then on, so that the other checks can be made.
    */
   upload: UploadOptions;
+  /** Whether the server stores its objects in Azure Blob Storage. Known after the first upload. */
+  isAzure = false;
   readonly newKeyMs: number;
   readonly allTypes: boolean;
   private readonly interruption: AbortSignal | undefined;

@@ -92,7 +92,13 @@ export class Storage {
     return { contentType: ContentType, size: ContentLength };
   }
 
-  async put(key: string, body: Buffer, contentType: string, options: UploadOptions): Promise<void> {
+  /** Gives the object's ETag. */
+  async put(
+    key: string,
+    body: Buffer,
+    contentType: string,
+    options: UploadOptions,
+  ): Promise<string> {
     const command = new PutObjectCommand({
       ...this.object(key),
       ...aclOf(options),
@@ -102,6 +108,7 @@ export class Storage {
     });
     const { ETag } = await this.client(options).send(command, this.abort);
     if (ETag === undefined) throw new NotS3Error("an ETag");
+    return ETag;
   }
 
   /**

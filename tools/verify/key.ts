@@ -23,10 +23,10 @@ export async function checkEndpoint(run: VerifyRun): Promise<boolean> {
     const sent = Date.now();
     const { status, headers } = await request(url, {}, run.signal);
     const date = Date.parse(headers.get("date") ?? "");
-    if (Number.isNaN(date)) return `${status}; the answer has no date`;
+    if (Number.isNaN(date)) return `answers ${status}; the answer has no date`;
     // The dates of HTTP are whole seconds, so half a second is cut off on average.
     const seconds = Math.round((date + 500 - (sent + Date.now()) / 2) / 1000);
-    const got = `${status}; the server's clock is ${difference(seconds)}`;
+    const got = `answers ${status}; the server's clock is ${difference(seconds)}`;
     if (Math.abs(seconds) >= CLOCK.refusedSeconds) throw new CheckFailure("clock", got);
     if (Math.abs(seconds) >= CLOCK.suspectSeconds) {
       throw new CheckFailure("clock", got, { status: "warning" });

@@ -180,29 +180,27 @@ async function expectNewHandlers(project: EngineProject): Promise<void> {
 
 /** Moves all that an earlier version's handler names, and adapts the line of package.json. */
 async function moveFiles(dir: string): Promise<void> {
-  const move = async (from: string, to: string, text: string, instead: string) => {
+  type Change = [text: string, instead: string];
+  const move = async (from: string, to: string, ...changes: Change[]) => {
     const content = await readFile(join(dir, from), "utf8");
     await rm(join(dir, from));
     await mkdir(dirname(join(dir, to)), { recursive: true });
-    await writeFile(join(dir, to), content.replaceAll(text, instead));
+    const changed = changes.reduce((all, change) => all.replaceAll(...change), content);
+    await writeFile(join(dir, to), changed);
   };
   await move(
     "providers/s3/operations.ts",
     "moved/actions.ts",
-    "./server.ts",
-    "../providers/s3/server.ts",
+    ['"./', '"../providers/s3/'],
+    ['"../../', '"../'],
   );
-  await move(
-    "providers/s3/dynamic-provider.cjs",
-    "moved/entry.cjs",
+  await move("providers/s3/dynamic-provider.cjs", "moved/entry.cjs", [
     "./operations.ts",
     "./actions.ts",
-  );
-  await move(
-    "package.json",
-    "package.json",
+  ]);
+  await move("package.json", "package.json", [
     "providers/s3/dynamic-provider.cjs",
     "moved/entry.cjs",
-  );
-  await move("program/index.ts", "start/here/index.ts", "../index.ts", "../../index.ts");
+  ]);
+  await move("program/index.ts", "start/here/index.ts", ["../index.ts", "../../index.ts"]);
 }

@@ -88,7 +88,7 @@ const REPLACEMENTS: readonly [written: RegExp, here: (page: string) => string][]
 ];
 
 /** Whose key a page gives to authentik. On these pages authentik has its own user. */
-const userOf = (page: string) => (/s3|start|README/.test(page) ? AUTHENTIK : ROOT);
+const userOf = (page: string) => (/s3|start|rotate|README/.test(page) ? AUTHENTIK : ROOT);
 
 /** The commands in the `sh` blocks of a page, without comments, in groups that are run in one shell each. */
 function commandsOf(markdown: string): string[][] {

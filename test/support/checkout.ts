@@ -22,9 +22,23 @@ const LEFT_OUT = new Set(["node_modules", ".git", ".local", "test", "bench", "do
 const isOfCheckout = (path: string): boolean => !LEFT_OUT.has(path) && !isOwnStackFile(path);
 const Step = v.object({
   run: v.optional(v.string()),
+  /** The inputs of an action. */
+  with: v.optional(
+    v.looseObject({ command: v.optional(v.string()), option: v.optional(v.string()) }),
+    {},
+  ),
   env: v.optional(v.record(v.string(), v.string()), {}),
 });
 const Workflow = v.object({ jobs: v.record(v.string(), v.object({ steps: v.array(Step) })) });
+const Action = v.object({ runs: v.object({ steps: v.array(Step) }) });
+
+/** The script of a job, and its variables with their expressions. */
+interface Script {
+  run: string;
+  env: Record<string, string>;
+  /** Variables whose values are in the workflow. */
+  values?: Record<string, string>;
+}
 
 export interface StepResult {
   status: number;
@@ -103,13 +117,13 @@ export class Checkout {
     { withPulumi = true, args = "" } = {},
   ): Promise<StepResult> {
     const step = await this.scriptStep(workflow, job);
-    const values = { ...this.variables, ...env };
+    const values: Record<string, string> = { ...this.variables, ...env, ...step.values };
     const own = Object.keys(step.env).map((name) => {
       const value = values[name];
       if (value === undefined) {
         throw new Error(`the test has no value for ${name}, which ${workflow}.yml sets`);
       }
-      return [name, value] as const;
+      return [name, value.replace("${{ github.sha }}", env.GITHUB_SHA ?? "")] as const;
     });
     const [output, summary] = [join(this.place, "output"), join(this.place, "summary")];
     await Promise.all([output, summary].map((file) => writeFile(file, "")));
@@ -135,14 +149,20 @@ export class Checkout {
     return { ...result, ...written };
   }
 
-  private async scriptStep(
-    workflow: string,
-    job: string,
-  ): Promise<{ run: string; env: Record<string, string> }> {
-    const file = join(this.dir, ".github", "workflows", `${workflow}.yml`);
+  /** The script of a job: in a step of its own, or in the action that runs a command on a stack. */
+  private async scriptStep(workflow: string, job: string): Promise<Script> {
+    const github = join(this.dir, ".github");
+    const file = join(github, "workflows", `${workflow}.yml`);
     const { jobs } = v.parse(Workflow, parse(await readFile(file, "utf8")));
-    for (const { run = "", env } of jobs[job]?.steps ?? []) {
+    const action = join(github, "actions", "stack", "action.yml");
+    const { runs } = v.parse(Action, parse(await readFile(action, "utf8")));
+    for (const { run = "", env, with: inputs } of jobs[job]?.steps ?? []) {
       if (run.startsWith("npm run")) return { run: run.trim(), env };
+      if (inputs.command === undefined) continue;
+      const { run: script = "", env: variables = {} } =
+        runs.steps.find((step) => step.run?.includes('"$COMMAND"')) ?? {};
+      const values = { COMMAND: inputs.command, OPTION: inputs.option ?? "" };
+      return { run: script, env: variables, values };
     }
     throw new Error(`the job "${job}" of ${workflow}.yml runs no script`);
   }

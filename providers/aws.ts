@@ -70,10 +70,21 @@ const clusterName = matching(
   /^[0-9A-Za-z][\w-]{0,99}$/,
   "is not the name of an EKS cluster; write its name, not its ARN",
 );
-const serviceAccount = matching(
+const serviceAccountName = matching(
   /^[a-z0-9][a-z0-9-]{0,62}\/[a-z0-9][a-z0-9.-]{0,252}$/,
   'is not a service account; write namespace/name, e.g. "authentik/authentik"',
 );
+
+function serviceAccount(value: string, index: number, all: readonly string[]): string | undefined {
+  const wrong = serviceAccountName(value);
+  if (wrong !== undefined || all.indexOf(value) === index) return wrong;
+  return "is listed twice; remove one";
+}
+
+/** Quota of IAM for a role's trust policy, in characters without blanks (AWS, "IAM and STS quotas"). */
+const MAX_TRUST_POLICY = 2048;
+/** Limit of S3 and IAM for the tags of a resource. `application` is one of them. */
+const MAX_TAGS = 50;
 
 const keys = {
   region: text("The bucket's region, e.g. `eu-central-1`.", region),
@@ -191,7 +202,28 @@ function check(config: Valid<AwsValues>, report: ReportProblem): void {
   checkAdoption(config, report);
   checkArns(config, report);
   checkCredentials(config, report);
+  checkQuotas(config, report);
   checkCustomDomain(config, report);
+}
+
+/** What AWS would refuse in the middle of an update. */
+function checkQuotas(config: Valid<AwsValues>, report: ReportProblem): void {
+  const tags = { application: "authentik", ...parseTags(config.tags) };
+  if (Object.keys(tags).length > MAX_TAGS)
+    report(
+      "tags",
+      `has more than ${MAX_TAGS - 1} tags, the most beside "application"; remove some`,
+    );
+  const { credentials, roleTrust, serviceAccounts } = config;
+  if (credentials !== "role" || serviceAccounts === undefined) return;
+  const resolved = resolveCredentials({ ...config, credentials, roleTrust, serviceAccounts });
+  if (!("serviceAccounts" in resolved)) return;
+  const length = JSON.stringify(trustPolicy(resolved)).length;
+  if (length <= MAX_TRUST_POLICY) return;
+  report(
+    "serviceAccounts",
+    `makes the role's trust policy ${length} characters long, and IAM allows ${MAX_TRUST_POLICY}; remove some`,
+  );
 }
 
 function checkAdoption({ adopt, bucketName }: Valid<AwsValues>, report: ReportProblem): void {
@@ -423,14 +455,24 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     child: Child,
   ): Bucket {
     const imported = adopt && bucketName !== undefined ? { import: bucketName } : {};
+    // A refresh reads these into the bucket too, but each has a resource of its own here.
+    const ignoreChanges = [
+      "corsRules",
+      "lifecycleRules",
+      "policy",
+      "serverSideEncryptionConfiguration",
+      "versioning",
+    ];
     // S3 refuses to delete a bucket that is not empty. With forceDestroy the provider empties it first.
-    const options = { ...child, protect, ...imported };
+    const options = { ...child, protect, ignoreChanges, ...imported };
     return new Bucket(`${name}-media`, { bucket: bucketName, forceDestroy }, options);
   }
 
   #settings(name: string, args: AwsStorageArgs, bucket: Bucket, child: Child): CustomResource[] {
     // They are deleted with the bucket. A bucket that may not be deleted keeps them.
-    const ofBucket = { ...child, deletedWith: bucket };
+    // If a replacement of the bucket fails and the config goes back, the new settings and the old
+    // ones are of the same bucket. Deleted last, the old ones would take the new ones with them.
+    const ofBucket = { ...child, deletedWith: bucket, deleteBeforeReplace: true };
     const publicAccess = new BucketPublicAccessBlock(
       `${name}-public-access`,
       {
@@ -568,10 +610,11 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     new RolePolicy(`${name}-role-policy`, { role: role.name, policy }, child);
     if (credentials.kind === "podIdentity") {
       for (const { namespace, name: serviceAccount } of credentials.serviceAccounts) {
+        // Neither part has a slash, so no two names are alike. Earlier versions joined them by "-".
         new PodIdentityAssociation(
-          `${name}-pods-${namespace}-${serviceAccount}`,
+          `${name}-pods-${namespace}/${serviceAccount}`,
           { clusterName: credentials.clusterName, namespace, serviceAccount, roleArn: role.arn },
-          child,
+          { ...child, aliases: [{ name: `${name}-pods-${namespace}-${serviceAccount}` }] },
         );
       }
     }
@@ -592,7 +635,8 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       // IAM allows two keys for each user, so the older one is deleted first. authentik uses the key of the other slot.
       new AccessKey(
         `${name}-key-${slot}`,
-        { user: user.name },
+        // Without a status, a key that was made inactive by hand would be no drift.
+        { user: user.name, status: "Active" },
         { ...child, replacementTrigger: generation, deleteBeforeReplace: true },
       );
     if (previous) make(previous);

@@ -412,6 +412,9 @@ describe("AWS: credentials", () => {
     ["something else to attach to", { credentials: "external", attachTo: "group/x" }, /^attachTo: is not a role or user/],
     ["a rotation without a key", { ...IRSA, keyGeneration: "2" }, /^keyGeneration: has no effect with credentials "role"/],
     ["a service account without its namespace", { ...IRSA, serviceAccounts: "authentik" }, /^serviceAccounts\[0\]: is not a service account/],
+    ["a service account twice", { ...IRSA, serviceAccounts: "a/b,a/b" }, /^serviceAccounts\[1\]: is listed twice/],
+    ["a trust policy over IAM's quota", { ...IRSA, serviceAccounts: Array.from({ length: 50 }, (_, index) => `authentik/account-${index}`).join() }, /^serviceAccounts: makes the role's trust policy \d{4} characters long, and IAM allows 2048/],
+    ["more tags than AWS allows", { tags: Array.from({ length: 50 }, (_, index) => `tag${index}=x`).join() }, /^tags: has more than 49 tags/],
   ];
   for (const [what, changes, message] of wrong)
     it(`refuses ${what}`, async () => {

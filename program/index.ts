@@ -6,4 +6,9 @@
  * Stacks of earlier versions store paths from this folder: docs/architecture.md says until when it
  * stays one folder below the top.
  */
-export { default } from "../index.ts";
+import { requirePulumiVersion } from "@pulumi/pulumi/runtime/settings.js";
+
+// Older engines ignore `replacementTrigger`: a rotation would export an old key as the new one.
+await requirePulumiVersion(">=3.208.0");
+
+export default (await import("../index.ts")).default;

@@ -3,6 +3,7 @@
  * removed from lists, not positions.
  */
 import { isDeepStrictEqual } from "node:util";
+import { UNKNOWN } from "../../providers/retention.ts";
 import { SECRET, type Step } from "./plan.ts";
 
 /** A change of one property. */
@@ -15,11 +16,6 @@ export interface Change {
   note?: string;
 }
 
-/**
- * The engine's mark for a value that is not known before the update
- * (`pkg/resource/stack/deployment.go`).
- */
-const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 const KNOWN_LATER = "(known after the update)";
 /** A program may forget to mark a secret. Values under such names are never shown. */
 const SECRET_NAME = /secret|password|passphrase|private.?key|access.?key|token|credential/i;

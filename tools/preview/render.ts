@@ -102,7 +102,9 @@ const UNKNOWN =
 const NEW_BUCKET = "would be replaced: authentik gets a new, empty bucket,";
 
 /** What would happen to a bucket: when it is deleted from the server, and when it stays there. */
-const RISKS: Readonly<Record<BucketAtRisk["risk"], { deleted: string; retained: string }>> = {
+const RISKS: Readonly<
+  Record<Exclude<BucketAtRisk["risk"], "emptied">, { deleted: string; retained: string }>
+> = {
   deleted: { deleted: DELETED, retained: RETAINED },
   replaced: {
     deleted: `${NEW_BUCKET} and the old one is deleted with every file in it.`,
@@ -116,7 +118,14 @@ const RISKS: Readonly<Record<BucketAtRisk["risk"], { deleted: string; retained: 
 };
 
 /** What would happen to a bucket and its files. */
-function riskText({ name, bucket, risk, isProtected, isRetained }: BucketAtRisk): string {
+function riskText(resource: BucketAtRisk): string {
+  const { name, bucket, risk, settings, isProtected, isRetained } = resource;
+  if (risk === "emptied") {
+    return (
+      `"${name}" would delete files, or keep deleted files for a shorter time: ` +
+      `${settings.join("; ")}.`
+    );
+  }
   const which = bucket === undefined ? `"${name}"` : `"${bucket}" (${name})`;
   const what = RISKS[risk][isRetained ? "retained" : "deleted"];
   const when = risk === "replaced" ? "as well" : "in an earlier change";

@@ -1,6 +1,6 @@
 /** What a plan does, before it is rendered as Markdown or for a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
-import { bucketsAtRisk, type BucketAtRisk } from "./guard.ts";
+import { bucketsAtRisk, emptiedByPlan, type BucketAtRisk } from "./guard.ts";
 import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
 import { labelOf, type TypeLookup } from "./resource-types.ts";
 
@@ -90,7 +90,7 @@ export interface ReportOptions {
  */
 export function reportOn(stack: string, plan: Plan, options: ReportOptions): PlanReport {
   const { deletionAllowed, typeOf, commit, operation = "preview" } = options;
-  const atRisk = bucketsAtRisk(plan, typeOf);
+  const atRisk = [...bucketsAtRisk(plan, typeOf), ...emptiedByPlan(plan, typeOf)];
   const violations = plan.violations;
   const isViolated = violations.some(({ isMandatory }) => isMandatory);
   const diagnostics = plan.diagnostics.filter(({ message }) => !SUMMARIES.includes(message));

@@ -194,19 +194,21 @@ describe("GitHub", () => {
         merge_commit_sha: other,
         labels: [LABEL],
       });
+      const toOther = { merged_at, merge_commit_sha: COMMIT, base: { ref: "release" } };
+      server.addPull({ ...toOther, number: 79, labels: [LABEL] });
       server.addPull({
         number: 82,
         merged_at,
         merge_commit_sha: COMMIT,
         labels: [{ name: "docs" }],
       });
-      expect(await gitHub.mergedAs(COMMIT)).to.deep.equal({ number: 82, labels: ["docs"] });
+      expect(await gitHub.mergedAs(COMMIT, "main")).to.deep.equal({ number: 82, labels: ["docs"] });
     });
 
     it("do not exist for a commit that was pushed, or whose pull request is open", async () => {
       server.addPull({ merge_commit_sha: COMMIT, labels: [LABEL] });
-      expect(await gitHub.mergedAs(COMMIT)).to.equal(undefined);
-      expect(await gitHub.mergedAs("c".repeat(40))).to.equal(undefined);
+      expect(await gitHub.mergedAs(COMMIT, "main")).to.equal(undefined);
+      expect(await gitHub.mergedAs("c".repeat(40), "main")).to.equal(undefined);
     });
   });
 

@@ -37,9 +37,9 @@ describe("a command line tool that misbehaves", function () {
     const message = `denied: ${token}, with ${JSON.stringify({ token })}`;
     await tool(`
       printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
-      echo "error: and $TEST_SECRET_KEY too" >&2
+      echo "error: and $AWS_SECRET_ACCESS_KEY too" >&2
       exit 1`);
-    const envVars = { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" };
+    const envVars = { VAULT_TOKEN: token, AWS_SECRET_ACCESS_KEY: "key-123456" };
     const run = await runEngine("preview", "prod", [], { ...options(), envVars });
     expect(run.output).to.equal("error: and [secret] too");
     const report = await preview("prod", { ...options(), deletionAllowed: false, envVars });
@@ -80,7 +80,7 @@ describe("a command line tool that misbehaves", function () {
       const report = await preview("prod", {
         ...options(),
         deletionAllowed: false,
-        envVars: { TEST_KEY: secret },
+        envVars: { PULUMI_ACCESS_TOKEN: secret },
       });
       expect(report, secret).to.have.property("ok", false);
       expect(report.atRisk, secret).to.have.length(1);
@@ -94,11 +94,11 @@ describe("a command line tool that misbehaves", function () {
   });
 
   it("prints an unknown event, which is reported without secrets", async () => {
-    await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$TEST_TOKEN"'"}'`);
+    await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$VAULT_TOKEN"'"}'`);
     const report = await preview("prod", {
       ...options(),
       deletionAllowed: false,
-      envVars: { TEST_TOKEN: "token-123456" },
+      envVars: { VAULT_TOKEN: "token-123456" },
     });
     expect(report.failure)
       .to.contain("not an event of its engine")

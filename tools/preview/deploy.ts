@@ -2,6 +2,7 @@
 import { runEngine } from "./engine.ts";
 import { nameOf, type EngineEvent } from "./plan.ts";
 import { completePlan, planArgs, preview, reportOnRun, type PreviewOptions } from "./preview.ts";
+import { logLine } from "./render.ts";
 import type { PlanReport } from "./report.ts";
 import type { Redact } from "./secrets.ts";
 
@@ -25,7 +26,7 @@ export interface Deployment {
 export async function deploy(stack: string, options: DeployOptions): Promise<Deployment> {
   const { progress, deletionAllowed } = options;
   progress(`pulumi preview of ${stack}`);
-  const plan = await preview(stack, options);
+  const plan = await preview(stack, { ...options, operation: "deploy" });
   if (!plan.ok) return { plan, update: undefined };
   progress(`pulumi up of ${stack}`);
   const args = ["--yes", "--skip-preview", ...(await planArgs(options))];
@@ -34,7 +35,7 @@ export async function deploy(stack: string, options: DeployOptions): Promise<Dep
   const onEvent = ({ resOutputsEvent }: EngineEvent, redact: Redact) => {
     const { op = "same", urn = "" } = resOutputsEvent?.metadata ?? {};
     const name = redact(nameOf(urn));
-    if (op !== "same" && op !== "refresh") progress(`${op}: ${labels.get(name) ?? name}`);
+    if (op !== "same" && op !== "refresh") progress(logLine(`${op}: ${labels.get(name) ?? name}`));
   };
   const run = await runEngine("up", stack, args, { ...options, onEvent });
   const about = { deletionAllowed, operation: "update" } as const;

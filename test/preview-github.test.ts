@@ -183,6 +183,10 @@ describe("GitHub", () => {
     });
   });
 
+  it("is not kept from GitHub when the summary cannot be written", async () => {
+    await addToSummary({ GITHUB_STEP_SUMMARY: "/dev/null/summary" }, "text");
+  });
+
   describe("the labels of a merged pull request", () => {
     it("belong to the pull request that was merged as the commit", async () => {
       const [merged_at, other] = ["2026-01-01T00:00:00Z", "b".repeat(40)];

@@ -47,6 +47,29 @@ describe("a command line tool that misbehaves", function () {
     expect(JSON.stringify(report)).not.to.contain("123456");
   });
 
+  it("quotes secrets of a saved plan, which are not shown", async () => {
+    const message = "resource urn violates plan: properties changed: ++key[{&{{old\nkey}}}!={x}]";
+    await tool(`
+      printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
+      exit 1`);
+    const report = await preview("prod", { ...options(), deletionAllowed: false });
+    expect(report.diagnostics.map((diagnostic) => diagnostic.message)).to.deep.equal([
+      "resource urn violates the plan: something has changed since it was made",
+    ]);
+  });
+
+  it("hides no variable for a word in its name", async () => {
+    const KEYCLOAK_URL = "https://keycloak.company";
+    const HTTPS_PROXY = "http://user:proxy-password@proxy.company";
+    const message = `refused ${KEYCLOAK_URL} by proxy-password`;
+    await tool(`
+      printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
+      exit 1`);
+    const envVars = { KEYCLOAK_URL, HTTPS_PROXY };
+    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars });
+    expect(report.diagnostics[0]?.message).to.equal(`refused ${KEYCLOAK_URL} by [secret]`);
+  });
+
   it("is judged by its events, also when they contain a secret of the environment", async () => {
     const [urn, type] = [
       "urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media",

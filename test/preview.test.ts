@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { expect } from "chai";
 import fc from "fast-check";
 import { diff } from "../tools/preview/diff.ts";
@@ -14,6 +14,7 @@ import {
 import { completePlan } from "../tools/preview/preview.ts";
 import { logLine, renderJson, renderMarkdown, renderText } from "../tools/preview/render.ts";
 import { failedReport, reportOn, type PlanReport } from "../tools/preview/report.ts";
+import { SECRET_VARIABLES } from "../tools/preview/secrets.ts";
 import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
 import { PROVIDERS, resourceType } from "../providers/index.ts";
 import { exampleValues } from "./support/examples.ts";
@@ -611,6 +612,15 @@ describe("a comment", () => {
 });
 
 describe("a job's log", () => {
+  it("hides every secret that a workflow sets", async () => {
+    const folder = new URL("../.github/workflows/", import.meta.url);
+    const files = (await readdir(folder)).map((file) => readFile(new URL(file, folder), "utf8"));
+    const text = (await Promise.all(files)).join("\n");
+    const names = [...text.matchAll(/^ *(\w+): \$\{\{[^}]*(?:secrets|github\.token)/gm)];
+    expect(names).not.to.deep.equal([]);
+    for (const [, name] of names) expect(SECRET_VARIABLES).to.include(name);
+  });
+
   it("has no commands in the names of resources", () => {
     expect(logLine("create: x\n::set-output name=a::%0Ab##[error]\u202E")).to.equal(
       "create: x ::set-output name=a::%0Ab## [error]\\u{202e}",

@@ -1,4 +1,7 @@
-/** Deploys a stack: checks a new plan, then runs `pulumi up`. */
+/** Deploys a stack: checks a new plan, then carries it out by `pulumi up --plan`. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { runEngine } from "./engine.ts";
 import { nameOf, type EngineEvent } from "./plan.ts";
 import { completePlan, planArgs, preview, reportOnRun, type PreviewOptions } from "./preview.ts";
@@ -19,17 +22,31 @@ export interface Deployment {
 }
 
 /**
- * Previews the stack and brings it up if the report passes.
+ * Previews the stack, and carries out exactly this plan if the report passes. An update that would
+ * do something else stops with an error. The engine encrypts the secrets in the plan's file.
  *
  * @throws PulumiError when `up` was stopped before its end; what is done stays done
  */
 export async function deploy(stack: string, options: DeployOptions): Promise<Deployment> {
+  const folder = await mkdtemp(join(tmpdir(), "authentik-storage-plan-"));
+  try {
+    return await carryOut(stack, join(folder, "plan.json"), options);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function carryOut(
+  stack: string,
+  savePlan: string,
+  options: DeployOptions,
+): Promise<Deployment> {
   const { progress, deletionAllowed } = options;
   progress(`pulumi preview of ${stack}`);
-  const plan = await preview(stack, { ...options, operation: "deploy" });
+  const plan = await preview(stack, { ...options, savePlan, operation: "deploy" });
   if (!plan.ok) return { plan, update: undefined };
   progress(`pulumi up of ${stack}`);
-  const args = ["--yes", "--skip-preview", ...(await planArgs(options))];
+  const args = ["--yes", "--skip-preview", "--plan", savePlan, ...(await planArgs(options))];
   const resources = plan.groups.flatMap((group) => group.resources);
   const labels = new Map(resources.map(({ name, label }) => [name, `${label} ${name}`]));
   const onEvent = ({ resOutputsEvent }: EngineEvent, redact: Redact) => {

@@ -19,6 +19,8 @@ export interface PreviewOptions extends EngineOptions {
   operation?: Operation;
   /** The commit that is previewed. */
   commit?: string | undefined;
+  /** Where to save the engine's plan, so that `up` carries out this plan or none. */
+  savePlan?: string;
   /** Whether to read the server first. */
   refresh?: boolean | undefined;
 }
@@ -30,7 +32,9 @@ export interface PreviewOptions extends EngineOptions {
 export async function preview(stack: string, options: PreviewOptions): Promise<PlanReport> {
   const { operation = "preview" } = options;
   try {
-    const run = await runEngine("preview", stack, await planArgs(options), options);
+    const saved = options.savePlan === undefined ? [] : ["--save-plan", options.savePlan];
+    const args = [...(await planArgs(options)), ...saved];
+    const run = await runEngine("preview", stack, args, options);
     return await reportOnRun(stack, run, completePlan(run), { ...options, operation });
   } catch (error) {
     return failedReport(stack, expectedMessage(error), { ...options, operation });

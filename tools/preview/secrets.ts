@@ -11,6 +11,13 @@ const MIN_SECRET_LENGTH = 8;
 const MARK = "[secret]";
 
 /**
+ * How the engine ends a message about an update that is not as planned
+ * (pulumi/pulumi, `pkg/resource/deploy/step_generator.go`). It quotes secrets of the plan in clear
+ * that the stack no longer has.
+ */
+const PLAN_VIOLATION = /violates plan:[^]*/;
+
+/**
  * The variables with a secret that Pulumi, the providers, the backends of the state and GitHub's
  * runner read, by the documentation of each. A word in a name decides nothing: KEYCLOAK_URL has no
  * secret.
@@ -57,7 +64,9 @@ export function redactor(env: NodeJS.ProcessEnv): Redact {
   );
   const longestFirst = [...new Set(secrets)].sort((left, right) => right.length - left.length);
   return (text) =>
-    longestFirst.reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text);
+    longestFirst
+      .reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text)
+      .replace(PLAN_VIOLATION, "violates the plan: something has changed since it was made");
 }
 
 /** The password of a URL, as it is written there and decoded. */

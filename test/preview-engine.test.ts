@@ -200,6 +200,20 @@ class Scenes {
     );
     await kept.changed("protection off", { protect: false }, { protect: undefined });
     await kept.program("protected, removed", "empty");
+    await project.configure({ origins: ["https://b.company"] });
+    const file = join(project.dir, `Pulumi.${STACK}.yaml`);
+    const before = await readFile(file, "utf8");
+    overtaken = await deploy(STACK, {
+      ...kept.options,
+      deletionAllowed: true,
+      progress: (step) => {
+        if (!step.startsWith("pulumi up")) return;
+        writeFileSync(file, before.replaceAll("https://b.company", "https://late.company"));
+      },
+    });
+    await project.configure({ origins });
+    const { CORSRules } = await s3.send(new GetBucketCorsCommand({ Bucket: "authentik-media" }));
+    originsAfter = CORSRules?.[0]?.AllowedOrigins;
     const pack = join(project.dir, "policy");
     await mkdir(pack);
     await symlink(join(REPOSITORY, "node_modules"), join(pack, "node_modules"));
@@ -215,20 +229,6 @@ class Scenes {
       commit: "0123456789",
     });
     await kept.plan("policy violated", "--policy-pack", pack);
-    await project.configure({ origins: ["https://b.company"] });
-    const file = join(project.dir, `Pulumi.${STACK}.yaml`);
-    const before = await readFile(file, "utf8");
-    overtaken = await deploy(STACK, {
-      ...kept.options,
-      deletionAllowed: true,
-      progress: (step) => {
-        if (!step.startsWith("pulumi up")) return;
-        writeFileSync(file, before.replaceAll("https://b.company", "https://late.company"));
-      },
-    });
-    await project.configure({ origins });
-    const { CORSRules } = await s3.send(new GetBucketCorsCommand({ Bucket: "authentik-media" }));
-    originsAfter = CORSRules?.[0]?.AllowedOrigins;
     await project.configure({}, { secretKey: NEW_SECRET });
     await kept.plan("secret key");
   }

@@ -12,8 +12,6 @@ const ADDITIONAL_TYPES = [
   // These give nobody rights.
   "aws:s3/bucketLogging:BucketLogging",
   "aws:s3/bucketMetric:BucketMetric",
-  "aws:s3/bucketObjectLockConfiguration:BucketObjectLockConfiguration",
-  "cloudflare:index/r2BucketLock:R2BucketLock",
   "azure-native:authorization:ManagementLockByScope",
 ] as const;
 type AdditionalType = (typeof ADDITIONAL_TYPES)[number];

@@ -20,6 +20,8 @@ import {
   type StoragePolicy,
 } from "./rule.ts";
 
+const ACCESS_KEY = "aws:iam/accessKey:AccessKey";
+const USER = "aws:iam/user:User";
 const ROLE = "aws:iam/role:Role";
 const PODS = "aws:eks/podIdentityAssociation:PodIdentityAssociation";
 const TOKEN = "cloudflare:index/accountToken:AccountToken";
@@ -80,9 +82,24 @@ export const leastPrivilege: StoragePolicy = {
     needs(ASSIGNMENT, ACCOUNT, "scope is not this stack's account; write its id"),
     needs(ASSIGNMENT, IDENTITY, "principalId is not the gateway's; write its principalId"),
     needs(PODS, ROLE, "roleArn is not this stack's role, which is judged; write its ARN"),
+    othersKeys,
     otherBuckets,
   ),
 };
+
+/** Keys of users that are not this stack's: such a key has all rights of its user. */
+function othersKeys(resources: PolicyResource[]): Finding[] {
+  const keys = ofType(resources, ACCESS_KEY);
+  if (keys.length === 0) return [];
+  const own = ofType(resources, USER).map(({ props }): unknown => props.name);
+  const others = keys.filter(({ props }) => !own.includes(props.user));
+  return others.map(({ props, urn }) => ({
+    finding:
+      `user = ${JSON.stringify(props.user)} is not a user of this stack, so the key has rights ` +
+      "that no policy judges; write the name of this stack's user",
+    urn,
+  }));
+}
 
 /** It quotes no names: on some servers they are access keys. */
 function manyPrincipals(document: Document): string[] {

@@ -46,6 +46,7 @@ import {
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
+import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
@@ -137,18 +138,45 @@ const keys = {
   ...tagKeys,
 };
 
+/** S3's lifecycle rules. Old versions expire after their days, unless so many newer ones are kept. */
+const LIFECYCLE = {
+  path: "rules",
+  scope: ["filter", "prefix", "tags"],
+  parts: { expiration: {}, noncurrentVersionExpiration: { newerNoncurrentVersions: 0 } },
+} as const;
+
 const resources = {
   "authentik-storage:aws:AwsStorage": { label: "Storage" },
-  "aws:s3/bucket:Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["bucket"] },
+  "aws:s3/bucket:Bucket": {
+    label: "Bucket",
+    holdsFiles: true,
+    bucketName: ["bucket"],
+    keeps: [
+      deletesWhen("forceDestroy"),
+      deletesByRule({ ...LIFECYCLE, path: "lifecycleRules" }),
+      // The provider leaves the versioning alone when the property is missing.
+      keepsWhile("versioning.enabled", true, Infinity),
+    ],
+  },
   "aws:s3/bucketCorsConfiguration:BucketCorsConfiguration": { label: "CORS policy" },
-  "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration": { label: "Lifecycle rules" },
+  "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration": {
+    label: "Lifecycle rules",
+    keeps: [deletesByRule(LIFECYCLE)],
+  },
+  "aws:s3/bucketObjectLockConfiguration:BucketObjectLockConfiguration": {
+    label: "Object lock",
+    keeps: [keepsFor("rule.defaultRetention", ["days", "years"])],
+  },
   "aws:s3/bucketOwnershipControls:BucketOwnershipControls": { label: "Object ownership" },
   "aws:s3/bucketPolicy:BucketPolicy": { label: "Bucket policy" },
   "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": { label: "Public access block" },
   "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": {
     label: "Encryption",
   },
-  "aws:s3/bucketVersioning:BucketVersioning": { label: "Versioning" },
+  "aws:s3/bucketVersioning:BucketVersioning": {
+    label: "Versioning",
+    keeps: [keepsWhile("versioningConfiguration.status", "Enabled")],
+  },
   "aws:iam/user:User": { label: "authentik's user" },
   "aws:iam/userPolicy:UserPolicy": { label: "authentik's permissions" },
   "aws:iam/accessKey:AccessKey": { label: "authentik's access key" },

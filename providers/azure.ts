@@ -44,6 +44,7 @@ import {
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
+import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
 import {
   containerMetadataBytes,
   LATE_STOP,
@@ -127,6 +128,8 @@ const keys = {
   ...tagKeys,
 };
 
+const UNFINISHED_UPLOADS = /"prefixMatch":\["[a-z0-9-]+\/\.sgwtmp\/multipart"\]/;
+
 /** Without the types of `s3/resources.ts`, which the provider `s3` lists. */
 const resources = {
   "authentik-storage:azure:AzureStorage": { label: "Storage" },
@@ -137,8 +140,32 @@ const resources = {
     // The container's name is the input `containerName` and the output `name`.
     bucketName: ["name", "containerName"],
   },
-  "azure-native:storage:BlobServiceProperties": { label: "Soft deletion and versioning" },
-  "azure-native:storage:ManagementPolicy": { label: "Lifecycle rules" },
+  "azure-native:storage:BlobServiceProperties": {
+    label: "Soft deletion and versioning",
+    keeps: [
+      keepsFor("deleteRetentionPolicy"),
+      keepsFor("containerDeleteRetentionPolicy"),
+      keepsFor("restorePolicy"),
+      keepsWhile("isVersioningEnabled", true),
+      deletesWhen("deleteRetentionPolicy.allowPermanentDelete"),
+    ],
+  },
+  "azure-native:storage:ManagementPolicy": {
+    label: "Lifecycle rules",
+    keeps: [
+      deletesByRule({
+        path: "policy.rules",
+        scope: ["definition.filters"],
+        parts: {
+          "definition.actions.baseBlob.delete": {},
+          "definition.actions.snapshot.delete": {},
+          "definition.actions.version.delete": {},
+        },
+        // The parts of the gateway's unfinished uploads are not authentik's files.
+        isHarmless: (filters) => UNFINISHED_UPLOADS.test(filters),
+      }),
+    ],
+  },
   "azure-native:app:ContainerApp": { label: "Gateway" },
   "azure-native:app:ManagedEnvironment": { label: "Gateway's environment" },
   "azure-native:managedidentity:UserAssignedIdentity": { label: "Gateway's identity" },

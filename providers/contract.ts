@@ -4,6 +4,7 @@ import type { ObjectEntries } from "valibot";
 import type { AddressingStyle } from "../authentik/env.ts";
 import { parseProvider, type CommonConfig, type ProviderConfig } from "../config/common.ts";
 import type { ConfigReader } from "../config/index.ts";
+import type { Retention } from "./retention.ts";
 
 /** What authentik signs with: keys, the name of an AWS profile, or nothing if it has a role. */
 export interface Credentials {
@@ -47,12 +48,20 @@ export interface ResourceType {
   holdsFiles?: boolean;
   /** The properties that have the name of the bucket, where the resource is the bucket. */
   bucketName?: readonly string[];
+  /**
+   * The settings that decide for how long files are kept. A plan that shortens that needs the same
+   * label as a deletion.
+   */
+  keeps?: readonly Retention[];
 }
 
 /** What a provider's file exports by default. */
 export interface Provider<Config, Type extends string = string>
   extends ConfigReader<Chosen<Config>> {
-  /** Every type of resources that the provider registers, its component included, by type token. */
+  /**
+   * Every type of resources that the provider registers, its component included, and those that
+   * keep files and that a change to the program may add, by type token.
+   */
   resources: Readonly<Record<Type, ResourceType>>;
 }
 

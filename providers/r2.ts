@@ -29,6 +29,7 @@ import {
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
+import { deletesByRule, keepsByRule } from "./retention.ts";
 import { guardRotation, keySlots } from "./rotation.ts";
 
 /**
@@ -79,7 +80,20 @@ const resources = {
   "authentik-storage:r2:R2Storage": { label: "Storage" },
   "cloudflare:index/r2Bucket:R2Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["name"] },
   "cloudflare:index/r2BucketCors:R2BucketCors": { label: "CORS policy" },
-  "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": { label: "Lifecycle rules" },
+  "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": {
+    label: "Lifecycle rules",
+    keeps: [
+      deletesByRule({
+        path: "rules",
+        scope: ["conditions"],
+        parts: { "deleteObjectsTransition.condition": {} },
+      }),
+    ],
+  },
+  "cloudflare:index/r2BucketLock:R2BucketLock": {
+    label: "Lock rules",
+    keeps: [keepsByRule({ path: "rules", scope: ["prefix"], parts: { condition: {} } })],
+  },
   "cloudflare:index/r2ManagedDomain:R2ManagedDomain": { label: "Public r2.dev domain" },
   "cloudflare:index/accountToken:AccountToken": { label: "authentik's access key" },
 } satisfies Record<string, ResourceType>;

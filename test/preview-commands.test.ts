@@ -207,7 +207,7 @@ describe("the steps of the workflows", function () {
       await putCors({ AllowedOrigins: ["*"], AllowedMethods: ["GET"] });
       expect((await checkout.step("drift", "drift", env)).status).to.equal(1);
       expect(issues()).to.have.length(1);
-      expect(issues()[0]?.body).to.contain("- *\n+ https://authentik.company");
+      expect(issues()[0]?.body).to.contain("- origins: *\n+ origins: https://authentik.company");
     });
 
     it("keep the issue open while the check cannot run", async () => {
@@ -231,7 +231,7 @@ describe("the steps of the workflows", function () {
       expect(status, log).to.equal(0);
       expect(gitHub.comments.filter(({ user }) => user.login === BOT)).to.have.length(1);
       expect(comments()).to.contain("**CORS policy `authentik-cors` will be updated**");
-      expect(comments()).to.contain("+ https://auth.company");
+      expect(comments()).to.contain("+ origins: https://auth.company");
       expect(comments()).not.to.contain("pulumi is not on PATH");
     });
 

@@ -1,8 +1,10 @@
+import { writeFileSync } from "node:fs";
 import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   DeleteBucketCommand,
   DeleteObjectCommand,
+  GetBucketCorsCommand,
   ListBucketsCommand,
   PutBucketCorsCommand,
   PutObjectCommand,
@@ -140,7 +142,7 @@ class Scenes {
 }
 
 (pulumi ? describe : describe.skip)("plans of the real Pulumi engine", function () {
-  this.timeout(240_000);
+  this.timeout(480_000);
   this.slow(20_000);
   let server: RunningServer;
   let s3: S3Client;
@@ -148,6 +150,9 @@ class Scenes {
   let open: Scenes;
   let moved: Scenes;
   const deployments: Deployment[] = [];
+  /** A deployment of a stack whose config changes between its plan and its update. */
+  let overtaken: Deployment;
+  let originsAfter: string[] | undefined;
   const drifts: Drift[] = [];
   let unreachable: Drift;
   let previewed: PlanReport;
@@ -195,6 +200,20 @@ class Scenes {
     );
     await kept.changed("protection off", { protect: false }, { protect: undefined });
     await kept.program("protected, removed", "empty");
+    await project.configure({ origins: ["https://b.company"] });
+    const file = join(project.dir, `Pulumi.${STACK}.yaml`);
+    const before = await readFile(file, "utf8");
+    overtaken = await deploy(STACK, {
+      ...kept.options,
+      deletionAllowed: true,
+      progress: (step) => {
+        if (!step.startsWith("pulumi up")) return;
+        writeFileSync(file, before.replaceAll("https://b.company", "https://late.company"));
+      },
+    });
+    await project.configure({ origins });
+    const { CORSRules } = await s3.send(new GetBucketCorsCommand({ Bucket: "authentik-media" }));
+    originsAfter = CORSRules?.[0]?.AllowedOrigins;
     const pack = join(project.dir, "policy");
     await mkdir(pack);
     await symlink(join(REPOSITORY, "node_modules"), join(pack, "node_modules"));
@@ -231,6 +250,7 @@ class Scenes {
     drifts.push(await open.drift("unchanged"));
     await open.plan("unchanged");
     await open.changed("renamed", { bucketName: "other-media" }, { bucketName: "open-media" });
+    await open.changed("forceDestroy on", { forceDestroy: true }, { forceDestroy: undefined });
     await open.changed(
       "other endpoint",
       { endpoint: server.endpoint.replace("127.0.0.1", "localhost") },
@@ -303,13 +323,22 @@ class Scenes {
       .and.not.to.contain("is protected");
     expect(first?.update).to.have.property("ok", false);
     expect(first?.update && renderText(first.update, { color: false }))
-      .to.match(/^Update of test: failed\nPulumi could not finish the update. /)
+      .to.match(/^Deploy of test: failed\nPulumi could not finish the update. /)
       .and.to.contain("Bucket authentik-bucket was to be replaced")
       .and.not.to.match(/preview/i);
     expect(notAllowed).to.have.nested.property("plan.ok", false);
     expect(last).to.have.nested.property("update.ok", true);
     const names = (await s3.send(new ListBucketsCommand({}))).Buckets?.map(({ Name }) => Name);
     expect(names).to.include("new-media").and.not.to.include("old-media");
+  });
+
+  it("are carried out only as they were checked", () => {
+    expect(overtaken.plan).to.have.property("ok", true);
+    expect(overtaken.update).to.have.property("ok", false);
+    const text = overtaken.update ? renderText(overtaken.update, { color: false }) : "";
+    expect(text).to.contain("something has changed since it was made");
+    expect(text).not.to.contain("late.company");
+    expect(originsAfter).to.deep.equal(["https://authentik.company"]);
   });
 
   it("are judged in the same way with every secret in the environment", () => {

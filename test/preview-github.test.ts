@@ -183,6 +183,10 @@ describe("GitHub", () => {
     });
   });
 
+  it("is not kept from GitHub when the summary cannot be written", async () => {
+    await addToSummary({ GITHUB_STEP_SUMMARY: "/dev/null/summary" }, "text");
+  });
+
   describe("the labels of a merged pull request", () => {
     it("belong to the pull request that was merged as the commit", async () => {
       const [merged_at, other] = ["2026-01-01T00:00:00Z", "b".repeat(40)];
@@ -194,19 +198,21 @@ describe("GitHub", () => {
         merge_commit_sha: other,
         labels: [LABEL],
       });
+      const toOther = { merged_at, merge_commit_sha: COMMIT, base: { ref: "release" } };
+      server.addPull({ ...toOther, number: 79, labels: [LABEL] });
       server.addPull({
         number: 82,
         merged_at,
         merge_commit_sha: COMMIT,
         labels: [{ name: "docs" }],
       });
-      expect(await gitHub.mergedAs(COMMIT)).to.deep.equal({ number: 82, labels: ["docs"] });
+      expect(await gitHub.mergedAs(COMMIT, "main")).to.deep.equal({ number: 82, labels: ["docs"] });
     });
 
     it("do not exist for a commit that was pushed, or whose pull request is open", async () => {
       server.addPull({ merge_commit_sha: COMMIT, labels: [LABEL] });
-      expect(await gitHub.mergedAs(COMMIT)).to.equal(undefined);
-      expect(await gitHub.mergedAs("c".repeat(40))).to.equal(undefined);
+      expect(await gitHub.mergedAs(COMMIT, "main")).to.equal(undefined);
+      expect(await gitHub.mergedAs("c".repeat(40), "main")).to.equal(undefined);
     });
   });
 

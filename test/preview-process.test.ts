@@ -37,14 +37,37 @@ describe("a command line tool that misbehaves", function () {
     const message = `denied: ${token}, with ${JSON.stringify({ token })}`;
     await tool(`
       printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
-      echo "error: and $TEST_SECRET_KEY too" >&2
+      echo "error: and $AWS_SECRET_ACCESS_KEY too" >&2
       exit 1`);
-    const envVars = { TEST_TOKEN: token, TEST_SECRET_KEY: "key-123456" };
+    const envVars = { VAULT_TOKEN: token, AWS_SECRET_ACCESS_KEY: "key-123456" };
     const run = await runEngine("preview", "prod", [], { ...options(), envVars });
     expect(run.output).to.equal("error: and [secret] too");
     const report = await preview("prod", { ...options(), deletionAllowed: false, envVars });
     expect(report.diagnostics[0]?.message).to.equal('denied: [secret], with {"token":"[secret]"}');
     expect(JSON.stringify(report)).not.to.contain("123456");
+  });
+
+  it("quotes secrets of a saved plan, which are not shown", async () => {
+    const message = "resource urn violates plan: properties changed: ++key[{&{{old\nkey}}}!={x}]";
+    await tool(`
+      printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
+      exit 1`);
+    const report = await preview("prod", { ...options(), deletionAllowed: false });
+    expect(report.diagnostics.map((diagnostic) => diagnostic.message)).to.deep.equal([
+      "resource urn violates the plan: something has changed since it was made",
+    ]);
+  });
+
+  it("hides no variable for a word in its name", async () => {
+    const KEYCLOAK_URL = "https://keycloak.company";
+    const HTTPS_PROXY = "http://user:proxy-password@proxy.company";
+    const message = `refused ${KEYCLOAK_URL} by proxy-password`;
+    await tool(`
+      printf '%s\\n' '${JSON.stringify({ diagnosticEvent: { severity: "error", message } })}'
+      exit 1`);
+    const envVars = { KEYCLOAK_URL, HTTPS_PROXY };
+    const report = await preview("prod", { ...options(), deletionAllowed: false, envVars });
+    expect(report.diagnostics[0]?.message).to.equal(`refused ${KEYCLOAK_URL} by [secret]`);
   });
 
   it("is judged by its events, also when they contain a secret of the environment", async () => {
@@ -80,7 +103,7 @@ describe("a command line tool that misbehaves", function () {
       const report = await preview("prod", {
         ...options(),
         deletionAllowed: false,
-        envVars: { TEST_KEY: secret },
+        envVars: { PULUMI_ACCESS_TOKEN: secret },
       });
       expect(report, secret).to.have.property("ok", false);
       expect(report.atRisk, secret).to.have.length(1);
@@ -94,11 +117,11 @@ describe("a command line tool that misbehaves", function () {
   });
 
   it("prints an unknown event, which is reported without secrets", async () => {
-    await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$TEST_TOKEN"'"}'`);
+    await tool(`printf '%s\\n' '{"resourcePreEvent":"'"$VAULT_TOKEN"'"}'`);
     const report = await preview("prod", {
       ...options(),
       deletionAllowed: false,
-      envVars: { TEST_TOKEN: "token-123456" },
+      envVars: { VAULT_TOKEN: "token-123456" },
     });
     expect(report.failure)
       .to.contain("not an event of its engine")

@@ -1,3 +1,4 @@
+import { readdir, readFile } from "node:fs/promises";
 import { expect } from "chai";
 import fc from "fast-check";
 import { diff } from "../tools/preview/diff.ts";
@@ -11,8 +12,9 @@ import {
   type Plan,
 } from "../tools/preview/plan.ts";
 import { completePlan } from "../tools/preview/preview.ts";
-import { renderMarkdown, renderText } from "../tools/preview/render.ts";
+import { logLine, renderJson, renderMarkdown, renderText } from "../tools/preview/render.ts";
 import { failedReport, reportOn, type PlanReport } from "../tools/preview/report.ts";
+import { SECRET_VARIABLES } from "../tools/preview/secrets.ts";
 import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
 import { PROVIDERS, resourceType } from "../providers/index.ts";
 import { exampleValues } from "./support/examples.ts";
@@ -119,11 +121,6 @@ describe("recorded plans of the real engine", () => {
     expect(text).to.equal(`Preview of prod: 1 to be updated
 2 resources stay unchanged.
 CORS policy authentik-cors will be updated
-    origins
-  - https://authentik.company
-  + https://new.company
-  + https://auth.company
-Stack outputs will be updated
     origins
   - https://authentik.company
   + https://new.company
@@ -235,6 +232,102 @@ describe("the guard of buckets", () => {
       }),
       { numRuns: 50 },
     );
+  });
+});
+
+describe("the guard of files", () => {
+  const lifecycle = "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration";
+  const aws = (more: object) => ({
+    rules: [{ status: "Enabled", filter: { prefix: "" }, ...more }],
+  });
+  const versions = (noncurrentDays?: number, newerNoncurrentVersions?: number) =>
+    aws({ noncurrentVersionExpiration: { noncurrentDays, newerNoncurrentVersions } });
+  const r2 = (maxAge: number, enabled = true) => ({
+    rules: [{ id: "x", enabled, deleteObjectsTransition: { condition: { type: "Age", maxAge } } }],
+  });
+  const blobs = (days: number, enabled = true) => ({ deleteRetentionPolicy: { enabled, days } });
+  const azure = (prefix: string, days: number) => ({
+    policy: {
+      rules: [
+        {
+          definition: {
+            filters: { blobTypes: ["blockBlob"], prefixMatch: [prefix] },
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: days } } },
+          },
+        },
+      ],
+    },
+  });
+  const lock = (condition: object) => ({ rules: [{ id: "x", enabled: true, condition }] });
+  type Inputs = Record<string, unknown> | undefined;
+  // biome-ignore format: a table of cases
+  const CASES: readonly [what: string, type: string, before: Inputs, after: Inputs, isAtRisk: boolean][] = [
+    ["a rule that expires files", lifecycle, aws({}), aws({ expiration: { days: 30 } }), true],
+    ["such a rule of its own resource", lifecycle, undefined, aws({ expiration: { days: 30 } }), true],
+    ["a rule with a date", lifecycle, aws({}), aws({ expiration: { date: "2030-01-01" } }), true],
+    ["a rule that is off", lifecycle, aws({}), aws({ expiration: { days: 30 }, status: "Disabled" }), false],
+    ["a rule that is switched on", lifecycle, aws({ expiration: { days: 30 }, status: "Disabled" }), aws({ expiration: { days: 30 } }), true],
+    ["a rule for unfinished uploads", lifecycle, undefined, aws({ abortIncompleteMultipartUpload: { daysAfterInitiation: 7 }, expiration: { expiredObjectDeleteMarker: true } }), false],
+    ["a rule for other files", lifecycle, aws({ expiration: { days: 1 }, filter: { prefix: "a/" } }), aws({ expiration: { days: 1 }, filter: { prefix: "" } }), true],
+    ["less days", lifecycle, versions(30), versions(5), true],
+    ["more days", lifecycle, versions(30), versions(50), false],
+    ["fewer versions", lifecycle, versions(30, 5), versions(30), true],
+    ["days that are not known", lifecycle, versions(30), aws({ noncurrentVersionExpiration: { noncurrentDays: "04da6b54-80e4-46f7-96ec-b56ff0331ba9" } }), true],
+    ["no rules", lifecycle, versions(30), undefined, false],
+    ["suspended versioning", "aws:s3/bucketVersioning:BucketVersioning", { versioningConfiguration: { status: "Enabled" } }, { versioningConfiguration: { status: "Suspended" } }, true],
+    ["versioning without its resource", "aws:s3/bucketVersioning:BucketVersioning", { versioningConfiguration: { status: "Enabled" } }, undefined, true],
+    ["versioning that begins", "aws:s3/bucketVersioning:BucketVersioning", undefined, { versioningConfiguration: { status: "Enabled" } }, false],
+    ["inline versioning", BUCKET, { versioning: { enabled: true } }, { versioning: { enabled: false } }, true],
+    ["forceDestroy", BUCKET, { forceDestroy: false }, { forceDestroy: true }, true],
+    ["forceDestroy of a second name", "aws:s3/bucketV2:BucketV2", {}, { forceDestroy: true }, true],
+    ["no forceDestroy", BUCKET, { forceDestroy: true }, {}, false],
+    ["forceDestroy on a server", "pulumi-nodejs:dynamic/authentik-storage:S3Bucket", {}, { forceDestroy: true }, true],
+    ["a shorter lock", "aws:s3/bucketObjectLockConfiguration:BucketObjectLockConfiguration", { rule: { defaultRetention: { days: 9 } } }, { rule: { defaultRetention: { days: 8 } } }, true],
+    ["a rule of R2", "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle", { rules: [] }, r2(86400), true],
+    ["a rule of R2 that is off", "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle", { rules: [] }, r2(86400, false), false],
+    ["a lock of R2", "cloudflare:index/r2BucketLock:R2BucketLock", lock({ type: "Age", maxAgeSeconds: 9 }), lock({ type: "Age", maxAgeSeconds: 8 }), true],
+    ["a lock of R2 with an end", "cloudflare:index/r2BucketLock:R2BucketLock", lock({ type: "Indefinite" }), lock({ type: "Age", maxAgeSeconds: 8 }), true],
+    ["no lock of R2", "cloudflare:index/r2BucketLock:R2BucketLock", lock({ type: "Indefinite" }), undefined, true],
+    ["soft deletion that is off", "azure-native:storage:BlobServiceProperties", blobs(7), blobs(7, false), true],
+    ["shorter soft deletion", "azure-native:storage/v20230101:BlobServiceProperties", blobs(7), blobs(3), true],
+    ["longer soft deletion", "azure-native:storage:BlobServiceProperties", blobs(7), blobs(9), false],
+    ["no soft deletion", "azure-native:storage:BlobServiceProperties", blobs(7), undefined, true],
+    ["no versioning", "azure-native:storage:BlobServiceProperties", { isVersioningEnabled: true }, {}, true],
+    ["a rule of Azure", "azure-native:storage:ManagementPolicy", undefined, azure("media/media", 30), true],
+    ["a rule for unfinished uploads on Azure", "azure-native:storage:ManagementPolicy", undefined, azure("media/.sgwtmp/multipart", 7), false],
+  ];
+  for (const [what, type, before, after, isAtRisk] of CASES) {
+    it(`${isAtRisk ? "asks" : "does not ask"} for the label: ${what}`, async () => {
+      const op = before ? (after ? "update" : "delete") : "create";
+      const plan = planWith({ op, type, before, after });
+      const options = { deletionAllowed: false, typeOf: await lookUpTypes([type]) };
+      const report = reportOn("prod", plan, options);
+      expect(report.atRisk.map(({ risk }) => risk)).to.deep.equal(isAtRisk ? ["emptied"] : []);
+      expect(report.ok).to.equal(!isAtRisk);
+      expect(reportOn("prod", plan, { ...options, deletionAllowed: true }).ok).to.equal(true);
+    });
+  }
+
+  it("does not ask for a new bucket, in which there is nothing to delete", async () => {
+    const options = { deletionAllowed: false, typeOf: await lookUpTypes([lifecycle, BUCKET]) };
+    const rule = {
+      op: "create",
+      type: lifecycle,
+      name: "l",
+      after: aws({ expiration: { days: 1 } }),
+    };
+    const bucket = { op: "create", after: { forceDestroy: true } };
+    expect(reportOn("prod", planWith(bucket, rule), options).ok).to.equal(true);
+  });
+
+  it("asks when a later deletion would delete an account of Azure on the server too", async () => {
+    const type = "azure-native:storage:StorageAccount";
+    const metadata = { op: "same", type, urn: `${COMPONENT}$${type}::account` };
+    const states = { old: { retainOnDelete: true }, new: { retainOnDelete: false } };
+    const line = JSON.stringify({ resourcePreEvent: { metadata: { ...metadata, ...states } } });
+    const plan = planOf([parseEvent(line), END]);
+    const options = { deletionAllowed: false, typeOf: await lookUpTypes([type]) };
+    expect(reportOn("prod", plan, options).ok).to.equal(false);
   });
 });
 
@@ -444,7 +537,7 @@ describe("a comment", () => {
     const markdown = renderMarkdown(
       reportWith({ op: "update", before: { name: "a" }, after: { name: "a\n+ https://safe" } }),
     );
-    expect(markdown).to.contain('+ "a\\n+ https://safe"');
+    expect(markdown).to.contain('+ name: "a\\n+ https://safe"');
     expect(markdown.split("\n")).not.to.include("+ https://safe");
   });
 
@@ -474,6 +567,34 @@ describe("a comment", () => {
       .that.is.within(2000, 2100);
   });
 
+  it("escapes the type of a resource that no provider registers", () => {
+    const type = "x:y:[click](https://evil.example) <img src=x> @everyone";
+    const markdown = renderMarkdown(reportWith({ op: "create", type, after: { a: 1 } }));
+    expect(outsideOfCode(markdown)).not.to.match(/[<@]|\]\(|:\/\//);
+  });
+
+  it("is the sample of the documentation", async () => {
+    const page = await readFile(new URL("../docs/pull-requests.md", import.meta.url), "utf8");
+    const lines = renderMarkdown(await recordedReport("origin")).split("\n");
+    expect(page).to.contain(lines.map((line) => `> ${line}`.trimEnd()).join("\n"));
+  });
+
+  it("leaves out what is empty, off or a default of the provider in a new resource", () => {
+    const after = {
+      bucket: "media",
+      forceDestroy: false,
+      tags: {},
+      acl: "private",
+      rules: [{ days: 7, __defaults: ["days"], prefix: "a" }],
+      __defaults: ["acl"],
+    };
+    const changes = reportWith({ op: "create", after }).groups[0]?.resources[0]?.changes;
+    expect(changes?.map(({ property, added }) => [property, ...added])).to.deep.equal([
+      ["bucket", "media"],
+      ["prefix", "a"],
+    ]);
+  });
+
   it("has a label for every resource of each provider", async () => {
     for (const provider of PROVIDERS) {
       const types = (await record(await exampleValues(provider))).resources.map(({ type }) => type);
@@ -491,6 +612,25 @@ describe("a comment", () => {
 });
 
 describe("a job's log", () => {
+  it("hides every secret that a workflow sets", async () => {
+    const folder = new URL("../.github/workflows/", import.meta.url);
+    const files = (await readdir(folder)).map((file) => readFile(new URL(file, folder), "utf8"));
+    const text = (await Promise.all(files)).join("\n");
+    const names = [...text.matchAll(/^ *(\w+): \$\{\{[^}]*(?:secrets|github\.token)/gm)];
+    expect(names).not.to.deep.equal([]);
+    for (const [, name] of names) expect(SECRET_VARIABLES).to.include(name);
+  });
+
+  it("has no commands in the names of resources", () => {
+    expect(logLine("create: x\n::set-output name=a::%0Ab##[error]\u202E")).to.equal(
+      "create: x ::set-output name=a::%0Ab## [error]\\u{202e}",
+    );
+    const step = { op: "create", name: "##[add-mask]\u202Ex", after: { a: 1 } };
+    const json = renderJson(reportWith(step));
+    expect(json).not.to.match(/##\[|\u202E/);
+    expect(JSON.parse(json)).to.deep.equal(JSON.parse(JSON.stringify(reportWith(step))));
+  });
+
   it("has no commands to GitHub's runner or to the terminal", () => {
     const message = "::add-mask::x\n  ::set-output name=a::b\n##[error]x\u001b[2J";
     const plan = planOf([messageEvent(message, "info"), END]);

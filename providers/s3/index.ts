@@ -13,6 +13,7 @@ import {
   type Credentials,
   type ResourceType,
 } from "../contract.ts";
+import { deletesWhen } from "../retention.ts";
 import { check, keys, resolve } from "./config.ts";
 import {
   authentikCorsRules,
@@ -28,6 +29,7 @@ const resources = {
     label: "Bucket",
     holdsFiles: true,
     bucketName: ["bucket"],
+    keeps: [deletesWhen("forceDestroy")],
   },
   "pulumi-nodejs:dynamic/authentik-storage:S3BucketCors": { label: "CORS policy" },
   "pulumi-nodejs:dynamic/authentik-storage:S3BucketPolicy": { label: "Bucket policy" },

@@ -33,6 +33,7 @@ export interface Pull {
   labels: { name: string }[];
   merged_at: string | null;
   merge_commit_sha: string;
+  base: { ref: string };
   /** Its further commits. */
   commits: string[];
 }
@@ -132,7 +133,13 @@ export class GitHubServer {
   }
 
   addPull(pull: Partial<Pull>): Pull {
-    const fresh = { labels: [], merged_at: null, merge_commit_sha: "0", commits: [] };
+    const fresh = {
+      labels: [],
+      merged_at: null,
+      merge_commit_sha: "0",
+      commits: [],
+      base: { ref: "main" },
+    };
     const added = { number: this.nextId++, ...fresh, ...pull };
     this.pulls.push(added);
     return added;

@@ -92,6 +92,10 @@ export const EXPECTED = {
   "target replaced": (report) => {
     expectRefused(report, { risk: "replaced", isProtected: false });
   },
+  "forceDestroy on": (report) => {
+    expectRefused(report, { risk: "emptied", isProtected: false });
+    expect(report.atRisk[0]?.settings).to.deep.equal(["forceDestroy: not kept, before: kept"]);
+  },
   renamed: (report) => {
     expectRefused(report, { risk: "replaced", isProtected: false });
     const bucket = resources(report).find(({ name }) => name === BUCKET.name);

@@ -23,7 +23,7 @@ Examples:
   npm run deploy -- prod --commit "$GITHUB_SHA"
 
 --commit is for workflows. It needs GITHUB_TOKEN. If the pull request that was
-merged as this commit has the label ${DELETION_LABEL}, the label allows
+merged into GITHUB_REF_NAME as this commit has the label ${DELETION_LABEL}, the label allows
 what --allow-bucket-deletion allows. The label is read at every run: you can add
 it and run the job again. A commit that is not the newest of its branch
 (GITHUB_REF_NAME) is refused, because it would revert the commits after it.
@@ -50,12 +50,12 @@ interface Options {
 const command = new Command("deploy")
   .usage("<stack> [options]")
   .description(
-    "Previews a stack, refuses to delete or replace a bucket, brings the stack up with the policy " +
+    "Previews a stack, refuses to delete, replace or empty a bucket, brings the stack up with the policy " +
       "pack, and verifies its bucket.",
   )
   .argument("<stack>", "the stack")
   .option("--commit <sha>", "the commit that is deployed")
-  .option("--allow-bucket-deletion", "allow buckets to be deleted or replaced")
+  .option("--allow-bucket-deletion", "allow buckets to be deleted, replaced or emptied")
   .option(
     "--allow-older-commit",
     "with --commit: deploy the commit even if the branch has a newer one",
@@ -126,13 +126,13 @@ async function isDeletionAllowed(options: Options, signal: AbortSignal): Promise
   const { commit, allowBucketDeletion, allowOlderCommit } = options;
   if (commit === undefined) return allowBucketDeletion === true;
   const gitHub = new GitHub(gitHubSettings(process.env), { signal });
-  if (allowOlderCommit !== true) await checkNewest(gitHub, commit);
-  const merged = await gitHub.mergedAs(commit);
+  const branch = required(process.env, "GITHUB_REF_NAME");
+  if (allowOlderCommit !== true) await checkNewest(gitHub, commit, branch);
+  const merged = await gitHub.mergedAs(commit, branch);
   return allowBucketDeletion === true || merged?.labels.includes(DELETION_LABEL) === true;
 }
 
-async function checkNewest(gitHub: GitHub, commit: string): Promise<void> {
-  const branch = required(process.env, "GITHUB_REF_NAME");
+async function checkNewest(gitHub: GitHub, commit: string, branch: string): Promise<void> {
   const head = await gitHub.headOf(branch);
   if (head === commit) return;
   throw new UsageError(

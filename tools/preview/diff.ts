@@ -3,6 +3,7 @@
  * removed from lists, not positions.
  */
 import { isDeepStrictEqual } from "node:util";
+import { UNKNOWN } from "../../providers/retention.ts";
 import { SECRET, type Step } from "./plan.ts";
 
 /** A change of one property. */
@@ -15,11 +16,6 @@ export interface Change {
   note?: string;
 }
 
-/**
- * The engine's mark for a value that is not known before the update
- * (`pkg/resource/stack/deployment.go`).
- */
-const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 const KNOWN_LATER = "(known after the update)";
 /** A program may forget to mark a secret. Values under such names are never shown. */
 const SECRET_NAME = /secret|password|passphrase|private.?key|access.?key|token|credential/i;
@@ -32,14 +28,34 @@ const MAX_VALUE_LENGTH = 300;
  */
 export function changesOf({ before, after, changedPaths }: Step): Change[] {
   if (!after) return [];
-  const changes = diff(before?.inputs ?? {}, after.inputs);
-  if (!before) return changes;
+  if (!before) return diff({}, recordOf(withoutDefaults(after.inputs)) ?? {});
+  const changes = diff(before.inputs, after.inputs);
   const known = new Set(changes.map(({ property }) => property));
   const isShown = (property: string) =>
     known.has(property) || [...known].some((other) => other.startsWith(`${property} › `));
   // All secrets look the same. Only the provider reports that one has changed.
   const hidden = new Set(changedPaths.map(labelOfPath).filter((property) => !isShown(property)));
   return [...changes, ...[...hidden].map(hiddenChange)];
+}
+
+/**
+ * The inputs that say something about a new resource: without those that the provider lists as its
+ * defaults (`__defaults`), and without what is empty or off.
+ */
+function withoutDefaults(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withoutDefaults);
+  if (!isRecord(value)) return value;
+  const defaults = listOf(value.__defaults);
+  const kept = Object.entries(value).filter(([key, item]) => {
+    return !defaults.includes(key) && !isEmpty(item);
+  });
+  return Object.fromEntries(kept.map(([key, item]) => [key, withoutDefaults(item)]));
+}
+
+function isEmpty(value: unknown): boolean {
+  if (value === false || value === "" || value === null) return true;
+  const items = isRecord(value) ? Object.keys(value) : value;
+  return Array.isArray(items) && items.length === 0;
 }
 
 function hiddenChange(property: string): Change {

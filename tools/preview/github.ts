@@ -92,9 +92,19 @@ async function readJson(path: string): Promise<unknown> {
   }
 }
 
-/** Adds Markdown to the summary of the job. Does nothing outside of GitHub. */
+/**
+ * Adds Markdown to the summary of the job. Does nothing outside of GitHub. A summary that cannot be
+ * written is only reported: the comment or the issue has the same text.
+ */
 export async function addToSummary(env: NodeJS.ProcessEnv, markdown: string): Promise<void> {
-  if (env.GITHUB_STEP_SUMMARY) await appendFile(env.GITHUB_STEP_SUMMARY, `${markdown}\n`);
+  const file = env.GITHUB_STEP_SUMMARY;
+  if (!file) return;
+  try {
+    await appendFile(file, `${markdown}\n`);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    console.error(`The job's summary "${file}" (GITHUB_STEP_SUMMARY) was not written: ${reason}`);
+  }
 }
 
 /** An issue that is open as long as the problem exists. */
@@ -171,10 +181,14 @@ export class GitHub {
   }
 
   /**
-   * The pull request that was merged as this commit, with its labels; undefined for a commit that
-   * was pushed.
+   * The pull request that was merged into this branch as this commit, with its labels; undefined
+   * for a commit that was pushed. The same commit may be the merge of a pull request into another
+   * branch: its reviewers did not allow anything on this one.
    */
-  async mergedAs(commit: string): Promise<{ number: number; labels: string[] } | undefined> {
+  async mergedAs(
+    commit: string,
+    branch: string,
+  ): Promise<{ number: number; labels: string[] } | undefined> {
     return this.retry(`look up the pull request of ${commit}`, async () => {
       const { data } = await this.call("GET /repos/{owner}/{repo}/commits/{commit_sha}/pulls", {
         ...this.place,
@@ -183,8 +197,8 @@ export class GitHub {
       });
       // Other pull requests may have the same commit without being merged. Their labels do not
       // count.
-      const merged = data.find(({ merged_at, merge_commit_sha }) => {
-        return merged_at !== null && merge_commit_sha === commit;
+      const merged = data.find(({ merged_at, merge_commit_sha, base }) => {
+        return merged_at !== null && merge_commit_sha === commit && base.ref === branch;
       });
       return merged && { number: merged.number, labels: merged.labels.map(({ name }) => name) };
     });

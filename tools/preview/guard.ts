@@ -1,15 +1,16 @@
 /**
- * Finds the buckets that a plan puts at risk: resources that hold authentik's files and would not
- * survive the plan.
+ * Finds the files that a plan puts at risk: resources that hold authentik's files and would not
+ * survive the plan, and settings that would delete files or keep deleted files for a shorter time.
  */
 import type { ResourceType } from "../../providers/contract.ts";
+import type { Retention } from "../../providers/retention.ts";
 import { isOfSame, type Plan, type ResourceState, type Step } from "./plan.ts";
 import type { TypeLookup } from "./resource-types.ts";
 
-/** The label of a pull request that may delete or replace a bucket. */
+/** The label of a pull request that may delete, replace or empty a bucket. */
 export const DELETION_LABEL = "allow-bucket-deletion";
 
-/** A resource that holds files, or is protected, and would not survive the plan. */
+/** A resource that holds files, or keeps them, and would no longer do so after the plan. */
 export interface BucketAtRisk {
   urn: string;
   /** Name in the program. */
@@ -17,10 +18,12 @@ export interface BucketAtRisk {
   type: string;
   /**
    * What would happen to it. `left over`: an earlier replacement could not delete it, and it would
-   * be deleted now. `unknown`: this guard does not know the operation, which may be any of the
-   * others.
+   * be deleted now. `emptied`: its settings would delete files, or keep deleted files for a shorter
+   * time. `unknown`: this guard does not know the operation, which may be any of the others.
    */
-  risk: "deleted" | "replaced" | "left over" | "unknown";
+  risk: "deleted" | "replaced" | "left over" | "emptied" | "unknown";
+  /** For `emptied`: each setting and what it would be. */
+  settings: string[];
   /** Name of the bucket on the server, if it is known. */
   bucket: string | undefined;
   /** Whether Pulumi refuses the operation because the resource is protected. */
@@ -72,6 +75,54 @@ export function bucketsAtRisk({ steps, succeeded }: Plan, typeOf: TypeLookup): B
   return found.map(({ atRisk }) => atRisk);
 }
 
+/** The settings that would delete files, or keep deleted files for a shorter time. */
+export function emptiedByPlan(plan: Plan, typeOf: TypeLookup): BucketAtRisk[] {
+  const { steps, unretained } = plan;
+  const isNew = ({ op }: Step) => op === "create" || op === "create-replacement";
+  /** In a new bucket there is nothing to delete. */
+  const isOfNewBucket = (step: Step) =>
+    steps.some((other) => {
+      const isSibling = other.urn === step.urn || other.after?.parent === step.after?.parent;
+      return isSibling && isNew(other) && typeOf(other.type)?.holdsFiles === true;
+    });
+  const first = steps.filter((step) => step === steps.find((other) => isOfSame(other, step)));
+  const changed = first.flatMap((step) => {
+    const type = typeOf(step.type);
+    const all = steps.filter((other) => isOfSame(other, step));
+    const before = all.find((one) => one.before)?.before;
+    const after = all.find((one) => one.after)?.after;
+    const isIgnored = after
+      ? !before && isOfNewBucket(step)
+      : type?.holdsFiles === true || before?.retainOnDelete === true;
+    if (isIgnored) return [];
+    const settings = (type?.keeps ?? []).flatMap((retention) => {
+      return shortened(retention, before?.inputs ?? {}, after?.inputs ?? {});
+    });
+    return settings.length === 0 ? [] : [{ step, settings }];
+  });
+  const isHolder = ({ type }: Step) => typeOf(type)?.holdsFiles === true;
+  const kept = unretained.filter(isHolder).map((step) => {
+    return { step, settings: ["forceDestroy: a later deletion also deletes it on the server"] };
+  });
+  return [...changed, ...kept].map(({ step, settings }) => {
+    return { ...atRisk(step, "emptied", false, typeOf(step.type)), settings };
+  });
+}
+
+/** `softDelete.days: 7, before 30`, for each setting that keeps files for a shorter time. */
+function shortened({ read, otherwise }: Retention, before: unknown, after: unknown): string[] {
+  const [old, next] = [read(before), read(after)];
+  return [...new Set([...Object.keys(old), ...Object.keys(next)])].flatMap((key) => {
+    const [from, to] = [old[key] ?? otherwise, next[key] ?? otherwise];
+    return to < from ? [`${key}: ${keptFor(to)}, before: ${keptFor(from)}`] : [];
+  });
+}
+
+function keptFor(time: number): string {
+  if (time === 0) return "not kept";
+  return time === Infinity ? "kept" : `kept for ${time}`;
+}
+
 /** @param all the steps of the same resource */
 function riskOf(op: string, all: readonly Step[]): BucketAtRisk["risk"] | undefined {
   if (HARMLESS_OPS.has(op)) return undefined;
@@ -99,7 +150,8 @@ function atRisk(
   known: ResourceType | undefined,
 ): BucketAtRisk {
   const isRetained = before?.retainOnDelete === true;
-  return { urn, name, type, risk, isProtected, isRetained, bucket: bucketName(before, known) };
+  const bucket = bucketName(before, known);
+  return { urn, name, type, risk, settings: [], isProtected, isRetained, bucket };
 }
 
 /** Most resources that are not buckets have their name in the property `name`. */

@@ -64,6 +64,8 @@ export interface Plan {
   gone: string[];
   /** Resources that stay but lose their protection. */
   unprotected: Step[];
+  /** Resources that stay, but that Pulumi would from now on delete on the server too. */
+  unretained: Step[];
   /** The stack's outputs; undefined when the plan ended before them. */
   outputs: { before: Record<string, unknown>; after: Record<string, unknown> } | undefined;
   diagnostics: Diagnostic[];
@@ -164,6 +166,9 @@ export function planOf(events: readonly EngineEvent[]): Plan {
     unchanged: same.length,
     gone: after.filter((step) => refreshed.has(step.urn) && isGone(step)).map(({ urn }) => urn),
     unprotected: steps.filter(losesProtection),
+    unretained: steps.filter(
+      ({ before, after }) => before?.retainOnDelete === true && after?.retainOnDelete === false,
+    ),
     outputs: stack && {
       before: plain(stack.old?.outputs ?? {}),
       after: plain(stack.new?.outputs ?? {}),

@@ -16,7 +16,7 @@ import {
 } from "./github.ts";
 import { DELETION_LABEL } from "./guard.ts";
 import { preview } from "./preview.ts";
-import { renderMarkdown, renderText } from "./render.ts";
+import { renderJson, renderMarkdown, renderText } from "./render.ts";
 import { checkStackName, StackError } from "./stacks.ts";
 
 const HELP = `
@@ -30,7 +30,8 @@ Examples:
 ${DELETION_LABEL} then allows what --allow-bucket-deletion allows.
 
 Exit status: 0 when the plan is allowed; 1 when it fails, violates a policy, or
-deletes or replaces a bucket and that is not allowed; 2 when it cannot be made.`;
+deletes, replaces or empties a bucket and that is not allowed; 2 when it cannot
+be made.`;
 
 interface Options {
   comment?: true;
@@ -44,11 +45,11 @@ const command = new Command("preview")
   .usage("<stack> [options]")
   .description(
     "Shows what pulumi up would change, with the policy pack. " +
-      "Refuses to delete or replace a bucket.",
+      "Refuses to delete, replace or empty a bucket.",
   )
   .argument("<stack>", "the stack")
   .option("--comment", "write the report as the pull request's comment for this stack")
-  .option("--allow-bucket-deletion", "allow buckets to be deleted or replaced")
+  .option("--allow-bucket-deletion", "allow buckets to be deleted, replaced or emptied")
   .option("--refresh", "read the server first")
   .option("--timeout <seconds>", "time limit of pulumi", secondsFrom(10, 3600), 600)
   .option("--json", "print the report as JSON")
@@ -72,9 +73,7 @@ async function run(name: string, options: Options): Promise<void> {
       ...limits,
     });
     progress.stop();
-    const text = options.json
-      ? JSON.stringify(report, undefined, 2)
-      : renderText(report, { color: isatty(1) });
+    const text = options.json ? renderJson(report) : renderText(report, { color: isatty(1) });
     console.log(text);
     process.exitCode = report.ok ? 0 : 1;
     // A run that is stopped for a newer one must not overwrite the comment of that one.

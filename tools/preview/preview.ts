@@ -15,8 +15,12 @@ import { redactDeep } from "./secrets.ts";
 export interface PreviewOptions extends EngineOptions {
   /** Whether buckets may be deleted or replaced. */
   deletionAllowed: boolean;
+  /** The command that makes the plan; `preview` by default. */
+  operation?: Operation;
   /** The commit that is previewed. */
   commit?: string | undefined;
+  /** Where to save the engine's plan, so that `up` carries out this plan or none. */
+  savePlan?: string;
   /** Whether to read the server first. */
   refresh?: boolean | undefined;
 }
@@ -26,11 +30,14 @@ export interface PreviewOptions extends EngineOptions {
  * the failure.
  */
 export async function preview(stack: string, options: PreviewOptions): Promise<PlanReport> {
+  const { operation = "preview" } = options;
   try {
-    const run = await runEngine("preview", stack, await planArgs(options), options);
-    return await reportOnRun(stack, run, completePlan(run), { ...options, operation: "preview" });
+    const saved = options.savePlan === undefined ? [] : ["--save-plan", options.savePlan];
+    const args = [...(await planArgs(options)), ...saved];
+    const run = await runEngine("preview", stack, args, options);
+    return await reportOnRun(stack, run, completePlan(run), { ...options, operation });
   } catch (error) {
-    return failedReport(stack, expectedMessage(error), options.commit);
+    return failedReport(stack, expectedMessage(error), { ...options, operation });
   }
 }
 
@@ -74,20 +81,21 @@ export type Drift =
  * never "no drift".
  */
 export async function checkDrift(stack: string, options: EngineOptions): Promise<Drift> {
+  const operation = "drift";
   try {
     const args = ["--refresh", "--expect-no-changes"];
     const run = await runEngine("preview", stack, args, options);
     // The tool fails for a plan with changes, and for every other failure.
     const plan = planOf(run.events);
     const shown = plan.succeeded ? plan : completePlan(run);
-    const about = { deletionAllowed: false, operation: "preview" } as const;
+    const about = { deletionAllowed: false, operation } as const;
     const report = await reportOnRun(stack, run, shown, about);
     if (!plan.succeeded) return { kind: "error", report };
     if (plan.steps.length > 0 || plan.gone.length > 0) return { kind: "drift", report };
     if (run.code === 0) return { kind: "none" };
-    return { kind: "error", report: failedReport(stack, outputOf(run)) };
+    return { kind: "error", report: failedReport(stack, outputOf(run), { operation }) };
   } catch (error) {
-    return { kind: "error", report: failedReport(stack, expectedMessage(error)) };
+    return { kind: "error", report: failedReport(stack, expectedMessage(error), { operation }) };
   }
 }
 

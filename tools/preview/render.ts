@@ -19,8 +19,16 @@ const MAX_BODY_BYTES = 64_000;
  */
 const MAX_BLOCK_LINES = 300;
 const MAX_FAILURE_LENGTH = 2000;
+/** A key and its value are in one line up to this length. */
+const MAX_LINE_LENGTH = 100;
 
-const HEADINGS = { preview: "Preview", update: "Update" } as const;
+const INVISIBLE = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+const HEADINGS = {
+  preview: "Preview",
+  drift: "Drift",
+  deploy: "Deploy",
+  update: "Deploy",
+} as const;
 const CUT = "**GitHub limits the length of comments. The job's log has the rest.**";
 
 /** The comment of a pull request, without the marker by which it is found. */
@@ -102,7 +110,9 @@ const UNKNOWN =
 const NEW_BUCKET = "would be replaced: authentik gets a new, empty bucket,";
 
 /** What would happen to a bucket: when it is deleted from the server, and when it stays there. */
-const RISKS: Readonly<Record<BucketAtRisk["risk"], { deleted: string; retained: string }>> = {
+const RISKS: Readonly<
+  Record<Exclude<BucketAtRisk["risk"], "emptied">, { deleted: string; retained: string }>
+> = {
   deleted: { deleted: DELETED, retained: RETAINED },
   replaced: {
     deleted: `${NEW_BUCKET} and the old one is deleted with every file in it.`,
@@ -116,7 +126,14 @@ const RISKS: Readonly<Record<BucketAtRisk["risk"], { deleted: string; retained: 
 };
 
 /** What would happen to a bucket and its files. */
-function riskText({ name, bucket, risk, isProtected, isRetained }: BucketAtRisk): string {
+function riskText(resource: BucketAtRisk): string {
+  const { name, bucket, risk, settings, isProtected, isRetained } = resource;
+  if (risk === "emptied") {
+    return (
+      `"${name}" would delete files, or keep deleted files for a shorter time: ` +
+      `${settings.join("; ")}.`
+    );
+  }
   const which = bucket === undefined ? `"${name}"` : `"${bucket}" (${name})`;
   const what = RISKS[risk][isRetained ? "retained" : "deleted"];
   const when = risk === "replaced" ? "as well" : "in an earlier change";
@@ -164,8 +181,8 @@ function groupBlocks(
 
 function resourceBlock(resource: ResourceChange, operation: Operation): string {
   const lines = changeLines(resource);
-  const heading = `**${title(resource, operation, code)}**`;
-  return lines.length === 0 ? heading : `${heading}\n\n${fence(lines, "diff")}`;
+  const text = title(resource, operation, { name: code, words: md });
+  return lines.length === 0 ? `- ${text}` : `**${text}**\n\n${fence(lines, "diff")}`;
 }
 
 /**
@@ -175,13 +192,14 @@ function resourceBlock(resource: ResourceChange, operation: Operation): string {
 function title(
   { label, name, action }: ResourceChange,
   operation: Operation,
-  quote: (text: string) => string,
+  escape: { name: (text: string) => string; words: (text: string) => string },
 ): string {
   const what = action.startsWith("operation ")
-    ? `${quote(action.slice("operation ".length))} (an operation that is not known here)`
+    ? `${escape.name(action.slice("operation ".length))} (an operation that is not known here)`
     : action;
   const cause = action === "recreated" ? " (it is no longer on the server)" : "";
-  const subject = name === "" ? label : `${label} ${quote(name)}`;
+  const words = escape.words(label);
+  const subject = name === "" ? words : `${words} ${escape.name(name)}`;
   return `${subject} ${operation === "update" ? "was to be" : "will be"} ${what}${cause}`;
 }
 
@@ -190,11 +208,20 @@ const HIDDEN_CHANGE =
 
 function changeLines({ action, changes }: ResourceChange): string[] {
   if (changes.length === 0 && action === "updated") return [HIDDEN_CHANGE];
-  return changes.flatMap(({ property, removed, added, note }: Change) => [
-    `  ${property}${note === undefined ? "" : `: ${note}`}`,
-    ...removed.map((value) => `- ${value}`),
-    ...added.map((value) => `+ ${value}`),
-  ]);
+  return changes.flatMap(linesOf);
+}
+
+/** Key and value in one line each, or below the key if there are more values, or long ones. */
+function linesOf({ property, removed, added, note }: Change): string[] {
+  const values = [
+    ...removed.map((value) => ({ sign: "-", value })),
+    ...added.map((value) => ({ sign: "+", value })),
+  ];
+  const short = values.map(({ sign, value }) => `${sign} ${property}: ${value}`);
+  const fits = short.every((line) => line.length <= MAX_LINE_LENGTH);
+  if (note === undefined && removed.length <= 1 && added.length <= 1 && fits) return short;
+  const lines = values.map(({ sign, value }) => `${sign} ${value}`);
+  return [`  ${property}${note === undefined ? "" : `: ${note}`}`, ...lines];
 }
 
 /** As many of the blocks as fit. */
@@ -253,11 +280,9 @@ function md(text: string): string {
  * categories Cc, Cf, Zl, Zp). Line breaks stay.
  */
 function printable(text: string): string {
-  return text
-    .replaceAll("\r\n", "\n")
-    .replaceAll(/(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
-      return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
-    });
+  return text.replaceAll("\r\n", "\n").replaceAll(INVISIBLE, (character) => {
+    return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
+  });
 }
 
 /** The report for a terminal or a job's log. */
@@ -288,7 +313,7 @@ export function renderText(report: PlanReport, { color }: { color: boolean }): s
     ...report.groups
       .flatMap(({ resources }) => resources)
       .flatMap((resource) => [
-        { paint: bold, text: title(resource, operation, plain) },
+        { paint: bold, text: title(resource, operation, { name: plain, words: plain }) },
         ...changeLines(resource).map((line) => ({
           paint: paintOf[line.slice(0, 1)] ?? dim,
           text: `  ${line}`,
@@ -304,6 +329,21 @@ export function renderText(report: PlanReport, { color }: { color: boolean }): s
 interface Line {
   paint: (text: string) => string;
   text: string;
+}
+
+/** The report as JSON, without commands to GitHub's runner in its texts. */
+export function renderJson(report: PlanReport): string {
+  const text = JSON.stringify(report, undefined, 2).replaceAll("##[", "#\\u0023[");
+  return text.replaceAll(INVISIBLE, (character) => {
+    return [...Array(character.length).keys()]
+      .map((index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`)
+      .join("");
+  });
+}
+
+/** A text in one line of a terminal or a job's log, without commands to GitHub's runner. */
+export function logLine(text: string): string {
+  return logSafe(text.replaceAll(/[\r\n\t]+/g, " "));
 }
 
 /**

@@ -1,11 +1,11 @@
 /** What a plan does, before it is rendered as Markdown or for a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
-import { bucketsAtRisk, type BucketAtRisk } from "./guard.ts";
+import { bucketsAtRisk, emptiedByPlan, type BucketAtRisk } from "./guard.ts";
 import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
 import { labelOf, type TypeLookup } from "./resource-types.ts";
 
-/** The command that a report is about. `update` is `pulumi up`. */
-export type Operation = "preview" | "update";
+/** What a report is about: the plan of one of these commands, or `pulumi up` within `deploy`. */
+export type Operation = "preview" | "drift" | "deploy" | "update";
 
 /** The outcome of a preview or of an update. */
 export interface PlanReport {
@@ -90,7 +90,7 @@ export interface ReportOptions {
  */
 export function reportOn(stack: string, plan: Plan, options: ReportOptions): PlanReport {
   const { deletionAllowed, typeOf, commit, operation = "preview" } = options;
-  const atRisk = bucketsAtRisk(plan, typeOf);
+  const atRisk = [...bucketsAtRisk(plan, typeOf), ...emptiedByPlan(plan, typeOf)];
   const violations = plan.violations;
   const isViolated = violations.some(({ isMandatory }) => isMandatory);
   const diagnostics = plan.diagnostics.filter(({ message }) => !SUMMARIES.includes(message));
@@ -116,10 +116,14 @@ export function reportOn(stack: string, plan: Plan, options: ReportOptions): Pla
 const SUMMARIES: readonly string[] = ["preview failed", "update failed"];
 
 /** The report of a preview that has no plan. */
-export function failedReport(stack: string, failure: string, commit?: string): PlanReport {
+export function failedReport(
+  stack: string,
+  failure: string,
+  { operation = "preview", commit }: { operation?: Operation; commit?: string | undefined } = {},
+): PlanReport {
   return {
     stack,
-    operation: "preview",
+    operation,
     commit,
     failure,
     ok: false,
@@ -141,9 +145,10 @@ function failureOf(
   if (atRisk.some(({ isProtected }) => isProtected)) {
     return "Pulumi refuses this plan because a bucket in it is protected.";
   }
+  const run = operation === "update" ? operation : "preview";
   return errors.length > 0
-    ? `Pulumi could not finish the ${operation}. Its messages are below.`
-    : `Pulumi did not finish the ${operation} and reported no error.`;
+    ? `Pulumi could not finish the ${run}. Its messages are below.`
+    : `Pulumi did not finish the ${run} and reported no error.`;
 }
 
 function groupsOf(plan: Plan, typeOf: TypeLookup): Group[] {
@@ -152,7 +157,7 @@ function groupsOf(plan: Plan, typeOf: TypeLookup): Group[] {
     const component = componentOf(step);
     groups.set(component, [...(groups.get(component) ?? []), resourceChange(step, plan, typeOf)]);
   }
-  const changes = outputChanges(plan);
+  const changes = outputChanges(plan, [...groups.values()].flat());
   if (changes.length > 0) {
     groups.set("", [{ label: "Stack outputs", name: "", action: "updated", changes }]);
   }
@@ -180,8 +185,17 @@ function resourceChange(step: Step, { gone }: Plan, typeOf: TypeLookup): Resourc
   return { label, name: step.name, action, changes: action === "deleted" ? [] : changesOf(step) };
 }
 
-/** A plan that is not complete does not have all outputs. */
-function outputChanges({ outputs, succeeded, steps }: Plan): Change[] {
+/**
+ * The changes of the stack's outputs, without those that only repeat the change of a setting. A plan
+ * that is not complete does not have all outputs.
+ */
+function outputChanges(
+  { outputs, succeeded, steps }: Plan,
+  resources: readonly ResourceChange[],
+): Change[] {
   const isFirst = steps.length > 0 && steps.every(({ op }) => op === "create");
-  return outputs && succeeded && !isFirst ? diff(outputs.before, outputs.after) : [];
+  if (!outputs || !succeeded || isFirst) return [];
+  const valuesOf = ({ removed, added }: Change) => JSON.stringify([removed, added]);
+  const shown = new Set(resources.flatMap(({ changes }) => changes.map(valuesOf)));
+  return diff(outputs.before, outputs.after).filter((change) => !shown.has(valuesOf(change)));
 }

@@ -11,18 +11,73 @@ const MIN_SECRET_LENGTH = 8;
 const MARK = "[secret]";
 
 /**
- * Redacts the keys and tokens of the environment, which a server or a provider may quote in an
- * error. The engine redacts the secrets of the stack's config.
+ * How the engine ends a message about an update that is not as planned
+ * (pulumi/pulumi, `pkg/resource/deploy/step_generator.go`). It quotes secrets of the plan in clear
+ * that the stack no longer has.
+ */
+const PLAN_VIOLATION = /violates plan:[^]*/;
+
+/**
+ * The variables with a secret that Pulumi, the providers, the backends of the state and GitHub's
+ * runner read, by the documentation of each. A word in a name decides nothing: KEYCLOAK_URL has no
+ * secret.
+ */
+export const SECRET_VARIABLES: readonly string[] = [
+  "PULUMI_ACCESS_TOKEN",
+  "PULUMI_CONFIG_PASSPHRASE",
+  "AWS_ACCESS_KEY_ID",
+  "AWS_SECRET_ACCESS_KEY",
+  "AWS_SESSION_TOKEN",
+  "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+  "CLOUDFLARE_API_TOKEN",
+  "CLOUDFLARE_API_KEY",
+  "ARM_CLIENT_SECRET",
+  "ARM_CLIENT_CERTIFICATE_PASSWORD",
+  "ARM_OIDC_TOKEN",
+  "ARM_OIDC_REQUEST_TOKEN",
+  "AZURE_CLIENT_SECRET",
+  "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+  "AZURE_STORAGE_KEY",
+  "AZURE_STORAGE_SAS_TOKEN",
+  "AZURE_STORAGE_CONNECTION_STRING",
+  "GOOGLE_CREDENTIALS",
+  "GOOGLE_OAUTH_ACCESS_TOKEN",
+  "VAULT_TOKEN",
+  "GITHUB_TOKEN",
+  "GH_TOKEN",
+  "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+  "ACTIONS_RUNTIME_TOKEN",
+];
+
+/**
+ * Redacts the secrets of the environment, which a server or a provider may quote in an error: the
+ * values of `SECRET_VARIABLES`, and the password in any URL. The engine redacts the secrets of the
+ * stack's config and state.
  */
 export function redactor(env: NodeJS.ProcessEnv): Redact {
-  const secrets = Object.entries(env).flatMap(([name, value = ""]) =>
-    /TOKEN|SECRET|PASS|KEY|CREDENTIAL/i.test(name) && value.length >= MIN_SECRET_LENGTH
-      ? [value, JSON.stringify(value).slice(1, -1)]
-      : [],
+  const values = [
+    ...SECRET_VARIABLES.map((name) => env[name] ?? ""),
+    ...Object.values(env).flatMap((value = "") => passwordsOf(value)),
+  ];
+  const secrets = values.flatMap((value) =>
+    value.length >= MIN_SECRET_LENGTH ? [value, JSON.stringify(value).slice(1, -1)] : [],
   );
   const longestFirst = [...new Set(secrets)].sort((left, right) => right.length - left.length);
   return (text) =>
-    longestFirst.reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text);
+    longestFirst
+      .reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text)
+      .replace(PLAN_VIOLATION, "violates the plan: something has changed since it was made");
+}
+
+/** The password of a URL, as it is written there and decoded. */
+function passwordsOf(value: string): string[] {
+  if (!/^[a-z][a-z0-9+.-]*:\/\/[^/]*@/i.test(value) || !URL.canParse(value)) return [];
+  const { password } = new URL(value);
+  try {
+    return [password, decodeURIComponent(password)];
+  } catch {
+    return [password];
+  }
 }
 
 export interface RedactOptions {

@@ -308,6 +308,7 @@ async function compat(names: readonly string[], { json }: { json: boolean }): Pr
     const results = await withServer(path, server, tryServer).catch((error: unknown) => ({
       start: shortReason(error),
     }));
+    console.error(JSON.stringify(results));
     rows.push({ server: name, results });
   }
   console.log(json ? JSON.stringify(rows, undefined, 2) : table(rows));

@@ -96,7 +96,8 @@ const SERVERS: readonly Server[] = [
     start: (port, folder) =>
       Promise.resolve({
         args: ["serve", "s3", "--addr", `127.0.0.1:${port}`, folder],
-        env: { RCLONE_AUTH_KEY: `${KEYS.access},${KEYS.secret}` },
+        // A list in CSV, of pairs that have a comma themselves.
+        env: { RCLONE_AUTH_KEY: `"${KEYS.access},${KEYS.secret}"` },
       }),
   },
   {
@@ -114,6 +115,8 @@ const SERVERS: readonly Server[] = [
         `s3proxy.cors-allow-origins=${ORIGIN}`,
         "s3proxy.cors-allow-methods=GET HEAD",
         "jclouds.provider=filesystem-nio2",
+        "jclouds.identity=unused",
+        "jclouds.credential=unused",
         `jclouds.filesystem.basedir=${data}`,
       ];
       writeFileSync(file, lines.join("\n"), { mode: 0o600 });

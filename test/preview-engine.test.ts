@@ -169,7 +169,7 @@ class Scenes {
       Scenes.create(server, { bucketName: "open-media", protect: false }),
       Scenes.create(server, { bucketName: "old-media" }),
     ]);
-    await Promise.all([planProtected(), planOpen(), planLeftOver()]);
+    await Promise.all([planProtected(), planOpen(), replaceFilled()]);
   });
   after(async () => {
     s3.destroy();
@@ -276,9 +276,9 @@ class Scenes {
 
   /**
    * One change removes the protection and the name of a bucket, and Pulumi carries it out. The
-   * bucket is not empty, so it is left over.
+   * bucket is not empty, so the replacement fails until it is emptied.
    */
-  async function planLeftOver(): Promise<void> {
+  async function replaceFilled(): Promise<void> {
     const { project } = moved;
     const options = { ...moved.options, deletionAllowed: true, progress: () => undefined };
     await project.expectOk("up", "--yes", "--skip-preview");
@@ -287,12 +287,6 @@ class Scenes {
     );
     await project.configure({ protect: false, bucketName: "new-media" });
     deployments.push(await deploy(STACK, options));
-    await moved.plan("left over");
-    await moved.changed(
-      "left over, and renamed",
-      { bucketName: "third-media" },
-      { bucketName: "new-media" },
-    );
     await s3.send(new DeleteObjectCommand({ Bucket: "old-media", Key: "media/public/a.png" }));
     deployments.push(
       await deploy(STACK, { ...options, deletionAllowed: false }),
@@ -300,7 +294,9 @@ class Scenes {
     );
   }
 
-  for (const name of PLAN_NAMES) {
+  // A bucket is left over only by a replacement of an earlier version, so these plans stay as recorded.
+  const ofEarlierVersions = ["left over", "left over, and renamed"];
+  for (const name of PLAN_NAMES.filter((name) => !ofEarlierVersions.includes(name))) {
     it(`are understood: ${name}`, () => {
       const report = [kept, open, moved].flatMap(({ reports }) => reports.get(name) ?? [])[0];
       if (!report) throw new Error(`there is no plan "${name}"`);
@@ -324,7 +320,7 @@ class Scenes {
     expect(first?.update).to.have.property("ok", false);
     expect(first?.update && renderText(first.update, { color: false }))
       .to.match(/^Deploy of test: failed\nPulumi could not finish the update. /)
-      .and.to.contain("Bucket authentik-bucket was to be replaced")
+      .and.to.match(/not empty|BucketNotEmpty/)
       .and.not.to.match(/preview/i);
     expect(notAllowed).to.have.nested.property("plan.ok", false);
     expect(last).to.have.nested.property("update.ok", true);

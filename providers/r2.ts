@@ -1,7 +1,7 @@
 /** The provider `r2`: a bucket on Cloudflare R2. First its config, then its resources. */
 import { createHash } from "node:crypto";
 import { AccountToken } from "@pulumi/cloudflare/accountToken.js";
-import { getAccountApiTokenPermissionGroupsListOutput } from "@pulumi/cloudflare/getAccountApiTokenPermissionGroupsList.js";
+import { getAccountApiTokenPermissionGroupsList } from "@pulumi/cloudflare/getAccountApiTokenPermissionGroupsList.js";
 import { R2Bucket } from "@pulumi/cloudflare/r2bucket.js";
 import { R2BucketCors } from "@pulumi/cloudflare/r2bucketCors.js";
 import { R2BucketLifecycle } from "@pulumi/cloudflare/r2bucketLifecycle.js";
@@ -11,6 +11,7 @@ import {
   ComponentResource,
   type ComponentResourceOptions,
   type CustomResource,
+  type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
 import {
   DEFAULT_BUCKET_NAME,
@@ -25,6 +26,8 @@ import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
+  lookUp,
+  ProviderError,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
@@ -181,7 +184,13 @@ const PERMISSION_GROUPS = [
   "Workers R2 Storage Bucket Item Read",
   "Workers R2 Storage Bucket Item Write",
 ];
-const SEVEN_DAYS = 7 * 86_400;
+/** The rule that R2 gives a new bucket, with a name of its own. */
+const ABORT_RULE = {
+  id: "abort-incomplete-uploads",
+  enabled: true,
+  conditions: { prefix: "" },
+  abortMultipartUploadsTransition: { condition: { type: "Age", maxAge: 7 * 86_400 } },
+};
 
 /** A private R2 bucket with its CORS policy, and an API token that can read and write its objects and nothing else. */
 export class R2Storage extends ComponentResource implements AuthentikStorage {
@@ -221,61 +230,63 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     return new R2Bucket(
       `${name}-bucket`,
       { accountId, name: bucketName, jurisdiction, location },
-      { parent: this, protect, ...imported },
+      {
+        parent: this,
+        protect,
+        // The plugin would update the jurisdiction in place, which takes over another bucket.
+        replaceOnChanges: ["accountId", "name", "jurisdiction"],
+        // A bucket with files refuses this before anything else has changed.
+        deleteBeforeReplace: true,
+        ...imported,
+      },
     );
   }
 
   #settings(name: string, args: R2StorageArgs, bucket: R2Bucket): CustomResource[] {
-    // They are deleted with the bucket. A bucket that may not be deleted keeps them.
-    const ofBucket = { parent: this, dependsOn: bucket, deletedWith: bucket };
+    const ofBucket: CustomResourceOptions = {
+      parent: this,
+      dependsOn: bucket,
+      // They are deleted with the bucket. A bucket that may not be deleted keeps them.
+      deletedWith: bucket,
+      replaceOnChanges: ["accountId", "bucketName", "jurisdiction"],
+      // The old settings are never deleted after the new ones: both may be of the same bucket.
+      deleteBeforeReplace: true,
+    };
     const place = {
       accountId: args.accountId,
       bucketName: bucket.name,
       jurisdiction: args.jurisdiction,
     };
+    const allowed = {
+      origins: args.origins,
+      headers: args.corsAllowedHeaders,
+      methods: ["GET"],
+    };
     return [
       new R2BucketCors(
         `${name}-cors`,
-        {
-          ...place,
-          rules: [
-            {
-              allowed: {
-                origins: args.origins,
-                headers: args.corsAllowedHeaders,
-                methods: ["GET"],
-              },
-              maxAgeSeconds: args.corsMaxAgeSeconds,
-            },
-          ],
-        },
+        { ...place, rules: [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }] },
         ofBucket,
       ),
-      new R2BucketLifecycle(
-        `${name}-lifecycle`,
-        {
-          ...place,
-          rules: [
-            {
-              id: "abort-incomplete-uploads",
-              enabled: true,
-              conditions: { prefix: "" },
-              abortMultipartUploadsTransition: { condition: { type: "Age", maxAge: SEVEN_DAYS } },
-            },
-          ],
-        },
-        ofBucket,
-      ),
-      // A new bucket is not public, but an adopted one may be.
+      // A new bucket is not public and has this one rule. An adopted bucket may differ.
       new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, ofBucket),
+      ...(args.adopt
+        ? [new R2BucketLifecycle(`${name}-lifecycle`, { ...place, rules: [ABORT_RULE] }, ofBucket)]
+        : []),
     ];
   }
 
   /** The tokens of both key slots. Returns the current one. */
   #tokens(name: string, args: R2StorageArgs, bucket: R2Bucket): AccountToken {
     const { accountId, jurisdiction } = args;
-    const groups = getAccountApiTokenPermissionGroupsListOutput({ accountId }, { parent: this });
-    const permissionGroups = groups.results.apply((results) => {
+    const groups = lookUp(
+      "the permission groups of the Cloudflare account",
+      `set cloudflare:apiToken to a token of the account ${accountId} (accountId) with the ` +
+        'permissions "Workers R2 Storage, Edit" and "Account API Tokens, Edit": ' +
+        "pulumi config set --secret cloudflare:apiToken",
+      () => getAccountApiTokenPermissionGroupsList({ accountId }, { parent: this }),
+    );
+    const permissionGroups = output(groups).apply(({ results }) => {
       return PERMISSION_GROUPS.map((group) => ({ id: groupId(results, group) }));
     });
     // A bucket without a jurisdiction is in the jurisdiction "default" here.
@@ -291,9 +302,15 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
           accountId,
           name: `${name} ${args.bucketName} key ${generation}`,
           policies: [{ effect: "allow", permissionGroups, resources }],
+          status: "active",
         },
-        // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
-        { parent: this, replacementTrigger: generation },
+        {
+          parent: this,
+          // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
+          replacementTrigger: generation,
+          // R2 may refuse to delete the bucket. authentik's token would be gone by then.
+          deletedWith: bucket,
+        },
       );
     if (previous) make(previous);
     return make(current);
@@ -314,12 +331,12 @@ export function s3Keys(
 /**
  * The id of the permission group with this name.
  *
- * @throws Error that says what the account or the token of `pulumi up` is missing
+ * @throws ProviderError that says what the account or the token of `pulumi up` is missing
  */
 export function groupId(groups: readonly { id: string; name: string }[], name: string): string {
   const found = groups.find((group) => group.name === name);
   if (found) return found.id;
-  throw new Error(
+  throw new ProviderError(
     `the Cloudflare account has no permission group "${name}"; enable R2 for the account, ` +
       "and allow the token of pulumi up to read account API tokens",
   );

@@ -80,7 +80,7 @@ export async function lookUp<Answer>(
     return await call();
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    throw new ProviderError(`could not look up ${what}; ${todo} (${reason})`, error);
+    throw new ProviderError(`could not look up ${what} (${reason}); ${todo}`, error);
   }
 }
 

@@ -9,10 +9,13 @@ import { R2ManagedDomain } from "@pulumi/cloudflare/r2managedDomain.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
 import {
   ComponentResource,
+  ResourceHook,
   type ComponentResourceOptions,
   type CustomResource,
   type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
+import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
+import * as v from "valibot";
 import {
   DEFAULT_BUCKET_NAME,
   refuseForceDestroy,
@@ -202,22 +205,23 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
+    const adopted = importId(args) ?? "";
     super(
       "authentik-storage:r2:R2Storage",
       name,
-      { keyGeneration, retirePreviousKey },
-      guardRotation(name, options),
+      { keyGeneration, retirePreviousKey, adopted },
+      guardAdoption(name, guardRotation(name, options)),
     );
     const bucket = this.#bucket(name, args);
-    const settings = this.#settings(name, args, bucket);
-    const token = this.#tokens(name, args, bucket);
+    const { current, all: tokens } = this.#tokens(name, args, bucket);
+    const settings = this.#settings(name, args, bucket, tokens);
 
     // The name resolves only when the settings exist, so that nothing uses the bucket without them.
     this.bucketName = all(settings.map(({ id }) => id)).apply(() => args.bucketName);
     this.region = output("auto");
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
-    this.credentials = secret(all([token.id, token.value])).apply(([id, value]) =>
+    this.credentials = secret(all([current.id, current.value])).apply(([id, value]) =>
       s3Keys(id, value),
     );
     this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint });
@@ -225,8 +229,8 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
   #bucket(name: string, args: R2StorageArgs): R2Bucket {
-    const { accountId, bucketName, jurisdiction, location, protect, adopt } = args;
-    const imported = adopt ? { import: `${accountId}/${bucketName}/${jurisdiction}` } : {};
+    const { accountId, bucketName, jurisdiction, location, protect } = args;
+    const adopted = importId(args);
     return new R2Bucket(
       `${name}-bucket`,
       { accountId, name: bucketName, jurisdiction, location },
@@ -237,21 +241,28 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
         replaceOnChanges: ["accountId", "name", "jurisdiction"],
         // A bucket with files refuses this before anything else has changed.
         deleteBeforeReplace: true,
-        ...imported,
+        ...(adopted === undefined ? {} : { import: adopted }),
       },
     );
   }
 
-  #settings(name: string, args: R2StorageArgs, bucket: R2Bucket): CustomResource[] {
+  #settings(
+    name: string,
+    args: R2StorageArgs,
+    bucket: R2Bucket,
+    tokens: AccountToken[],
+  ): CustomResource[] {
     const ofBucket: CustomResourceOptions = {
       parent: this,
-      dependsOn: bucket,
+      // So pulumi destroy begins with the settings. With protect it ends there, before the tokens.
+      dependsOn: [bucket, ...tokens],
       // They are deleted with the bucket. A bucket that may not be deleted keeps them.
       deletedWith: bucket,
       replaceOnChanges: ["accountId", "bucketName", "jurisdiction"],
       // The old settings are never deleted after the new ones: both may be of the same bucket.
       deleteBeforeReplace: true,
     };
+    const kept = { ...ofBucket, protect: args.protect };
     const place = {
       accountId: args.accountId,
       bucketName: bucket.name,
@@ -266,23 +277,27 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       new R2BucketCors(
         `${name}-cors`,
         { ...place, rules: [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }] },
-        ofBucket,
+        kept,
       ),
       // A new bucket is not public and has this one rule. An adopted bucket may differ.
-      new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, ofBucket),
+      new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, kept),
       ...(args.adopt
         ? [new R2BucketLifecycle(`${name}-lifecycle`, { ...place, rules: [ABORT_RULE] }, ofBucket)]
         : []),
     ];
   }
 
-  /** The tokens of both key slots. Returns the current one. */
-  #tokens(name: string, args: R2StorageArgs, bucket: R2Bucket): AccountToken {
+  /** The tokens of the key slots. */
+  #tokens(
+    name: string,
+    args: R2StorageArgs,
+    bucket: R2Bucket,
+  ): { current: AccountToken; all: AccountToken[] } {
     const { accountId, jurisdiction } = args;
     const groups = lookUp(
       "the permission groups of the Cloudflare account",
-      `set cloudflare:apiToken to a token of the account ${accountId} (accountId) with the ` +
-        'permissions "Workers R2 Storage, Edit" and "Account API Tokens, Edit": ' +
+      `set cloudflare:apiToken to a token of the account ${accountId} with the permissions ` +
+        '"Workers R2 Storage, Edit" and "Account API Tokens, Edit": ' +
         "pulumi config set --secret cloudflare:apiToken",
       () => getAccountApiTokenPermissionGroupsList({ accountId }, { parent: this }),
     );
@@ -308,13 +323,56 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
           parent: this,
           // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
           replacementTrigger: generation,
-          // R2 may refuse to delete the bucket. authentik's token would be gone by then.
-          deletedWith: bucket,
+          // R2 may refuse to delete the bucket, and by then authentik's token would be gone.
+          retainOnDelete: generation === current.generation,
         },
       );
-    if (previous) make(previous);
-    return make(current);
+    const token = make(current);
+    return { current: token, all: previous ? [token, make(previous)] : [token] };
   }
+}
+
+/** The id by which the bucket is imported, if it is adopted. */
+function importId({
+  adopt,
+  accountId,
+  bucketName,
+  jurisdiction,
+}: R2StorageArgs): string | undefined {
+  return adopt ? `${accountId}/${bucketName}/${jurisdiction}` : undefined;
+}
+
+const AdoptionInputs = v.object({ adopted: v.string() });
+
+/**
+ * Options with which a component refuses to import a bucket while it has one, also in previews. The
+ * engine would import it a second time and then delete the first, which may be the same bucket, and
+ * `protect` does not prevent that. A component has outputs once an update was complete.
+ */
+function guardAdoption(
+  component: string,
+  options: ComponentResourceOptions,
+): ComponentResourceOptions {
+  // The monitor of `setMocks` does not support hooks. A program under test would never end.
+  if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
+  const guard = new ResourceHook(
+    `${component}-adoption`,
+    ({ oldInputs, newInputs, oldOutputs }) => {
+      const [before, after] = [oldInputs, newInputs].map((inputs) => {
+        const parsed = v.safeParse(AdoptionInputs, inputs);
+        return parsed.success ? parsed.output.adopted : undefined;
+      });
+      if (before === undefined || !after || before === after) return;
+      if (!v.is(v.object({ bucketName: v.string() }), oldOutputs)) return;
+      throw new ProviderError(
+        'adopt = "true" would import a bucket again that this stack has, or another one in its place; ' +
+          "remove adopt, or adopt the other bucket in a new stack",
+      );
+    },
+    { onDryRun: true },
+  );
+  const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
+  return { ...options, hooks: { ...options.hooks, beforeUpdate } };
 }
 
 /**

@@ -15,6 +15,8 @@ import { REPOSITORY } from "../../tools/lib/repository.ts";
 import { listen } from "./listen.ts";
 
 export const ACCOUNT = "0123456789abcdef0123456789abcdef";
+/** Another account, which is for previews: its buckets are those of the first. */
+export const OTHER_ACCOUNT = "fedcba9876543210fedcba9876543210";
 /** The only API token that the fake accepts. */
 export const API_TOKEN = "0123456789012345678901234567890123456789";
 
@@ -101,6 +103,8 @@ interface Call {
   path: string[];
   jurisdiction: string;
   body: unknown;
+  /** The header by which a bucket's storage class is changed. */
+  storageClass: unknown;
 }
 
 /** Starts it on a free port of 127.0.0.1. */
@@ -146,16 +150,19 @@ async function answerOf(
   try {
     const text = await textOf(request);
     const { pathname } = new URL(request.url ?? "", "http://fake");
-    const [, root, version, accounts, account, ...path] = pathname.split("/");
+    const [, root, version, accounts, account = "", ...path] = pathname.split("/");
     const jurisdiction = String(request.headers["cf-r2-jurisdiction"] ?? "default");
     const { method = "", headers } = request;
     if (headers.authorization !== `Bearer ${API_TOKEN}`)
       throw new Refusal(403, 9109, "Invalid access token");
-    if (`${root}/${version}/${accounts}/${account}` !== `client/v4/accounts/${ACCOUNT}`)
+    if (`${root}/${version}/${accounts}` !== "client/v4/accounts")
+      throw new Refusal(404, 7003, "Could not route");
+    if (account !== ACCOUNT && account !== OTHER_ACCOUNT)
       throw new Refusal(403, 10000, "Authentication error");
     if (method !== "GET") fake.writes.push(`${method} ${path.join("/")} ${jurisdiction}`);
     const body: unknown = text === "" ? undefined : JSON.parse(text);
-    const result = resultOf({ method, path, jurisdiction, body }, fake);
+    const storageClass = headers["cf-r2-storage-class"];
+    const result = resultOf({ method, path, jurisdiction, body, storageClass }, fake);
     return { status: 200, answer: { success: true, errors: [], messages: [], result } };
   } catch (error) {
     const { status, code, message } =
@@ -185,8 +192,8 @@ function resultOf(call: Call, fake: FakeCloudflare): unknown {
     fake.buckets.delete(place);
     return {};
   }
-  if (call.method !== "GET" && call.method !== "PATCH")
-    throw new Refusal(405, 10000, "Method not allowed");
+  if (call.method === "PATCH") bucket.storageClass = String(call.storageClass);
+  else if (call.method !== "GET") throw new Refusal(405, 10000, "Method not allowed");
   return shownBucket(name, call.jurisdiction, bucket);
 }
 

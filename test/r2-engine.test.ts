@@ -131,6 +131,9 @@ const CONFIG = {
     expect(await upFails()).to.contain("already exists");
     expect(other.cors).to.equal(undefined);
     expect(rights()).to.deep.equal({ [String(key)]: `active ${resource("eu_media")}` });
+    await project.configure(CONFIG);
+    await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
+    expect(bucketOf("eu/media").cors).not.to.equal(undefined);
     await project.configure({ jurisdiction: "fedramp" });
     await up();
     expect([...fake.buckets.keys()]).to.deep.equal(["default/media", "fedramp/media"]);

@@ -1,4 +1,5 @@
 /** What every provider's file provides. */
+import { RunError } from "@pulumi/pulumi/errors.js";
 import type { Output } from "@pulumi/pulumi/output.js";
 import type { ObjectEntries } from "valibot";
 import type { AddressingStyle } from "../authentik/env.ts";
@@ -53,6 +54,40 @@ export interface ResourceType {
    * label as a deletion.
    */
   keeps?: readonly Retention[];
+}
+
+/**
+ * What a provider cannot do, and what the user can change. A `RunError`, so that the engine shows
+ * its message and no stack. Throw nothing else in an `apply`: on Node 20 and 22 the SDK takes up to
+ * two minutes to print a stack (pulumi/pulumi issue 20567).
+ */
+export class ProviderError extends RunError {
+  override name = "ProviderError";
+  constructor(message: string, cause?: unknown) {
+    super(message);
+    this.cause = cause;
+    this.stack = "";
+  }
+}
+
+/**
+ * What a provider's function (an `invoke`) answers.
+ *
+ * @param what what is looked up, e.g. `the permission groups of the account`
+ * @param todo what to do when this fails, with the key of the setting
+ * @throws ProviderError with both and the provider's reason
+ */
+export async function lookUp<Answer>(
+  what: string,
+  todo: string,
+  call: () => Promise<Answer>,
+): Promise<Answer> {
+  try {
+    return await call();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new ProviderError(`could not look up ${what} (${reason}); ${todo}`, error);
+  }
 }
 
 /** What a provider's file exports by default. */

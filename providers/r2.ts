@@ -1,7 +1,7 @@
 /** The provider `r2`: a bucket on Cloudflare R2. First its config, then its resources. */
 import { createHash } from "node:crypto";
 import { AccountToken } from "@pulumi/cloudflare/accountToken.js";
-import { getAccountApiTokenPermissionGroupsListOutput } from "@pulumi/cloudflare/getAccountApiTokenPermissionGroupsList.js";
+import { getAccountApiTokenPermissionGroupsList } from "@pulumi/cloudflare/getAccountApiTokenPermissionGroupsList.js";
 import { R2Bucket } from "@pulumi/cloudflare/r2bucket.js";
 import { R2BucketCors } from "@pulumi/cloudflare/r2bucketCors.js";
 import { R2BucketLifecycle } from "@pulumi/cloudflare/r2bucketLifecycle.js";
@@ -9,9 +9,13 @@ import { R2ManagedDomain } from "@pulumi/cloudflare/r2managedDomain.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
 import {
   ComponentResource,
+  ResourceHook,
   type ComponentResourceOptions,
   type CustomResource,
+  type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
+import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
+import * as v from "valibot";
 import {
   DEFAULT_BUCKET_NAME,
   refuseForceDestroy,
@@ -25,6 +29,8 @@ import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
+  lookUp,
+  ProviderError,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
@@ -195,7 +201,13 @@ const PERMISSION_GROUPS = [
   "Workers R2 Storage Bucket Item Read",
   "Workers R2 Storage Bucket Item Write",
 ];
-const SEVEN_DAYS = 7 * 86_400;
+/** The rule that R2 gives a new bucket, with a name of its own. */
+const ABORT_RULE = {
+  id: "abort-incomplete-uploads",
+  enabled: true,
+  conditions: { prefix: "" },
+  abortMultipartUploadsTransition: { condition: { type: "Age", maxAge: 7 * 86_400 } },
+};
 
 /** A private R2 bucket with its CORS policy, and an API token that can read and write its objects and nothing else. */
 export class R2Storage extends ComponentResource implements AuthentikStorage {
@@ -207,22 +219,23 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
+    const adopted = importId(args) ?? "";
     super(
       "authentik-storage:r2:R2Storage",
       name,
-      { keyGeneration, retirePreviousKey },
-      guardRotation(name, options),
+      { keyGeneration, retirePreviousKey, adopted },
+      guardAdoption(name, guardRotation(name, options)),
     );
     const bucket = this.#bucket(name, args);
-    const settings = this.#settings(name, args, bucket);
-    const token = this.#tokens(name, args, bucket);
+    const { current, all: tokens } = this.#tokens(name, args, bucket);
+    const settings = this.#settings(name, args, bucket, tokens);
 
     // The name resolves only when the settings exist, so that nothing uses the bucket without them.
     this.bucketName = all(settings.map(({ id }) => id)).apply(() => args.bucketName);
     this.region = output("auto");
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
-    this.credentials = secret(all([token.id, token.value])).apply(([id, value]) =>
+    this.credentials = secret(all([current.id, current.value])).apply(([id, value]) =>
       s3Keys(id, value),
     );
     this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint });
@@ -230,66 +243,79 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
   #bucket(name: string, args: R2StorageArgs): R2Bucket {
-    const { accountId, bucketName, jurisdiction, location, protect, adopt } = args;
-    const imported = adopt ? { import: `${accountId}/${bucketName}/${jurisdiction}` } : {};
+    const { accountId, bucketName, jurisdiction, location, protect } = args;
+    const adopted = importId(args);
     return new R2Bucket(
       `${name}-bucket`,
       { accountId, name: bucketName, jurisdiction, location },
-      { parent: this, protect, ...imported },
+      {
+        parent: this,
+        protect,
+        // The plugin would update the jurisdiction in place, which takes over another bucket.
+        replaceOnChanges: ["accountId", "name", "jurisdiction"],
+        // A bucket with files refuses this before anything else has changed.
+        deleteBeforeReplace: true,
+        ...(adopted === undefined ? {} : { import: adopted }),
+      },
     );
   }
 
-  #settings(name: string, args: R2StorageArgs, bucket: R2Bucket): CustomResource[] {
-    // They are deleted with the bucket. A bucket that may not be deleted keeps them.
-    const ofBucket = { parent: this, dependsOn: bucket, deletedWith: bucket };
+  #settings(
+    name: string,
+    args: R2StorageArgs,
+    bucket: R2Bucket,
+    tokens: AccountToken[],
+  ): CustomResource[] {
+    const ofBucket: CustomResourceOptions = {
+      parent: this,
+      // So pulumi destroy begins with the settings. With protect it ends there, before the tokens.
+      dependsOn: [bucket, ...tokens],
+      // They are deleted with the bucket. A bucket that may not be deleted keeps them.
+      deletedWith: bucket,
+      replaceOnChanges: ["accountId", "bucketName", "jurisdiction"],
+      // The old settings are never deleted after the new ones: both may be of the same bucket.
+      deleteBeforeReplace: true,
+    };
+    const kept = { ...ofBucket, protect: args.protect };
     const place = {
       accountId: args.accountId,
       bucketName: bucket.name,
       jurisdiction: args.jurisdiction,
     };
+    const allowed = {
+      origins: args.origins,
+      headers: args.corsAllowedHeaders,
+      methods: ["GET"],
+    };
     return [
       new R2BucketCors(
         `${name}-cors`,
-        {
-          ...place,
-          rules: [
-            {
-              allowed: {
-                origins: args.origins,
-                headers: args.corsAllowedHeaders,
-                methods: ["GET"],
-              },
-              maxAgeSeconds: args.corsMaxAgeSeconds,
-            },
-          ],
-        },
-        ofBucket,
+        { ...place, rules: [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }] },
+        kept,
       ),
-      new R2BucketLifecycle(
-        `${name}-lifecycle`,
-        {
-          ...place,
-          rules: [
-            {
-              id: "abort-incomplete-uploads",
-              enabled: true,
-              conditions: { prefix: "" },
-              abortMultipartUploadsTransition: { condition: { type: "Age", maxAge: SEVEN_DAYS } },
-            },
-          ],
-        },
-        ofBucket,
-      ),
-      // A new bucket is not public, but an adopted one may be.
-      new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, ofBucket),
+      // A new bucket is not public and has this one rule. An adopted bucket may differ.
+      new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, kept),
+      ...(args.adopt
+        ? [new R2BucketLifecycle(`${name}-lifecycle`, { ...place, rules: [ABORT_RULE] }, ofBucket)]
+        : []),
     ];
   }
 
-  /** The tokens of both key slots. Returns the current one. */
-  #tokens(name: string, args: R2StorageArgs, bucket: R2Bucket): AccountToken {
+  /** The tokens of the key slots. */
+  #tokens(
+    name: string,
+    args: R2StorageArgs,
+    bucket: R2Bucket,
+  ): { current: AccountToken; all: AccountToken[] } {
     const { accountId, jurisdiction } = args;
-    const groups = getAccountApiTokenPermissionGroupsListOutput({ accountId }, { parent: this });
-    const permissionGroups = groups.results.apply((results) => {
+    const groups = lookUp(
+      "the permission groups of the Cloudflare account",
+      `set cloudflare:apiToken to a token of the account ${accountId} with the permissions ` +
+        '"Workers R2 Storage, Edit" and "Account API Tokens, Edit": ' +
+        "pulumi config set --secret cloudflare:apiToken",
+      () => getAccountApiTokenPermissionGroupsList({ accountId }, { parent: this }),
+    );
+    const permissionGroups = output(groups).apply(({ results }) => {
       return PERMISSION_GROUPS.map((group) => ({ id: groupId(results, group) }));
     });
     // A bucket without a jurisdiction is in the jurisdiction "default" here.
@@ -305,13 +331,62 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
           accountId,
           name: `${name} ${args.bucketName} key ${generation}`,
           policies: [{ effect: "allow", permissionGroups, resources }],
+          status: "active",
         },
-        // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
-        { parent: this, replacementTrigger: generation },
+        {
+          parent: this,
+          // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
+          replacementTrigger: generation,
+          // R2 may refuse to delete the bucket, and by then authentik's token would be gone.
+          retainOnDelete: generation === current.generation,
+        },
       );
-    if (previous) make(previous);
-    return make(current);
+    const token = make(current);
+    return { current: token, all: previous ? [token, make(previous)] : [token] };
   }
+}
+
+/** The id by which the bucket is imported, if it is adopted. */
+function importId({
+  adopt,
+  accountId,
+  bucketName,
+  jurisdiction,
+}: R2StorageArgs): string | undefined {
+  return adopt ? `${accountId}/${bucketName}/${jurisdiction}` : undefined;
+}
+
+const AdoptionInputs = v.object({ adopted: v.string() });
+
+/**
+ * Options with which a component refuses to import a bucket while it has one, also in previews. The
+ * engine would import it a second time and then delete the first, which may be the same bucket, and
+ * `protect` does not prevent that. A component has outputs once an update was complete.
+ */
+function guardAdoption(
+  component: string,
+  options: ComponentResourceOptions,
+): ComponentResourceOptions {
+  // The monitor of `setMocks` does not support hooks. A program under test would never end.
+  if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
+  const guard = new ResourceHook(
+    `${component}-adoption`,
+    ({ oldInputs, newInputs, oldOutputs }) => {
+      const [before, after] = [oldInputs, newInputs].map((inputs) => {
+        const parsed = v.safeParse(AdoptionInputs, inputs);
+        return parsed.success ? parsed.output.adopted : undefined;
+      });
+      if (before === undefined || !after || before === after) return;
+      if (!v.is(v.object({ bucketName: v.string() }), oldOutputs)) return;
+      throw new ProviderError(
+        'adopt = "true" would import a bucket again that this stack has, or another one in its place; ' +
+          "remove adopt, or adopt the other bucket in a new stack",
+      );
+    },
+    { onDryRun: true },
+  );
+  const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
+  return { ...options, hooks: { ...options.hooks, beforeUpdate } };
 }
 
 /**
@@ -328,12 +403,12 @@ export function s3Keys(
 /**
  * The id of the permission group with this name.
  *
- * @throws Error that says what the account or the token of `pulumi up` is missing
+ * @throws ProviderError that says what the account or the token of `pulumi up` is missing
  */
 export function groupId(groups: readonly { id: string; name: string }[], name: string): string {
   const found = groups.find((group) => group.name === name);
   if (found) return found.id;
-  throw new Error(
+  throw new ProviderError(
     `the Cloudflare account has no permission group "${name}"; enable R2 for the account, ` +
       "and allow the token of pulumi up to read account API tokens",
   );

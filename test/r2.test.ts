@@ -45,7 +45,7 @@ describe("R2: jurisdictions", () => {
     const host = `${ACCOUNT}${jurisdiction === "default" ? "" : `.${jurisdiction}`}.r2.cloudflarestorage.com`;
 
     it(`${jurisdiction}: its endpoint and domain, on every resource`, async () => {
-      const recording = await record({ ...valid, jurisdiction });
+      const recording = await record({ ...valid, jurisdiction, adopt: "true" });
       expect(recording.endpoint).to.equal(`https://${host}`);
       expect(recording.customDomain).to.equal(`${host}/authentik-media`);
       expect(recording.region).to.equal("auto");

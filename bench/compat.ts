@@ -332,5 +332,6 @@ await new Command("npm run compat --")
   )
   .argument("[servers...]", SERVERS.map(({ program }) => program).join(", "))
   .option("--json", "print JSON", false)
+  .addHelpText("after", "\nExamples:\n  npm run compat\n  npm run compat -- minio versitygw")
   .action(compat)
   .parseAsync();

@@ -1,5 +1,7 @@
 /** The HTTP proxy of the environment, chosen as boto3 chooses it, so that tools and authentik agree. */
 
+import { parseUrl } from "./url-parts.ts";
+
 /** A process's environment variables. */
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -22,7 +24,8 @@ export function proxyFor(
     return undefined;
   }
   const text = /^https?:/i.test(proxy) ? proxy : `http://${proxy.replace(/^\/\//, "")}`;
-  if (URL.canParse(text)) return new URL(text);
+  const parsed = parseUrl(text);
+  if (parsed !== undefined) return parsed;
   throw new Error(
     `the environment variable ${name.toUpperCase()} is not a URL; write e.g. "http://proxy.company:3128"`,
   );

@@ -15,6 +15,7 @@ import {
 } from "./env.ts";
 import { SCHEMA_VARIABLE } from "./objects.ts";
 import { unreadVariables } from "./unread.ts";
+import { parseUrl } from "./url-parts.ts";
 import { PREFIXES, atLeast, releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
 /** What authentik of a release reads from its variables. */
@@ -97,8 +98,8 @@ export function readEnv(env: Env, release?: Release, readFile: ReadFile = readNo
 export function originOf(env: Env): string | undefined {
   const name = Object.keys(env).find((key) => /^AUTHENTIK_web__base_url$/i.test(key)) ?? "";
   const url = decodeValue(env[name] ?? "");
-  if (typeof url !== "string" || !/^https?:/i.test(url) || !URL.canParse(url)) return undefined;
-  return new URL(url).origin;
+  if (typeof url !== "string" || !/^https?:/i.test(url)) return undefined;
+  return parseUrl(url)?.origin;
 }
 
 /** The default tenant's schema, if `SCHEMA_VARIABLE` sets it to a name and not to a reference. */

@@ -77,3 +77,15 @@ export function hostHeader(parts: UrlParts): string {
   const port = portOf(parts);
   return port === undefined || port === DEFAULT_PORTS.get(parts.scheme) ? name : `${name}:${port}`;
 }
+
+/**
+ * A text as the URL standard reads it, or undefined. `URL.canParse` would be shorter, but on Node 20
+ * it is wrong about non-ASCII texts once it is optimized (20.20.2: most of 200,000 calls).
+ */
+export function parseUrl(text: string): URL | undefined {
+  try {
+    return new URL(text);
+  } catch {
+    return undefined;
+  }
+}

@@ -2,6 +2,7 @@
 import { durationSeconds, isDuration } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
+import { parseUrl } from "../authentik/url-parts.ts";
 
 /** An origin exactly as browsers send it (RFC 6454 and the WHATWG URL standard): scheme://host[:port]. */
 export function origin(value: string, index: number, all: readonly string[]): string | undefined {
@@ -43,11 +44,6 @@ export type Rule = (value: string) => string | undefined;
 /** The rule that a value matches a pattern. */
 export function matching(pattern: RegExp, wrong: string): Rule {
   return (value) => (pattern.test(value) ? undefined : wrong);
-}
-
-/** The URL, or undefined for a text that is not a URL. */
-export function parseUrl(value: string): URL | undefined {
-  return URL.canParse(value) ? new URL(value) : undefined;
 }
 
 function originOf(value: string): string | undefined {

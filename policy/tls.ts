@@ -1,5 +1,6 @@
 /** Policy `tls-only`: files and keys never cross a network unencrypted. */
 import * as v from "valibot";
+import { parseUrl } from "../authentik/url-parts.ts";
 import { allowsPlainHttp, documentRule } from "./documents.ts";
 import { ORIGINS } from "./origins.ts";
 import {
@@ -76,6 +77,6 @@ function isPlain(url: string): boolean {
 
 /** Whether a URL stays on this machine. */
 export function isLoopback(url: string): boolean {
-  const hostname = URL.canParse(url) ? new URL(url).hostname : "";
+  const hostname = parseUrl(url)?.hostname ?? "";
   return /^(?:(?:.+\.)?localhost|\[::1\]|127\.\d+\.\d+\.\d+)$/.test(hostname);
 }

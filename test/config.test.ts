@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import fc from "fast-check";
+import { parseUrl } from "../authentik/url-parts.ts";
 import { commonKeys, parseProvider, type ReportProblem } from "../config/common.ts";
 import { ConfigError, parseConfig, type RawConfig } from "../config/index.ts";
 import { documentationOf, secretText } from "../config/values.ts";
@@ -312,6 +313,12 @@ describe("config", () => {
     for (const [key, schema] of own) {
       expect(commonKeys).not.to.have.property(key);
       expect(documentationOf(schema).secret, key).to.equal(secrets.has(key));
+    }
+  });
+
+  it("reads a URL in the same way however often (Node 20's URL.canParse does not)", () => {
+    for (let time = 0; time < 50_000; time += 1) {
+      expect(parseUrl("https://b\u00fccher.company")?.host).to.equal("xn--bcher-kva.company");
     }
   });
 

@@ -42,9 +42,10 @@ describe("migrate: the journal", function () {
     const result = mayList ? "it is ended" : "without the permission to list it, it is reported";
     it(`a kill before the server answers the beginning of an upload: ${result}`, async () => {
       const { bucket, inBucket, folder, state } = server.fresh();
-      writeTree(folder, { [X]: "x", [LARGE]: randomBytes(9 * MIB) });
+      writeTree(folder, { [X]: "x" });
       // In an empty bucket nothing shows whether the end of an upload would delete a file.
-      writeTree(inBucket, { [X]: "x" });
+      await run(folder, bucket, { state });
+      writeTree(folder, { [LARGE]: randomBytes(9 * MIB) });
       let begin: () => void;
       const begun = new Promise<void>((resolve) => (begin = resolve));
       let loses = true;

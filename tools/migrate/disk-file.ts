@@ -8,9 +8,11 @@ import {
   fstatSync,
   fsync,
   linkSync,
+  existsSync,
   lstatSync,
   open,
   read,
+  readlinkSync,
   realpathSync,
   renameSync,
   unlinkSync,
@@ -18,7 +20,7 @@ import {
   writevSync,
   type BigIntStats,
 } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
 import { ContentError, type Content } from "./content.ts";
 import { SkipError, type Item } from "./storage.ts";
@@ -67,7 +69,11 @@ export function versionOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): st
 /** Whether a path still has what a listing found there. */
 export function isUnchanged({ at, version }: Item, path: string, now: BigIntStats): boolean {
   if (!now.isSymbolicLink()) return at === undefined && versionOf(now) === version;
-  if (at === undefined || realpathSync.native(path) !== at) return false;
+  if (at === undefined) return false;
+  // Its target may have been deleted a moment ago, by the same run.
+  if (!existsSync(path))
+    return resolve(realpathSync.native(dirname(path)), readlinkSync(path)) === at;
+  if (realpathSync.native(path) !== at) return false;
   return versionOf(lstatSync(at, { bigint: true })) === version;
 }
 

@@ -2,6 +2,7 @@
  * Redacts the secrets of the environment in everything that is shown. What is judged stays as the
  * engine wrote it.
  */
+import { parseUrl } from "../../authentik/url-parts.ts";
 import type { EngineEvent } from "./plan.ts";
 
 export type Redact = (text: string) => string;
@@ -71,8 +72,9 @@ export function redactor(env: NodeJS.ProcessEnv): Redact {
 
 /** The password of a URL, as it is written there and decoded. */
 function passwordsOf(value: string): string[] {
-  if (!/^[a-z][a-z0-9+.-]*:\/\/[^/]*@/i.test(value) || !URL.canParse(value)) return [];
-  const { password } = new URL(value);
+  if (!/^[a-z][a-z0-9+.-]*:\/\/[^/]*@/i.test(value)) return [];
+  const password = parseUrl(value)?.password;
+  if (password === undefined) return [];
   try {
     return [password, decodeURIComponent(password)];
   } catch {

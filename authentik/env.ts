@@ -11,6 +11,7 @@ import {
   type Release,
   type ReleaseRules,
 } from "./release.ts";
+import { withoutSlashes } from "./url-parts.ts";
 
 export const ADDRESSING_STYLES = ["auto", "path", "virtual"] as const;
 export type AddressingStyle = (typeof ADDRESSING_STYLES)[number];
@@ -245,13 +246,13 @@ function workableCustomDomain(
 
 /** The custom domain without the bucket at its end; undefined if it does not end with the bucket. */
 function hostWithoutBucket({ customDomain, bucketName }: StorageSettings): string | undefined {
-  const domain = customDomain?.replace(/\/+$/, "");
+  const domain = customDomain === undefined ? undefined : withoutSlashes(customDomain);
   return domain?.endsWith(`/${bucketName}`) ? domain.slice(0, -bucketName.length - 1) : undefined;
 }
 
 function isEndpoint(host: string | undefined, { endpoint, secureUrls }: StorageSettings): boolean {
   if (host === undefined) return false;
-  return `${secureUrls ? "https" : "http"}://${host}` === endpoint?.replace(/\/+$/, "");
+  return `${secureUrls ? "https" : "http"}://${host}` === withoutSlashes(endpoint ?? "");
 }
 
 /**

@@ -89,3 +89,10 @@ export function parseUrl(text: string): URL | undefined {
     return undefined;
   }
 }
+
+/** A text without slashes at its end. A pattern would take quadratic time. */
+export function withoutSlashes(text: string): string {
+  let end = text.length;
+  while (text[end - 1] === "/") end -= 1;
+  return text.slice(0, end);
+}

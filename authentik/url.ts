@@ -11,6 +11,7 @@ import {
   joinUrl,
   portOf,
   splitUrl,
+  withoutSlashes,
   type UrlParts,
 } from "./url-parts.ts";
 
@@ -110,10 +111,6 @@ function moveToDomain(url: string, domain: string, inDomain: string): string {
   const { path, query } = splitUrl(url);
   const rest = path.startsWith(`${inDomain}/`) ? path.slice(inDomain.length) : path;
   return `${domain}${rest}?${query}`;
-}
-
-function withoutSlashes(text: string): string {
-  return text.replace(/\/+$/, "");
 }
 
 function addressingStyle(

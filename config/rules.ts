@@ -2,7 +2,7 @@
 import { durationSeconds, isDuration } from "../authentik/duration.ts";
 import { EnvValueError, encodeValue } from "../authentik/env.ts";
 import { FIRST_WITH_S3, atLeast, parseRelease } from "../authentik/release.ts";
-import { parseUrl } from "../authentik/url-parts.ts";
+import { parseUrl, withoutSlashes } from "../authentik/url-parts.ts";
 
 /** An origin exactly as browsers send it (RFC 6454 and the WHATWG URL standard): scheme://host[:port]. */
 export function origin(value: string, index: number, all: readonly string[]): string | undefined {
@@ -113,13 +113,6 @@ export function endpoint(value: string): string | undefined {
   const canonical = `${url.origin}${withoutSlashes(url.pathname)}`;
   if (canonical !== value) return `is not in its usual form; write "${canonical}"`;
   return hostFault(value);
-}
-
-/** A path without slashes at its end. */
-function withoutSlashes(path: string): string {
-  let end = path.length;
-  while (path[end - 1] === "/") end -= 1;
-  return path.slice(0, end);
 }
 
 /** A custom domain as authentik needs it: host[:port][/path], without scheme and trailing slash. */

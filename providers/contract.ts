@@ -1,6 +1,12 @@
 /** What every provider's file provides. */
 import { RunError } from "@pulumi/pulumi/errors.js";
 import type { Output } from "@pulumi/pulumi/output.js";
+import {
+  ResourceHook,
+  type ComponentResourceOptions,
+  type ResourceHookArgs,
+} from "@pulumi/pulumi/resource.js";
+import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
 import type { ObjectEntries } from "valibot";
 import type { AddressingStyle } from "../authentik/env.ts";
 import { parseProvider, type CommonConfig, type ProviderConfig } from "../config/common.ts";
@@ -123,4 +129,21 @@ export function defineProvider<
       return config && { config, provision: (name) => provision(name, config) };
     },
   };
+}
+
+/**
+ * Options with which a component refuses an update, also in previews.
+ *
+ * @param check throws an error for an update that is refused
+ */
+export function guardUpdate(
+  name: string,
+  options: ComponentResourceOptions,
+  check: (args: ResourceHookArgs) => void,
+): ComponentResourceOptions {
+  // The monitor of `setMocks` does not support hooks. A program under test would never end.
+  if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
+  const guard = new ResourceHook(name, check, { onDryRun: true });
+  const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
+  return { ...options, hooks: { ...options.hooks, beforeUpdate } };
 }

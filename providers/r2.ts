@@ -9,12 +9,10 @@ import { R2ManagedDomain } from "@pulumi/cloudflare/r2managedDomain.js";
 import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
 import {
   ComponentResource,
-  ResourceHook,
   type ComponentResourceOptions,
   type CustomResource,
   type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
-import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
 import * as v from "valibot";
 import {
   DEFAULT_BUCKET_NAME,
@@ -29,6 +27,7 @@ import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
+  guardUpdate,
   lookUp,
   ProviderError,
   type AuthentikStorage,
@@ -367,26 +366,18 @@ function guardAdoption(
   component: string,
   options: ComponentResourceOptions,
 ): ComponentResourceOptions {
-  // The monitor of `setMocks` does not support hooks. A program under test would never end.
-  if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
-  const guard = new ResourceHook(
-    `${component}-adoption`,
-    ({ oldInputs, newInputs, oldOutputs }) => {
-      const [before, after] = [oldInputs, newInputs].map((inputs) => {
-        const parsed = v.safeParse(AdoptionInputs, inputs);
-        return parsed.success ? parsed.output.adopted : undefined;
-      });
-      if (before === undefined || !after || before === after) return;
-      if (!v.is(v.object({ bucketName: v.string() }), oldOutputs)) return;
-      throw new ProviderError(
-        'adopt = "true" would import a bucket again that this stack has, or another one in its place; ' +
-          "remove adopt, or adopt the other bucket in a new stack",
-      );
-    },
-    { onDryRun: true },
-  );
-  const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
-  return { ...options, hooks: { ...options.hooks, beforeUpdate } };
+  return guardUpdate(`${component}-adoption`, options, ({ oldInputs, newInputs, oldOutputs }) => {
+    const [before, after] = [oldInputs, newInputs].map((inputs) => {
+      const parsed = v.safeParse(AdoptionInputs, inputs);
+      return parsed.success ? parsed.output.adopted : undefined;
+    });
+    if (before === undefined || !after || before === after) return;
+    if (!v.is(v.object({ bucketName: v.string() }), oldOutputs)) return;
+    throw new ProviderError(
+      'adopt = "true" would import a bucket again that this stack has, or another one in its place; ' +
+        "remove adopt, or adopt the other bucket in a new stack",
+    );
+  });
 }
 
 /**

@@ -2,9 +2,9 @@
  * Rotation of authentik's keys. There are two slots, and generation n uses slot n mod 2, so that a
  * rotation never changes the key in use.
  */
-import { ResourceHook, type ComponentResourceOptions } from "@pulumi/pulumi/resource.js";
+import type { ComponentResourceOptions } from "@pulumi/pulumi/resource.js";
 import * as v from "valibot";
-import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
+import { guardUpdate } from "./contract.ts";
 
 /** The rotation in the config. */
 export interface Rotation {
@@ -65,19 +65,11 @@ export function guardRotation(
   component: string,
   options: ComponentResourceOptions = {},
 ): ComponentResourceOptions {
-  // The monitor of `setMocks` does not support hooks. A program under test would never end.
-  if (!("registerResourceHook" in (getMonitor() ?? {}))) return options;
-  const guard = new ResourceHook(
-    `${component}-rotation`,
-    ({ oldInputs, newInputs }) => {
-      const [before, after] = [rotationOf(oldInputs), rotationOf(newInputs)];
-      const fault = before && after && rotationFault(before, after);
-      if (fault !== undefined) throw new Error(fault);
-    },
-    { onDryRun: true },
-  );
-  const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
-  return { ...options, hooks: { ...options.hooks, beforeUpdate } };
+  return guardUpdate(`${component}-rotation`, options, ({ oldInputs, newInputs }) => {
+    const [before, after] = [rotationOf(oldInputs), rotationOf(newInputs)];
+    const fault = before && after && rotationFault(before, after);
+    if (fault !== undefined) throw new Error(fault);
+  });
 }
 
 const RotationInputs = v.object({ keyGeneration: v.number(), retirePreviousKey: v.boolean() });

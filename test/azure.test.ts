@@ -516,16 +516,14 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
     );
   });
 
+  const verifyWith = (keys: typeof authentikKeys, keyIsAdmin: boolean) => {
+    const place = { bucketName: Bucket, endpoint: gateway.endpoint, region: "us-east-1" };
+    const settings = { ...place, secureUrls: false, ...keys };
+    return verify({ settings, origins: ["https://authentik.company"], keyIsAdmin });
+  };
+
   it("verify accepts that, warns of names that cannot be uploaded in parts, and leaves nothing", async () => {
-    const settings = {
-      bucketName: Bucket,
-      endpoint: gateway.endpoint,
-      region: "us-east-1",
-      secureUrls: false,
-      ...authentikKeys,
-    };
-    const target = { settings, origins: ["https://authentik.company"], keyIsAdmin: false };
-    const results = await verify(target);
+    const results = await verifyWith(authentikKeys, false);
     const ofInterest = results.filter(({ status }) => status !== "ok" && status !== "skipped");
     expect(ofInterest.map(({ check, symptom }) => `${check}: ${symptom}`)).to.deep.equal([
       "start upload, non-ASCII name: non-ascii-name",
@@ -540,15 +538,7 @@ describe("Azure: the recorded gateway, started in front of Azurite", function ()
   });
 
   it("verify finds a key whose abort deletes the file", async () => {
-    const settings = {
-      bucketName: Bucket,
-      endpoint: gateway.endpoint,
-      region: "us-east-1",
-      secureUrls: false,
-      ...rootKeys,
-    };
-    const target = { settings, origins: ["https://authentik.company"], keyIsAdmin: true };
-    const found = (await verify(target)).find(({ check }) => check === "abort upload");
+    const found = (await verifyWith(rootKeys, true)).find(({ check }) => check === "abort upload");
     expect(found?.symptom).to.equal("abort-deletes-file");
   });
 

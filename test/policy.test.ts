@@ -6,10 +6,11 @@ import * as v from "valibot";
 import { parse } from "yaml";
 import { policies } from "../policy/policies.ts";
 import { PROVIDERS, providers, resourceType, type ProviderName } from "../providers/index.ts";
+import { UNKNOWN } from "../providers/retention.ts";
 import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { exampleValues } from "./support/examples.ts";
-import { judge, UNKNOWN } from "./support/policies.ts";
+import { judge } from "./support/policies.ts";
 import { record, type Recorded } from "./support/recorder.ts";
 import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 

@@ -10,9 +10,6 @@ declare module "@pulumi/policy/proxy.js" {
   class UnknownValueError extends Error {}
 }
 
-/** How the engine writes a text that is not known before `up`. */
-export const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
-
 export interface Violation {
   policy: string;
   message: string;

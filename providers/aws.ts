@@ -728,13 +728,17 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
     const resources: CustomResource[] = [role];
     if (credentials.kind === "podIdentity") {
-      for (const { namespace, name: serviceAccount } of credentials.serviceAccounts) {
-        // Neither part has a slash, so no two names are alike. Earlier versions joined them by "-".
-        const aliases = [{ name: `${name}-pods-${namespace}-${serviceAccount}` }];
+      const { clusterName, serviceAccounts } = credentials;
+      // Earlier versions joined the parts by "-", and so could not have two accounts that are alike.
+      const earlier = serviceAccounts.map((account) => `${account.namespace}-${account.name}`);
+      for (const [index, { namespace, name: serviceAccount }] of serviceAccounts.entries()) {
+        const joined = `${namespace}-${serviceAccount}`;
+        const isFirst = earlier.indexOf(joined) === index;
+        const aliases = isFirst ? [{ name: `${name}-pods-${joined}` }] : [];
         resources.push(
           new PodIdentityAssociation(
             `${name}-pods-${namespace}/${serviceAccount}`,
-            { clusterName: credentials.clusterName, namespace, serviceAccount, roleArn: role.arn },
+            { clusterName, namespace, serviceAccount, roleArn: role.arn },
             { ...child, aliases },
           ),
         );

@@ -54,14 +54,18 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
   const destroyFails = () => fails("destroy", "--yes", "--skip-preview");
   const ids = async () => [...(await aws.keys()).keys()];
   const exported = async () => await project.expectOk("stack", "output", "env", "--show-secrets");
-  /** Changes what the stack has stored about each resource. */
-  const editState = async (change: (resource: Resource) => void) => {
-    const state = v.parse(State, JSON.parse(await project.expectOk("stack", "export")));
-    state.deployment.resources.forEach(change);
+  /** Changes what the stack has stored. */
+  const editState = async (change: (state: string) => string) => {
     const file = join(project.dir, "edited.json");
-    await writeFile(file, JSON.stringify(state));
+    await writeFile(file, change(await project.expectOk("stack", "export", "--show-secrets")));
     await project.expectOk("stack", "import", "--file", file);
   };
+  const editResources = (change: (resource: Resource) => void) =>
+    editState((text) => {
+      const state = v.parse(State, JSON.parse(text));
+      state.deployment.resources.forEach(change);
+      return JSON.stringify(state);
+    });
 
   it("rotates keys, sees what was changed by hand, and completes or takes back a rotation that failed", async () => {
     await up();
@@ -100,7 +104,7 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     await project.configure({ keyGeneration: 2 });
     await up();
     const before = await ids();
-    await editState((resource) => delete resource.replacementTrigger);
+    await editResources((resource) => delete resource.replacementTrigger);
     await project.configure({ keyGeneration: 3 });
     expect(await fails("preview")).to.contain("the engine did not replace it");
     const [, urn = ""] = /--replace '([^']+)'/.exec(await upFails()) ?? [];
@@ -109,7 +113,7 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     expect(after.filter((id) => before.includes(id))).to.have.length(1);
 
     // What an earlier version and an engine before 3.208 leave.
-    await editState((resource) => {
+    await editResources((resource) => {
       delete resource.replacementTrigger;
       delete resource.outputs?.keys;
     });
@@ -163,6 +167,29 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     await up();
     expect(await project.expectOk("stack", "output", "bucket")).to.contain(bucket);
     await project.expectOk("preview", "--refresh", "--expect-no-changes");
+  });
+
+  it("a role by Pod Identity goes last, too, and keeps its service accounts after an upgrade", async () => {
+    const serviceAccounts = ["authentik/a-b", "authentik-a/b"];
+    const trust = { roleTrust: "podIdentity", clusterName: "prod" };
+    await project.configure({ credentials: "role", ...trust, serviceAccounts, protect: false });
+    await up();
+    expect(aws.pods()).to.have.members(serviceAccounts);
+    await project.expectOk("preview", "--refresh", "--expect-no-changes");
+    await aws.putFile(Bucket);
+    const [pods, rights] = [aws.pods(), await aws.rights()];
+    expect(await destroyFails()).to.contain("BucketNotEmpty");
+    expect([aws.pods(), await aws.rights()]).to.deep.equal([pods, rights]);
+    await up();
+    // The name that earlier versions gave it. They could not have the second one beside it.
+    await project.configure({ serviceAccounts: ["authentik/a-b"] });
+    await up();
+    await editState((state) => state.replaceAll("pods-authentik/a-b", "pods-authentik-a-b"));
+    await project.expectOk("preview", "--expect-no-changes");
+    await project.configure({ serviceAccounts });
+    await up();
+    expect(aws.pods()).to.have.members(serviceAccounts);
+    expect(await aws.rights()).to.deep.equal(rights);
   });
 
   it("a bucket that could not be renamed keeps authentik's rights, and all its settings when its name is back", async () => {

@@ -78,6 +78,9 @@ describe("rotation of keys", () => {
       );
     for (const after of [at(4), at(3, true)])
       expect(rotationFault(at(4), after, false)).to.equal(undefined);
+    // Either nothing was there before, or the previous key could not be deleted.
+    expect(rotationFault(at(1), at(1, false, ["irsa a"]), false)).to.equal(undefined);
+    expect(rotationFault(at(3, true), at(1, false, ["irsa a"]), false)).to.match(/would delete/);
   });
 });
 

@@ -1,6 +1,9 @@
 /** A fake of AWS: moto's server, with S3, IAM and STS. Tests ask it what the real plugin has made. */
 import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
+import { createServer } from "node:http";
+import { text } from "node:stream/consumers";
 import {
   DeleteBucketPolicyCommand,
   GetBucketPolicyCommand,
@@ -8,10 +11,12 @@ import {
   PutObjectCommand,
   S3Client,
 } from "@aws-sdk/client-s3";
+import * as v from "valibot";
 import { onPath } from "../../tools/lib/programs.ts";
 import { freePort } from "../../tools/start/versitygw.ts";
 import { untilAnswered } from "./azurite.ts";
 import { hasPlugin } from "./engine.ts";
+import { listen } from "./listen.ts";
 
 const moto = await onPath("moto_server");
 export const canFakeAws = moto !== undefined && (await hasPlugin("aws"));
@@ -28,6 +33,8 @@ export interface FakeAws {
   rights(): Promise<string[]>;
   /** The access keys of all users, with their status. */
   keys(): Promise<Map<string, string>>;
+  /** The service accounts that have a role by Pod Identity, as `namespace/name`. */
+  pods(): string[];
   stop(): Promise<void>;
 }
 
@@ -40,6 +47,7 @@ export async function startAws(): Promise<FakeAws> {
   const port = await freePort();
   const endpoint = `http://127.0.0.1:${port}`;
   const child = spawn(moto, ["-H", "127.0.0.1", "-p", String(port)], { stdio: "ignore" });
+  const eks = await startEks();
   await untilAnswered(() => fetch(`${endpoint}/moto-api/data.json`));
   const s3 = new S3Client({
     endpoint,
@@ -56,9 +64,9 @@ export async function startAws(): Promise<FakeAws> {
       },
       body: new URLSearchParams({ Action: action, Version: "2010-05-08", ...parameters }),
     });
-    const text = await response.text();
-    if (!response.ok) throw new Error(text);
-    return [...text.matchAll(new RegExp(`<${element}>([^<]*)</${element}>`, "g"))].map(
+    const answer = await response.text();
+    if (!response.ok) throw new Error(answer);
+    return [...answer.matchAll(new RegExp(`<${element}>([^<]*)</${element}>`, "g"))].map(
       ([, found = ""]) => found,
     );
   };
@@ -67,6 +75,7 @@ export async function startAws(): Promise<FakeAws> {
   return {
     env: {
       AWS_ENDPOINT_URL: endpoint,
+      AWS_ENDPOINT_URL_EKS: eks.endpoint,
       AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,
       AWS_SECRET_ACCESS_KEY: CREDENTIALS.secretAccessKey,
       AWS_EC2_METADATA_DISABLED: "true",
@@ -100,11 +109,56 @@ export async function startAws(): Promise<FakeAws> {
       }
       return found;
     },
+    pods: eks.pods,
     async stop() {
       s3.destroy();
+      await eks.stop();
       const ended = once(child, "exit");
       child.kill();
       await ended;
     },
+  };
+}
+
+const Association = v.object({ namespace: v.string(), serviceAccount: v.string() });
+
+/** The part of EKS that moto does not have: the associations of Pod Identity. */
+async function startEks(): Promise<Pick<FakeAws, "pods" | "stop"> & { endpoint: string }> {
+  const associations = new Map<string, Record<string, unknown>>();
+  const server = createServer((request, response) => {
+    void text(request).then((body) => {
+      const [, , clusterName = "", , id = randomUUID()] = (request.url ?? "").split("/");
+      if (request.method === "POST") {
+        const associationArn = `arn:aws:eks:${REGION}:123456789012:podidentityassociation/${clusterName}/${id}`;
+        const given = v.parse(v.record(v.string(), v.unknown()), JSON.parse(body));
+        const made = {
+          clusterName,
+          associationId: id,
+          associationArn,
+          createdAt: 1,
+          modifiedAt: 1,
+        };
+        associations.set(id, { ...made, ...associations.get(id), ...given });
+      }
+      const association = associations.get(id);
+      if (request.method === "DELETE") associations.delete(id);
+      response.writeHead(association ? 200 : 404, {
+        "content-type": "application/json",
+        ...(association ? {} : { "x-amzn-errortype": "ResourceNotFoundException" }),
+      });
+      response.end(JSON.stringify(association ? { association } : { message: "not found" }));
+    });
+  });
+  const { host, stop } = await listen(server);
+  return {
+    endpoint: `http://${host}`,
+    pods: () =>
+      [...associations.values()]
+        .map((association) => {
+          const { namespace, serviceAccount } = v.parse(Association, association);
+          return `${namespace}/${serviceAccount}`;
+        })
+        .sort(),
+    stop,
   };
 }

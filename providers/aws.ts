@@ -507,7 +507,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       const policy = output(bucketArn).apply((arn) => JSON.stringify(identityPolicy(arn, args)));
       return signers.flatMap((signer) => signer.grant?.(policy) ?? []);
     };
-    // What a destroy deletes first must be the bucket: S3 may refuse that, and authentik goes on.
+    // A destroy begins with what depends on others: the bucket. S3 may refuse that, and authentik goes on.
     const { id: partition } = partitionOrDefault(args.region);
     const early = bucketName === undefined ? [] : grant(`arn:${partition}:s3:::${bucketName}`);
     const before = [...signers.flatMap(({ resources }) => resources), ...early];
@@ -532,7 +532,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       bucketName: this.bucketName,
       endpoint: this.endpoint,
       roleArn: this.roleArn,
-      keys: { ...signers[0]?.keys, ...signers[1]?.keys },
+      keys: { ...current.keys, ...signers[1]?.keys },
     });
   }
 
@@ -729,7 +729,8 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     const resources: CustomResource[] = [role];
     if (credentials.kind === "podIdentity") {
       const { clusterName, serviceAccounts } = credentials;
-      // Earlier versions joined the parts by "-", and so could not have two accounts that are alike.
+      // Neither part has a slash, so no two names are alike. Earlier versions joined them by "-":
+      // of two accounts that are alike then, a stack had one, and new ones are added at the end.
       const earlier = serviceAccounts.map((account) => `${account.namespace}-${account.name}`);
       for (const [index, { namespace, name: serviceAccount }] of serviceAccounts.entries()) {
         const joined = `${namespace}-${serviceAccount}`;

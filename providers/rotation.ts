@@ -93,7 +93,7 @@ function stepFault(used: string, after: RotationInputs): string {
   if (current === used) {
     return previous === undefined
       ? `only retirePreviousKey = "true" deletes what authentik had before "${used}"; keep its keys in the config, and set that`
-      : `would create "${previous}" beside "${used}", which authentik has; keep retirePreviousKey = "true" ` +
+      : `this update would create "${previous}" beside "${used}", which authentik has; keep retirePreviousKey = "true" ` +
           "until the update that changes what authentik has";
   }
   if (usedKey !== undefined && currentKey !== undefined && currentKey !== usedKey + 1) {
@@ -115,7 +115,7 @@ function stepFault(used: string, after: RotationInputs): string {
         ? 'keep its keys in the config, and set retirePreviousKey = "false"'
         : 'set credentials = "user" first, with its keys still in the config and retirePreviousKey = "false"';
   return (
-    `would delete "${used}", which authentik has until it gets "${current}"; ${keep}, run pulumi up, ` +
+    `this update would delete "${used}", which authentik has until it gets "${current}"; ${keep}, run pulumi up, ` +
     "give authentik the new values, and then retire what it had before (docs/rotate.md)"
   );
 }

@@ -44,13 +44,16 @@ describe("rotation of keys", () => {
           const isFirst =
             !isComplete && signersOf(before).length === 1 && !before.retirePreviousKey;
           if (isFirst || rotationFault(before, after, isComplete) !== undefined) continue;
+          // Two signers that stay as they are have the same inputs: there is no update.
+          const [from, to] = [signersOf(before), signersOf(after)];
+          if (to.length === 2 && to.join() === from.join()) continue;
           if (used !== "") expect(signersOf(after)).to.include(used);
           isComplete = ends;
           if (ends) used = signersOf(after)[0] ?? "";
           before = after;
         }
       }),
-      { numRuns: 2000 },
+      { numRuns: 5000 },
     );
   });
 

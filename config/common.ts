@@ -94,7 +94,7 @@ export const rotationKeys = {
   ),
   retirePreviousKey: optional(
     boolean(
-      "Deletes the previous key. Set it only when `urlExpiry` (15 minutes by default) has passed since authentik got the new key: until then its cache hands out URLs of the old one. Set it to false again before the next rotation.",
+      "Deletes the previous key. Set it only when `urlExpiry` (15 minutes by default) has passed since authentik got the new key: until then its cache hands out URLs of the old one. Set it to false again in the update that makes the next key.",
     ),
     "false",
   ),

@@ -14,7 +14,7 @@ import { BucketPolicy } from "@pulumi/aws/s3/bucketPolicy.js";
 import { BucketPublicAccessBlock } from "@pulumi/aws/s3/bucketPublicAccessBlock.js";
 import { BucketServerSideEncryptionConfiguration } from "@pulumi/aws/s3/bucketServerSideEncryptionConfiguration.js";
 import { BucketVersioning } from "@pulumi/aws/s3/bucketVersioning.js";
-import { all, output, secret, type Output } from "@pulumi/pulumi/output.js";
+import { all, output, secret, type Input, type Output } from "@pulumi/pulumi/output.js";
 import {
   ComponentResource,
   type ComponentResourceOptions,
@@ -30,8 +30,6 @@ import {
 import { parseRelease, releaseRules } from "../authentik/release.ts";
 import {
   parseTags,
-  refuseRotation,
-  rotationKeys,
   tagKeys,
   type CommonConfig,
   type ReportProblem,
@@ -39,7 +37,7 @@ import {
   type Values,
 } from "../config/common.ts";
 import { matching, profile } from "../config/rules.ts";
-import { integer, list, oneOf, optional, text } from "../config/values.ts";
+import { boolean, integer, list, oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
   type AuthentikStorage,
@@ -47,7 +45,14 @@ import {
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
-import { guardRotation, keySlots } from "./rotation.ts";
+import {
+  checkReplaced,
+  guardRotation,
+  keySigner,
+  keySlots,
+  type KeyIds,
+  type KeySlot,
+} from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
 const CREDENTIALS = ["user", "role", "profile", "external"] as const;
@@ -134,7 +139,22 @@ const keys = {
       identity,
     ),
   ),
-  ...rotationKeys,
+  // Without defaults: a value says that authentik had other credentials before.
+  keyGeneration: optional(
+    integer(
+      "Raise it by one, from 1, to give authentik a new key. The previous key stays valid. " +
+        "Beside credentials other than `user`, it keeps the user with the key of this generation.",
+      1,
+      1_000_000,
+    ),
+  ),
+  retirePreviousKey: optional(
+    boolean(
+      "Deletes the previous key, or the credentials that authentik had before. " +
+        "Set it to true only when `urlExpiry` (15 minutes by default) has passed since authentik got the new ones. " +
+        "Set it to false in the update that makes the next ones.",
+    ),
+  ),
   ...tagKeys,
 };
 
@@ -189,7 +209,10 @@ type AwsValues = CommonConfig & Values<typeof keys>;
 
 /** The config of an S3 bucket on AWS, complete. */
 export interface AwsConfig
-  extends Omit<AwsValues, "tags" | "attachTo" | "credentials" | "bucketName"> {
+  extends Omit<
+    AwsValues,
+    "tags" | "attachTo" | "credentials" | "bucketName" | "keyGeneration" | "retirePreviousKey"
+  > {
   provider: "aws";
   /** Undefined leaves the name to Pulumi. */
   bucketName: string | undefined;
@@ -197,6 +220,10 @@ export interface AwsConfig
   endpoint: string;
   tags: Record<string, string>;
   credentials: AwsCredentials;
+  /** What authentik had before, if it stays valid. */
+  previous: AwsCredentials | undefined;
+  keyGeneration: number;
+  retirePreviousKey: boolean;
 }
 
 /** Who authentik is, with what that kind needs. */
@@ -298,20 +325,35 @@ const CREDENTIAL_KEYS = [
 ] as const;
 
 function checkCredentials(config: Valid<AwsValues>, report: ReportProblem): void {
-  const { credentials = "user", roleTrust } = config;
-  const isTrusted = credentials === "role" && roleTrust !== undefined;
-  const needed: readonly string[] = NEEDED[isTrusted ? roleTrust : credentials];
-  const kind = `credentials "${credentials}"${isTrusted ? ` with roleTrust "${roleTrust}"` : ""}`;
+  const { credentials = "user" } = config;
+  const trusted = config.roleTrust ?? "role";
+  const kind = credentials === "role" ? trusted : credentials;
+  const previous = previousKind(config);
+  const needed: readonly string[] = [...NEEDED[kind], ...(previous ? NEEDED[previous] : [])];
+  const name = `credentials "${credentials}"${kind === credentials ? "" : ` with roleTrust "${kind}"`}`;
   for (const key of CREDENTIAL_KEYS) {
     const isSet = config[key] !== undefined;
     const isOptional = key === "attachTo" && credentials === "profile";
     if (needed.includes(key) && !isSet) {
-      report(key, `is missing, and ${kind} needs it; set it: pulumi config set ${key} <value>`);
+      report(key, `is missing, and ${name} needs it; set it: pulumi config set ${key} <value>`);
     } else if (!needed.includes(key) && !isOptional && isSet) {
-      report(key, `has no effect with ${kind}; remove it, or change credentials`);
+      report(key, `has no effect with ${name}; remove it, or change credentials`);
     }
   }
-  if (credentials !== "user") refuseRotation(config, `${kind}, which has no key`, report);
+}
+
+/**
+ * The kind that the other keys beside the credentials of a user describe: what authentik had before
+ * it. They need the key `retirePreviousKey`, so that keys left over by mistake create nothing.
+ */
+function previousKind({
+  credentials = "user",
+  retirePreviousKey,
+  roleTrust,
+  attachTo,
+}: Valid<AwsValues>): "irsa" | "podIdentity" | "external" | undefined {
+  if (credentials !== "user" || retirePreviousKey === undefined) return undefined;
+  return roleTrust ?? (attachTo === undefined ? undefined : "external");
 }
 
 /** A presigned URL is valid for one host. So it does not work behind a CDN or a CNAME in front of the bucket. */
@@ -346,6 +388,7 @@ function checkCustomDomain(config: Valid<AwsValues>, report: ReportProblem): voi
 }
 
 function resolve({ tags, attachTo, ...config }: AwsValues): AwsConfig {
+  const { keyGeneration = 1, retirePreviousKey = false } = config;
   return {
     ...config,
     provider: "aws",
@@ -353,6 +396,9 @@ function resolve({ tags, attachTo, ...config }: AwsValues): AwsConfig {
     endpoint: `https://${hostOf(config.region)}`,
     tags: parseTags(tags),
     credentials: resolveCredentials({ ...config, attachTo }),
+    previous: retirePreviousKey ? undefined : previousCredentials({ ...config, attachTo }),
+    keyGeneration,
+    retirePreviousKey,
   };
 }
 
@@ -371,6 +417,14 @@ function resolveCredentials(config: CredentialValues): AwsCredentials {
   return roleTrust === "irsa"
     ? { kind: "irsa", oidcProviderArn, serviceAccounts }
     : { kind: "podIdentity", clusterName, serviceAccounts };
+}
+
+function previousCredentials(config: AwsValues): AwsCredentials | undefined {
+  if (config.credentials !== "user")
+    return config.keyGeneration === undefined ? undefined : { kind: "user" };
+  const kind = previousKind(config);
+  if (kind === undefined) return undefined;
+  return resolveCredentials({ ...config, credentials: kind === "external" ? kind : "role" });
 }
 
 /** Host of the regional S3 API. */
@@ -415,6 +469,7 @@ export type AwsStorageArgs = Pick<
   | "kmsKeyArn"
   | "noncurrentVersionDays"
   | "credentials"
+  | "previous"
   | "tags"
   | "keyGeneration"
   | "retirePreviousKey"
@@ -434,17 +489,31 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   readonly serviceAccounts: readonly string[] | undefined;
 
   constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
-    const { keyGeneration, retirePreviousKey } = args;
+    const { keyGeneration, retirePreviousKey, bucketName } = args;
+    const known: { keys?: KeyIds } = {};
     super(
       "authentik-storage:aws:AwsStorage",
       name,
-      { keyGeneration, retirePreviousKey },
-      guardRotation(name, options),
+      { keyGeneration, retirePreviousKey, signers: signersOf(args) },
+      guardRotation(name, options, known),
     );
     const child = { parent: this, provider: this.#provider(name, args) };
-    const bucket = this.#bucket(name, args, child);
-    const settings = this.#settings(name, args, bucket, child);
-    const identity = this.#identity(name, args, bucket, child);
+    const make = (credentials: AwsCredentials) => {
+      return this.#signer(name, args, credentials, child, known);
+    };
+    const current = make(args.credentials);
+    const signers = args.previous ? [current, make(args.previous)] : [current];
+    const grant = (bucketArn: Input<string>) => {
+      const policy = output(bucketArn).apply((arn) => JSON.stringify(identityPolicy(arn, args)));
+      return signers.flatMap((signer) => signer.grant?.(policy) ?? []);
+    };
+    // A destroy begins with what depends on others: the bucket. S3 may refuse that, and authentik goes on.
+    const { id: partition } = partitionOrDefault(args.region);
+    const early = bucketName === undefined ? [] : grant(`arn:${partition}:s3:::${bucketName}`);
+    const before = [...signers.flatMap(({ resources }) => resources), ...early];
+    const bucket = this.#bucket(name, args, { ...child, dependsOn: before });
+    const rights = bucketName === undefined ? grant(bucket.arn) : early;
+    const settings = this.#settings(name, args, bucket, rights, child);
 
     // The name resolves only when the settings exist, so that nothing uses the bucket without them.
     this.bucketName = all([bucket.bucket, all(settings.map(({ id }) => id))]).apply(
@@ -454,13 +523,16 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     // Without an endpoint boto3 presigns for the global host, which fails in many regions.
     this.endpoint = output(args.endpoint);
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
-    this.credentials = secret(identity.credentials);
-    this.roleArn = identity.roleArn;
+    this.credentials = secret(
+      all([current.credentials, all(rights.map(({ id }) => id))]).apply(([known]) => known),
+    );
+    this.roleArn = current.roleArn;
     this.serviceAccounts = accountsOf(args.credentials);
     this.registerOutputs({
       bucketName: this.bucketName,
       endpoint: this.endpoint,
       roleArn: this.roleArn,
+      keys: { ...current.keys, ...signers[1]?.keys },
     });
   }
 
@@ -480,7 +552,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   #bucket(
     name: string,
     { bucketName, forceDestroy, protect, adopt }: AwsStorageArgs,
-    child: Child,
+    child: CustomResourceOptions,
   ): Bucket {
     const imported = adopt && bucketName !== undefined ? { import: bucketName } : {};
     // A refresh reads these into the bucket too, but each has a resource of its own here.
@@ -496,11 +568,25 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     return new Bucket(`${name}-media`, { bucket: bucketName, forceDestroy }, options);
   }
 
-  #settings(name: string, args: AwsStorageArgs, bucket: Bucket, child: Child): CustomResource[] {
+  #settings(
+    name: string,
+    args: AwsStorageArgs,
+    bucket: Bucket,
+    rights: CustomResource[],
+    child: Child,
+  ): CustomResource[] {
     // They are deleted with the bucket. A bucket that may not be deleted keeps them.
     // If a replacement of the bucket fails and the config goes back, the new settings and the old
     // ones are of the same bucket. Deleted last, the old ones would take the new ones with them.
-    const ofBucket = { ...child, deletedWith: bucket, deleteBeforeReplace: true };
+    const ofBucket = {
+      ...child,
+      deletedWith: bucket,
+      deleteBeforeReplace: true,
+      // A destroy begins with the settings. With protect it ends there, before authentik's rights.
+      protect: args.protect,
+      dependsOn: rights,
+    };
+    const after = (resource: CustomResource) => ({ ...ofBucket, dependsOn: [...rights, resource] });
     const publicAccess = new BucketPublicAccessBlock(
       `${name}-public-access`,
       {
@@ -524,12 +610,12 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
         bucket: bucket.bucket,
         policy: bucket.arn.apply((arn) => JSON.stringify(denyPlainHttp(arn))),
       },
-      { ...ofBucket, dependsOn: publicAccess },
+      after(publicAccess),
     );
     const ownership = new BucketOwnershipControls(
       `${name}-ownership`,
       { bucket: bucket.bucket, rule: { objectOwnership: args.ownership } },
-      { ...ofBucket, dependsOn: policy },
+      after(policy),
     );
     return [
       publicAccess,
@@ -537,7 +623,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       policy,
       ownership,
       this.#encryption(name, args, bucket, ofBucket),
-      this.#lifecycle(name, args, bucket, { ...ofBucket, dependsOn: versioning }),
+      this.#lifecycle(name, args, bucket, after(versioning)),
       this.#cors(name, args, bucket, ofBucket),
     ];
   }
@@ -617,49 +703,62 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #identity(
+  /** Whoever signs for authentik, without rights. */
+  #signer(
     name: string,
     args: AwsStorageArgs,
-    bucket: Bucket,
+    credentials: AwsCredentials,
     child: Child,
-  ): { credentials: Output<Credentials>; roleArn?: Output<string> } {
-    const policy = bucket.arn.apply((arn) => JSON.stringify(identityPolicy(arn, args)));
-    const { credentials } = args;
-    if (credentials.kind === "user") return { credentials: this.#user(name, args, policy, child) };
+    known: { keys?: KeyIds },
+  ): Signer {
+    if (credentials.kind === "user") return this.#user(name, args, child, known);
     if (credentials.kind === "existing") {
-      if (credentials.attachTo) attach(name, credentials.attachTo, policy, child);
-      return { credentials: output({ sessionProfile: credentials.sessionProfile }) };
+      const { sessionProfile, attachTo } = credentials;
+      const hasUser = [args.credentials, args.previous].some((signer) => signer?.kind === "user");
+      return {
+        credentials: output({ sessionProfile }),
+        resources: [],
+        ...(attachTo && { grant: attach(name, attachTo, hasUser, child) }),
+      };
     }
     const role = new Role(
       `${name}-role`,
       { assumeRolePolicy: JSON.stringify(trustPolicy(credentials)) },
       child,
     );
-    new RolePolicy(`${name}-role-policy`, { role: role.name, policy }, child);
+    const resources: CustomResource[] = [role];
     if (credentials.kind === "podIdentity") {
-      for (const { namespace, name: serviceAccount } of credentials.serviceAccounts) {
-        // Neither part has a slash, so no two names are alike. Earlier versions joined them by "-".
-        new PodIdentityAssociation(
-          `${name}-pods-${namespace}/${serviceAccount}`,
-          { clusterName: credentials.clusterName, namespace, serviceAccount, roleArn: role.arn },
-          { ...child, aliases: [{ name: `${name}-pods-${namespace}-${serviceAccount}` }] },
+      const { clusterName, serviceAccounts } = credentials;
+      // Neither part has a slash, so no two names are alike. Earlier versions joined them by "-":
+      // of two accounts that are alike then, a stack had one, and new ones are added at the end.
+      const earlier = serviceAccounts.map((account) => `${account.namespace}-${account.name}`);
+      for (const [index, { namespace, name: serviceAccount }] of serviceAccounts.entries()) {
+        const joined = `${namespace}-${serviceAccount}`;
+        const isFirst = earlier.indexOf(joined) === index;
+        const aliases = isFirst ? [{ name: `${name}-pods-${joined}` }] : [];
+        resources.push(
+          new PodIdentityAssociation(
+            `${name}-pods-${namespace}/${serviceAccount}`,
+            { clusterName, namespace, serviceAccount, roleArn: role.arn },
+            { ...child, aliases },
+          ),
         );
       }
     }
-    return { credentials: output({}), roleArn: role.arn };
+    return {
+      credentials: output({}),
+      roleArn: role.arn,
+      resources,
+      grant: (policy) =>
+        new RolePolicy(`${name}-role-policy`, { role: role.name, policy }, { ...child, ...RIGHTS }),
+    };
   }
 
-  /** A user with the keys of both slots. Returns the current key. */
-  #user(
-    name: string,
-    args: AwsStorageArgs,
-    policy: Output<string>,
-    child: Child,
-  ): Output<Credentials> {
+  /** A user with the keys of both slots; beside other credentials, with its current key alone. */
+  #user(name: string, args: AwsStorageArgs, child: Child, known: { keys?: KeyIds }): Signer {
     const user = new User(`${name}-user`, {}, child);
-    const attached = new UserPolicy(`${name}-user-policy`, { user: user.name, policy }, child);
     const [current, previous] = keySlots(args);
-    const make = ({ slot, generation }: typeof current) =>
+    const make = ({ slot, generation }: KeySlot) =>
       // IAM allows two keys for each user, so the older one is deleted first. authentik uses the key of the other slot.
       new AccessKey(
         `${name}-key-${slot}`,
@@ -667,12 +766,22 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
         { user: user.name, status: "Active" },
         { ...child, replacementTrigger: generation, deleteBeforeReplace: true },
       );
-    if (previous) make(previous);
     const key = make(current);
-    return all([key.id, key.secret, attached.id]).apply(([accessKey, secretKey]) => ({
-      accessKey,
-      secretKey,
-    }));
+    const older =
+      previous && signersOf(args) === undefined ? { [previous.generation]: make(previous) } : {};
+    const keys = { ...older, [current.generation]: key };
+    return {
+      credentials: all([key.id, key.urn, key.secret]).apply(([accessKey, urn, secretKey]) => {
+        checkReplaced(known.keys, { ...current, id: accessKey, urn });
+        return { accessKey, secretKey };
+      }),
+      resources: [user, ...Object.values(keys)],
+      keys: Object.fromEntries(
+        Object.entries(keys).map(([generation, { id }]) => [generation, id]),
+      ),
+      grant: (policy) =>
+        new UserPolicy(`${name}-user-policy`, { user: user.name, policy }, { ...child, ...RIGHTS }),
+    };
   }
 }
 
@@ -687,10 +796,53 @@ interface Child {
   provider: Provider;
 }
 
-function attach(name: string, identity: Identity, policy: Output<string>, child: Child): void {
-  if (identity.kind === "role")
-    new RolePolicy(`${name}-role-policy`, { role: identity.name, policy }, child);
-  else new UserPolicy(`${name}-user-policy`, { user: identity.name, policy }, child);
+/** Whoever signs for authentik, or did so before. */
+interface Signer {
+  credentials: Output<Credentials>;
+  roleArn?: Output<string>;
+  /** What it consists of, without its rights. */
+  resources: CustomResource[];
+  /** The ids of its keys, by generation. */
+  keys?: Record<string, Output<string>>;
+  /** Gives it the rights of a policy. */
+  grant?: (policy: Output<string>) => CustomResource;
+}
+
+/** The signers for the guard, the current one first; undefined if they are the keys of the rotation. */
+function signersOf({ credentials, previous, keyGeneration }: AwsStorageArgs): string[] | undefined {
+  if (credentials.kind === "user" && !previous) return undefined;
+  return [credentials, ...(previous ? [previous] : [])].map((signer) => {
+    if (signer.kind === "user") return keySigner(keyGeneration);
+    if (signer.kind === "irsa") return `irsa ${signer.oidcProviderArn}`;
+    if (signer.kind === "podIdentity") return `podIdentity ${signer.clusterName}`;
+    return signer.attachTo ? `${signer.attachTo.kind}/${signer.attachTo.name}` : "";
+  });
+}
+
+/**
+ * A policy that changes is replaced: the new one is created before the bucket, and the old one is
+ * deleted after it. If the bucket fails in between, authentik keeps its rights.
+ */
+const RIGHTS = { replaceOnChanges: ["policy"] };
+
+/** Gives an identity that exists the rights of a policy. */
+function attach(
+  name: string,
+  identity: Identity,
+  hasUser: boolean,
+  child: Child,
+): (policy: Output<string>) => CustomResource {
+  const options = { ...child, ...RIGHTS };
+  return (policy) => {
+    if (identity.kind === "role")
+      return new RolePolicy(`${name}-role-policy`, { role: identity.name, policy }, options);
+    return new UserPolicy(
+      `${name}-attached-policy`,
+      { user: identity.name, policy },
+      // The name of earlier versions, which the policy of the stack's own user has too.
+      { ...options, aliases: hasUser ? [] : [{ name: `${name}-user-policy` }] },
+    );
+  };
 }
 
 /**

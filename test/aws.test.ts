@@ -401,6 +401,32 @@ describe("AWS: credentials", () => {
     expect(user.one("aws:iam/userPolicy:UserPolicy").inputs.user).to.equal("authentik");
   });
 
+  it("keeps what authentik had before beside what it gets, until that is retired", async () => {
+    const types = async (changes: Record<string, string>) =>
+      (await record({ ...valid, ...changes })).resources
+        .map(({ type }) => type)
+        .filter((type) => type.startsWith("aws:iam"));
+    const user = [
+      "aws:iam/accessKey:AccessKey",
+      "aws:iam/user:User",
+      "aws:iam/userPolicy:UserPolicy",
+    ];
+    const role = ["aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"];
+    const [keepsUser, keepsRole] = [
+      { ...IRSA, keyGeneration: "3" },
+      { ...IRSA, credentials: "user", retirePreviousKey: "false" },
+    ];
+    for (const changes of [keepsUser, keepsRole])
+      expect(await types(changes)).to.have.members([...user, ...role]);
+    expect(await types({ ...keepsUser, retirePreviousKey: "true" })).to.have.members(role);
+    expect(await types({ ...keepsRole, retirePreviousKey: "true" })).to.have.members(user);
+    expect((await record({ ...valid, ...keepsUser })).credentials).to.deep.equal({});
+    expect((await record({ ...valid, ...keepsRole })).credentials).to.have.keys(
+      "accessKey",
+      "secretKey",
+    );
+  });
+
   // biome-ignore format: a table of cases
   const wrong: [what: string, changes: Record<string, string>, message: RegExp][] = [
     ["a role without its trust", { credentials: "role" }, /^roleTrust: is missing, and credentials "role" needs it/],
@@ -410,7 +436,8 @@ describe("AWS: credentials", () => {
     ["a profile without its name", { credentials: "profile" }, /^sessionProfile: is missing/],
     ["nobody to attach to", { credentials: "external" }, /^attachTo: is missing/],
     ["something else to attach to", { credentials: "external", attachTo: "group/x" }, /^attachTo: is not a role or user/],
-    ["a rotation without a key", { ...IRSA, keyGeneration: "2" }, /^keyGeneration: has no effect with credentials "role"/],
+    ["a role beside a user, without a word on what becomes of it", { ...IRSA, credentials: "user" }, /^roleTrust: has no effect with credentials "user"/],
+    ["a role beside a user without its accounts", { roleTrust: "irsa", retirePreviousKey: "false" }, /^serviceAccounts: is missing.*\noidcProviderArn: is missing/],
     ["a service account without its namespace", { ...IRSA, serviceAccounts: "authentik" }, /^serviceAccounts\[0\]: is not a service account/],
     ["a service account twice", { ...IRSA, serviceAccounts: "a/b,a/b" }, /^serviceAccounts\[1\]: is listed twice/],
     ["a trust policy over IAM's quota", { ...IRSA, serviceAccounts: Array.from({ length: 50 }, (_, index) => `authentik/account-${index}`).join() }, /^serviceAccounts: makes the role's trust policy \d{4} characters long, and IAM allows 2048/],

@@ -4,13 +4,12 @@ import {
   ACCOUNT,
   DEFAULT_RULE,
   OTHER_ACCOUNT,
-  hasCloudflarePlugin,
   startCloudflare,
   type FakeCloudflare,
 } from "./support/cloudflare.ts";
-import { EngineProject, pulumi } from "./support/engine.ts";
+import { EngineProject, hasPlugin, pulumi } from "./support/engine.ts";
 
-const isPossible = pulumi !== undefined && (await hasCloudflarePlugin());
+const isPossible = pulumi !== undefined && (await hasPlugin("cloudflare"));
 const CONFIG = {
   provider: "r2",
   accountId: ACCOUNT,

@@ -1,12 +1,11 @@
 import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
-import { keySlots, rotationFault, type Rotation } from "../providers/rotation.ts";
+import { keySlots, rotationFault, signersOf, type RotationInputs } from "../providers/rotation.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 
-/** The keys that are valid after an update: the generation in each slot. */
-function validKeys(rotation: Rotation): Map<number, number> {
-  return new Map(keySlots(rotation).flatMap((key) => (key ? [[key.slot, key.generation]] : [])));
+function at(keyGeneration: number, retirePreviousKey = false, signers?: string[]): RotationInputs {
+  return { keyGeneration, retirePreviousKey, signers };
 }
 
 describe("rotation of keys", () => {
@@ -27,38 +26,64 @@ describe("rotation of keys", () => {
     ]);
   });
 
-  it("never deletes the key in use, for any steps (property)", () => {
+  it("never deletes what authentik has, for any steps, failed ones too (property)", () => {
+    const keys = ["key 1", "key 2", "key 3"];
+    const signers = fc.constantFrom("irsa a", "irsa b", "role/c", "", ...keys);
     const step = fc.record({
-      keyGeneration: fc.integer({ min: 1, max: 9 }),
+      keyGeneration: fc.integer({ min: 1, max: 5 }),
       retirePreviousKey: fc.boolean(),
+      signers: fc.option(fc.array(signers, { minLength: 1, maxLength: 2 }), { nil: undefined }),
+      ends: fc.boolean(),
     });
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
-        let before: Rotation = { keyGeneration: 1, retirePreviousKey: false };
-        for (const after of steps) {
-          if (rotationFault(before, after) !== undefined) continue;
-          // authentik still has the key of the update before.
-          expect([...validKeys(after).values()]).to.include(before.keyGeneration);
-          const slot = before.keyGeneration % 2;
-          expect(validKeys(after).get(slot)).to.equal(validKeys(before).get(slot));
+      fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
+        let before: RotationInputs = { keyGeneration: 1, retirePreviousKey: false };
+        let [used, isComplete] = ["key 1", true];
+        for (const { ends, ...after } of steps) {
+          // What one failed update of one signer leaves is also what a failed first update leaves.
+          const isFirst =
+            !isComplete && signersOf(before).length === 1 && !before.retirePreviousKey;
+          if (isFirst || rotationFault(before, after, isComplete) !== undefined) continue;
+          // Two signers that stay as they are have the same inputs: there is no update.
+          const [from, to] = [signersOf(before), signersOf(after)];
+          if (to.length === 2 && to.join() === from.join()) continue;
+          if (used !== "") expect(signersOf(after)).to.include(used);
+          isComplete = ends;
+          if (ends) used = signersOf(after)[0] ?? "";
           before = after;
         }
       }),
+      { numRuns: 5000 },
     );
   });
 
-  it("refuses a step of two, a step back, and a rotation that retires the key in use", () => {
-    const now = { keyGeneration: 3, retirePreviousKey: false };
-    expect(rotationFault(now, { keyGeneration: 5, retirePreviousKey: false })).to.match(
-      /raise it by one: pulumi config set keyGeneration 4/,
-    );
-    expect(rotationFault(now, { keyGeneration: 2, retirePreviousKey: false })).to.match(
-      /would replace the key in use, of generation 3/,
-    );
-    expect(rotationFault(now, { keyGeneration: 4, retirePreviousKey: true })).to.match(
-      /retirePreviousKey = "true" would delete the key/,
-    );
-    expect(rotationFault(now, { keyGeneration: 3, retirePreviousKey: true })).to.equal(undefined);
+  // biome-ignore format: a table of cases
+  const refused: [what: string, before: RotationInputs, after: RotationInputs, message: RegExp][] = [
+    ["a step of two", at(3), at(5), /raise it by one: pulumi config set keyGeneration 4/],
+    ["a step back", at(3), at(2), /would replace the key in use, of generation 3/],
+    ["a rotation that retires the key in use", at(3), at(4, true), /retirePreviousKey = "true" would delete "key 3"/],
+    ["the key before the one in use, made again", at(3, true), at(3), /would create "key 2" beside "key 3"/],
+    ["a role in place of the key", at(3), at(1, false, ["irsa a"]), /would delete "key 3".*keep keyGeneration = "3"/],
+    ["a role in place of the key, with an old retirePreviousKey", at(3, true), at(3, true, ["irsa a"]), /retirePreviousKey = "true" would delete "key 3"/],
+    ["a key in place of the role", at(1, false, ["irsa a"]), at(1), /would delete "irsa a".*set retirePreviousKey = "false"/],
+    ["another role", at(1, false, ["irsa a"]), at(1, false, ["irsa b"]), /would delete "irsa a".*set credentials = "user" first/],
+    ["an end without its key", at(3, false, ["irsa a", "key 3"]), at(1, false, ["irsa a"]), /only retirePreviousKey = "true" deletes/],
+  ];
+  for (const [what, before, after, message] of refused)
+    it(`refuses ${what}`, () => {
+      expect(rotationFault(before, after)).to.match(message);
+    });
+
+  it("after an update that failed, allows the same again and the way back", () => {
+    for (const after of [at(5), at(3), at(4, true), at(4, false, ["irsa a", "key 4"])])
+      expect(rotationFault(at(4), after, false)).to.match(
+        /the update to "key 4" failed, so authentik still has "key 3"; complete it/,
+      );
+    for (const after of [at(4), at(3, true)])
+      expect(rotationFault(at(4), after, false)).to.equal(undefined);
+    // Either nothing was there before, or the previous key could not be deleted.
+    expect(rotationFault(at(1), at(1, false, ["irsa a"]), false)).to.equal(undefined);
+    expect(rotationFault(at(3, true), at(1, false, ["irsa a"]), false)).to.match(/would delete/);
   });
 });
 
@@ -74,22 +99,42 @@ describe("rotation of keys", () => {
   });
   after(() => project.remove());
 
-  it("stops an update that would delete the key in use, already in the preview, and allows the others", async () => {
-    await project.configure({ keyGeneration: 1, retirePreviousKey: false });
-    await project.expectOk("up", "--yes", "--skip-preview");
-    await project.configure({ keyGeneration: 3 });
+  const up = () => project.expectOk("up", "--yes", "--skip-preview");
+  /** A preview and an update with these values say this, and nothing changes. */
+  const expectRefused = async (values: Record<string, unknown>, message: string) => {
+    await project.configure(values);
     for (const command of [["preview"], ["up", "--yes", "--skip-preview"]]) {
       const { ok, text } = await project.run(...command);
-      expect(ok).to.equal(false);
-      expect(text).to.contain('keyGeneration = "3" would replace the key in use, of generation 1');
+      expect(ok, text).to.equal(false);
+      expect(text).to.contain(message);
     }
-    await project.configure({ keyGeneration: 2 });
-    await project.expectOk("up", "--yes", "--skip-preview");
-    await project.configure({ retirePreviousKey: true });
-    await project.expectOk("up", "--yes", "--skip-preview");
-    await project.configure({ keyGeneration: 3 });
-    expect((await project.run("preview")).text).to.contain(
-      'retirePreviousKey = "true" would delete the key in use',
+  };
+
+  it("stops an update that would delete the key in use, already in the preview, and allows the others", async () => {
+    await project.configure({ keyGeneration: 1, retirePreviousKey: false });
+    await up();
+    await expectRefused(
+      { keyGeneration: 3 },
+      'keyGeneration = "3" would replace the key in use, of generation 1',
     );
+    await project.configure({ keyGeneration: 2 });
+    await up();
+    await project.configure({ retirePreviousKey: true });
+    await up();
+    await expectRefused({ keyGeneration: 3 }, 'retirePreviousKey = "true" would delete "key 2"');
+  });
+
+  it("after an update that failed, allows the same again and the way back", async () => {
+    await project.configure({ keyGeneration: 3, retirePreviousKey: false, fail: true });
+    expect((await project.run("up", "--yes", "--skip-preview")).ok).to.equal(false);
+    await project.configure({ fail: false });
+    for (const values of [{ keyGeneration: 4 }, { keyGeneration: 3, retirePreviousKey: true }])
+      await expectRefused(values, 'so authentik still has "key 2"');
+    await project.configure({ keyGeneration: 2, retirePreviousKey: true });
+    await up();
+    for (const keyGeneration of [3, 4]) {
+      await project.configure({ keyGeneration, retirePreviousKey: false });
+      await up();
+    }
   });
 });

@@ -5,13 +5,8 @@
  */
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { access, readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage } from "node:http";
-import { homedir } from "node:os";
-import { join } from "node:path";
 import * as v from "valibot";
-import { onPath } from "../../tools/lib/programs.ts";
-import { REPOSITORY } from "../../tools/lib/repository.ts";
 import { listen } from "./listen.ts";
 
 export const ACCOUNT = "0123456789abcdef0123456789abcdef";
@@ -287,19 +282,4 @@ async function textOf(request: IncomingMessage): Promise<string> {
   request.setEncoding("utf8").on("data", (part: string) => (text += part));
   await once(request, "end");
   return text;
-}
-
-const PackageFile = v.object({ version: v.string() });
-
-/** Whether the plugin of `@pulumi/cloudflare` is on PATH, or installed in exactly its version. */
-export async function hasCloudflarePlugin(): Promise<boolean> {
-  if ((await onPath("pulumi-resource-cloudflare")) !== undefined) return true;
-  const file = join(REPOSITORY, "node_modules/@pulumi/cloudflare/package.json");
-  const { version } = v.parse(PackageFile, JSON.parse(await readFile(file, "utf8")));
-  const home = process.env.PULUMI_HOME ?? join(homedir(), ".pulumi");
-  const folder = join(home, "plugins", `resource-cloudflare-v${version}`);
-  return access(folder).then(
-    () => true,
-    () => false,
-  );
 }

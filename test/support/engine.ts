@@ -3,8 +3,8 @@
  * `pulumi` is not on PATH.
  */
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { access, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { homedir, tmpdir } from "node:os";
 import { isAbsolute, join, relative } from "node:path";
 import * as v from "valibot";
 import { parse, stringify } from "yaml";
@@ -17,6 +17,20 @@ const TIMEOUT_MS = 120_000;
 
 /** The tool's path, if it is there. */
 export const pulumi = await onPath("pulumi");
+
+const PackageFile = v.object({ version: v.string() });
+
+/** Whether the plugin of `@pulumi/<name>` is on PATH, or installed in exactly its version. */
+export async function hasPlugin(name: string): Promise<boolean> {
+  if ((await onPath(`pulumi-resource-${name}`)) !== undefined) return true;
+  const file = join(REPOSITORY, `node_modules/@pulumi/${name}/package.json`);
+  const { version } = v.parse(PackageFile, JSON.parse(await readFile(file, "utf8")));
+  const home = process.env.PULUMI_HOME ?? join(homedir(), ".pulumi");
+  return access(join(home, "plugins", `resource-${name}-v${version}`)).then(
+    () => true,
+    () => false,
+  );
+}
 
 const ProjectFile = v.object({ name: v.string() });
 

@@ -411,7 +411,6 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   ): { account: StorageAccount; settings: Resource[] } {
     const { location, resourceGroupName, softDeleteDays, protect, forceDestroy, tags } = args;
     const adopted = adoptedAccountId(args);
-    const imported = adopted === undefined ? {} : { import: adopted };
     const account = new StorageAccount(
       // Pulumi generates the account's name from this one. It may have no hyphens and at most 24 characters.
       `${name
@@ -436,7 +435,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         tags: { application: "authentik", ...tags },
       },
       // Azure deletes an account with everything in it. Without forceDestroy the account stays on Azure.
-      { parent: this, protect, retainOnDelete: !forceDestroy, ...imported },
+      { parent: this, protect, retainOnDelete: !forceDestroy, ...(adopted && { import: adopted }) },
     );
     const ofAccount = { parent: this, deletedWith: account, retainOnDelete: !forceDestroy };
     const retention = { enabled: true, days: softDeleteDays };
@@ -500,7 +499,6 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   ): BlobContainer {
     const { bucketName, resourceGroupName, protect, forceDestroy } = args;
     const adopted = adoptedContainerId(args);
-    const imported = adopted === undefined ? {} : { import: adopted };
     return new BlobContainer(
       `${name}-bucket`,
       {
@@ -520,7 +518,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         // that fails, the container could only be adopted.
         deleteBeforeReplace: false,
         ignoreChanges: NOT_OF_THE_PROGRAM,
-        ...imported,
+        ...(adopted && { import: adopted }),
       },
     );
   }

@@ -662,8 +662,8 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       parent: this,
       dependsOn: container,
       deletedWith: container,
-      // If a container is replaced and the old name comes back, the old settings would otherwise
-      // be deleted after the same settings were written.
+      // With another endpoint of the same container, the old settings would otherwise be deleted
+      // after the same settings were written.
       deleteBeforeReplace: true,
     };
     const connection = {

@@ -40,6 +40,7 @@ import * as rules from "../config/rules.ts";
 import { integer, oneOf, optional, secretText, text } from "../config/values.ts";
 import {
   defineProvider,
+  guardAdoption,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
@@ -344,6 +345,23 @@ const CONCURRENT_REQUESTS = "20";
 const RETRY_SECONDS = 900;
 
 /**
+ * Inputs of the container that never cause an update. The gateway stores CORS and policy in the
+ * metadata. azure-native updates by PUT, with the metadata of the last refresh or without any, and
+ * would replace the gateway's. So another API version (a newer plugin) must not update it, and
+ * neither must what Azure adds (pulumi-azure-native 627, 2245). What is left is `publicAccess`: it
+ * differs only after a refresh, which reads the metadata too.
+ */
+const NOT_OF_THE_PROGRAM = [
+  "metadata",
+  "azureApiVersion",
+  "defaultEncryptionScope",
+  "denyEncryptionScopeOverride",
+  "enableNfsV3AllSquash",
+  "enableNfsV3RootSquash",
+  "immutableStorageWithVersioning",
+];
+
+/**
  * A private container in its own storage account, and a gateway whose user for authentik can do
  * what it needs and nothing else.
  */
@@ -356,18 +374,22 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
 
   constructor(name: string, args: AzureStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey } = args;
+    const adopted = adoptedContainerId(args) ?? "";
     super(
       "authentik-storage:azure:AzureStorage",
       name,
-      { keyGeneration, retirePreviousKey },
-      guardRotation(name, options),
+      { keyGeneration, retirePreviousKey, adopted },
+      guardAdoption(name, guardRotation(name, options)),
     );
-    const account = this.#account(name, args);
+    const { account, settings: accountSettings } = this.#account(name, args);
     const gateway =
       args.gateway.kind === "external"
         ? externalGateway(args.gateway)
         : this.#gateway(name, args, account);
-    const container = this.#container(name, args, account, gateway);
+    const container = this.#container(name, args, account, [
+      ...gateway.resources,
+      ...accountSettings,
+    ]);
     const settings = this.#settings(name, args, container, gateway);
 
     // The name resolves only when the settings exist, so that nothing uses the container without them.
@@ -383,10 +405,12 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   }
 
   /** It holds authentik's files only, because the gateway's identity may read and write everything in it. */
-  #account(name: string, args: AzureStorageArgs): StorageAccount {
+  #account(
+    name: string,
+    args: AzureStorageArgs,
+  ): { account: StorageAccount; settings: Resource[] } {
     const { location, resourceGroupName, softDeleteDays, protect, forceDestroy, tags } = args;
     const adopted = adoptedAccountId(args);
-    const imported = adopted === undefined ? {} : { import: adopted };
     const account = new StorageAccount(
       // Pulumi generates the account's name from this one. It may have no hyphens and at most 24 characters.
       `${name
@@ -411,11 +435,11 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         tags: { application: "authentik", ...tags },
       },
       // Azure deletes an account with everything in it. Without forceDestroy the account stays on Azure.
-      { parent: this, protect, retainOnDelete: !forceDestroy, ...imported },
+      { parent: this, protect, retainOnDelete: !forceDestroy, ...(adopted && { import: adopted }) },
     );
     const ofAccount = { parent: this, deletedWith: account, retainOnDelete: !forceDestroy };
     const retention = { enabled: true, days: softDeleteDays };
-    new BlobServiceProperties(
+    const blobs = new BlobServiceProperties(
       `${name}-blobs`,
       {
         accountName: account.name,
@@ -427,8 +451,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       // Azure adds an empty list, which then differs after each refresh (pulumi-azure-native 1700).
       { ...ofAccount, ignoreChanges: ["cors"] },
     );
-    this.#abortUploads(name, args, account, ofAccount);
-    return account;
+    return { account, settings: [blobs, this.#abortUploads(name, args, account, ofAccount)] };
   }
 
   /**
@@ -440,8 +463,8 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     { bucketName, resourceGroupName }: AzureStorageArgs,
     account: StorageAccount,
     options: CustomResourceOptions,
-  ): void {
-    new ManagementPolicy(
+  ): ManagementPolicy {
+    return new ManagementPolicy(
       `${name}-lifecycle`,
       {
         accountName: account.name,
@@ -472,14 +495,10 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     name: string,
     args: AzureStorageArgs,
     account: StorageAccount,
-    gateway: GatewayAccess,
+    deletedLater: Resource[],
   ): BlobContainer {
     const { bucketName, resourceGroupName, protect, forceDestroy } = args;
-    const adopted = adoptedAccountId(args);
-    const imported =
-      adopted === undefined
-        ? {}
-        : { import: `${adopted}/blobServices/default/containers/${bucketName}` };
+    const adopted = adoptedContainerId(args);
     return new BlobContainer(
       `${name}-bucket`,
       {
@@ -492,12 +511,14 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         parent: this,
         protect,
         retainOnDelete: !forceDestroy,
-        // `destroy` begins with the container. If that is refused, the gateway still runs.
-        dependsOn: gateway.resources,
-        // The gateway stores CORS and policy in the metadata, which is not drift. Azure adds the
-        // other two, which then differ after each refresh (pulumi-azure-native 627).
-        ignoreChanges: ["metadata", "defaultEncryptionScope", "denyEncryptionScopeOverride"],
-        ...imported,
+        // `destroy` begins with the container. If that is refused, the gateway still runs, and the
+        // stack still has the account's settings, which azure-native would not create again.
+        dependsOn: deletedLater,
+        // The plugin would drop the old container from the stack before it creates the new one. If
+        // that fails, the container could only be adopted.
+        deleteBeforeReplace: false,
+        ignoreChanges: NOT_OF_THE_PROGRAM,
+        ...(adopted && { import: adopted }),
       },
     );
   }
@@ -641,8 +662,8 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       parent: this,
       dependsOn: container,
       deletedWith: container,
-      // If a container is replaced and the old name comes back, the old settings would otherwise
-      // be deleted after the same settings were written.
+      // With another endpoint of the same container, the old settings would otherwise be deleted
+      // after the same settings were written.
       deleteBeforeReplace: true,
     };
     const connection = {
@@ -738,6 +759,12 @@ function adoptedAccountId(args: AzureStorageArgs): string | undefined {
   if (!adopt || subscriptionId === undefined || storageAccountName === undefined) return undefined;
   const group = `/subscriptions/${subscriptionId}/resourceGroups/${resourceGroupName}`;
   return `${group}/providers/Microsoft.Storage/storageAccounts/${storageAccountName}`;
+}
+
+/** The resource id of the container that is adopted; undefined when none is. */
+function adoptedContainerId(args: AzureStorageArgs): string | undefined {
+  const account = adoptedAccountId(args);
+  return account && `${account}/blobServices/default/containers/${args.bucketName}`;
 }
 
 /** The resource id of the role, in the subscription of another resource's id. */

@@ -7,7 +7,7 @@ import {
   type ResourceHookArgs,
 } from "@pulumi/pulumi/resource.js";
 import { getMonitor } from "@pulumi/pulumi/runtime/settings.js";
-import type { ObjectEntries } from "valibot";
+import * as v from "valibot";
 import type { AddressingStyle } from "../authentik/env.ts";
 import { parseProvider, type CommonConfig, type ProviderConfig } from "../config/common.ts";
 import type { ConfigReader } from "../config/index.ts";
@@ -107,7 +107,7 @@ export interface Provider<Config, Type extends string = string>
 }
 
 /** A provider: its part of the config, the types of its resources, and what it makes of the config. */
-interface Definition<Keys extends ObjectEntries, Config, Type extends string>
+interface Definition<Keys extends v.ObjectEntries, Config, Type extends string>
   extends ProviderConfig<Keys, Config> {
   /** Every type of resources that `provision` registers, its component included, by type token. */
   resources: Readonly<Record<Type, ResourceType>>;
@@ -117,7 +117,7 @@ interface Definition<Keys extends ObjectEntries, Config, Type extends string>
 
 /** Binds a provider's config to its component. */
 export function defineProvider<
-  Keys extends ObjectEntries,
+  Keys extends v.ObjectEntries,
   Config extends CommonConfig & { provider: string },
   Type extends string,
 >({ resources, provision, ...own }: Definition<Keys, Config, Type>): Provider<Config, Type> {
@@ -146,4 +146,30 @@ export function guardUpdate(
   const guard = new ResourceHook(name, check, { onDryRun: true });
   const beforeUpdate = [guard, ...(options.hooks?.beforeUpdate ?? [])];
   return { ...options, hooks: { ...options.hooks, beforeUpdate } };
+}
+
+const AdoptionInputs = v.object({ adopted: v.string() });
+
+/**
+ * Options with which a component refuses to import a bucket while it has one, also in previews. The
+ * engine would import it a second time and then delete the first, which may be the same bucket, and
+ * `protect` does not prevent that. A component has outputs once an update was complete. Its input
+ * `adopted` is the id that is imported, or an empty text.
+ */
+export function guardAdoption(
+  component: string,
+  options: ComponentResourceOptions,
+): ComponentResourceOptions {
+  return guardUpdate(`${component}-adoption`, options, ({ oldInputs, newInputs, oldOutputs }) => {
+    const [before, after] = [oldInputs, newInputs].map((inputs) => {
+      const parsed = v.safeParse(AdoptionInputs, inputs);
+      return parsed.success ? parsed.output.adopted : undefined;
+    });
+    if (before === undefined || !after || before === after) return;
+    if (!v.is(v.object({ bucketName: v.string() }), oldOutputs)) return;
+    throw new ProviderError(
+      'adopt = "true" would import a bucket again that this stack has, or another one in its place; ' +
+        "remove adopt, or adopt the other bucket in a new stack",
+    );
+  });
 }

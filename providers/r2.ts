@@ -13,7 +13,6 @@ import {
   type CustomResource,
   type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
-import * as v from "valibot";
 import {
   DEFAULT_BUCKET_NAME,
   refuseForceDestroy,
@@ -27,7 +26,7 @@ import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
-  guardUpdate,
+  guardAdoption,
   lookUp,
   ProviderError,
   type AuthentikStorage,
@@ -353,31 +352,6 @@ function importId({
   jurisdiction,
 }: R2StorageArgs): string | undefined {
   return adopt ? `${accountId}/${bucketName}/${jurisdiction}` : undefined;
-}
-
-const AdoptionInputs = v.object({ adopted: v.string() });
-
-/**
- * Options with which a component refuses to import a bucket while it has one, also in previews. The
- * engine would import it a second time and then delete the first, which may be the same bucket, and
- * `protect` does not prevent that. A component has outputs once an update was complete.
- */
-function guardAdoption(
-  component: string,
-  options: ComponentResourceOptions,
-): ComponentResourceOptions {
-  return guardUpdate(`${component}-adoption`, options, ({ oldInputs, newInputs, oldOutputs }) => {
-    const [before, after] = [oldInputs, newInputs].map((inputs) => {
-      const parsed = v.safeParse(AdoptionInputs, inputs);
-      return parsed.success ? parsed.output.adopted : undefined;
-    });
-    if (before === undefined || !after || before === after) return;
-    if (!v.is(v.object({ bucketName: v.string() }), oldOutputs)) return;
-    throw new ProviderError(
-      'adopt = "true" would import a bucket again that this stack has, or another one in its place; ' +
-        "remove adopt, or adopt the other bucket in a new stack",
-    );
-  });
 }
 
 /**

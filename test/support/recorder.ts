@@ -30,7 +30,7 @@ export interface Recorded {
 export interface RecordedOptions {
   protect?: true;
   retainOnDelete?: true;
-  deleteBeforeReplace?: true;
+  deleteBeforeReplace?: boolean;
   import?: string;
   dependsOn?: string[];
   deletedWith?: string;
@@ -345,7 +345,9 @@ function recordedOf(request: RegisterResourceRequest): Recorded {
     options: {
       ...(request.getProtect() ? { protect: true } : {}),
       ...(request.getRetainondelete() ? { retainOnDelete: true } : {}),
-      ...(request.getDeletebeforereplace() ? { deleteBeforeReplace: true } : {}),
+      ...(request.getDeletebeforereplacedefined()
+        ? { deleteBeforeReplace: request.getDeletebeforereplace() }
+        : {}),
       ...(request.getImportid() === "" ? {} : { import: request.getImportid() }),
       ...(dependsOn.length === 0 ? {} : { dependsOn }),
       ...(request.getDeletedwith() === "" ? {} : { deletedWith: nameOf(request.getDeletedwith()) }),

@@ -1,4 +1,6 @@
 /** The provider `r2` on the real engine, with the real Cloudflare plugin and a fake of its API. */
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "chai";
 import {
   ACCOUNT,
@@ -11,6 +13,8 @@ import {
 import { EngineProject, pulumi } from "./support/engine.ts";
 
 const isPossible = pulumi !== undefined && (await hasCloudflarePlugin());
+/** The bucket's place in the names of its resources. */
+const PLACE = `${ACCOUNT}/media/eu`;
 const CONFIG = {
   provider: "r2",
   accountId: ACCOUNT,
@@ -59,7 +63,7 @@ const CONFIG = {
     );
   const resource = (place: string) => `com.cloudflare.edge.r2.bucket.${ACCOUNT}_${place}`;
 
-  it("comes up, has no drift, rotates, and is destroyed but for the current token", async () => {
+  it("comes up, has no drift, rotates, and is destroyed with its tokens", async () => {
     await up();
     expect(Object.values(rights())).to.deep.equal([`active ${resource("eu_media")}`]);
     expect(bucketOf("eu/media").lifecycle).to.deep.equal({ rules: [DEFAULT_RULE] });
@@ -70,77 +74,112 @@ const CONFIG = {
     expect([...fake.tokens.keys()])
       .to.have.length(2)
       .and.include(first);
+    const writes = fake.writes.length;
     await project.configure({ keyGeneration: 3 });
     await up();
-    expect([...fake.tokens.keys()])
-      .to.have.length(2)
-      .and.not.include(first);
-    await project.expectOk("destroy", "--yes", "--skip-preview");
-    expect(fake.buckets.size).to.equal(0);
-    expect([...fake.tokens.values()].map(({ name }) => name)).to.deep.equal([
-      "authentik media key 3",
+    expect(fake.writes.slice(writes)).to.deep.equal([
+      "POST tokens default",
+      `DELETE tokens/${first} default`,
     ]);
+    await project.expectOk("destroy", "--yes", "--skip-preview");
+    expect([fake.buckets.size, fake.tokens.size]).to.deep.equal([0, 0]);
   });
 
-  // biome-ignore format: a table of cases
-  const changes: [key: string, value: unknown, plan: Record<string, string>][] = [
-    ["accountId", OTHER_ACCOUNT, { bucket: "replace", cors: "replace", "public-domain": "replace", "token-1": "replace" }],
-    ["jurisdiction", "default", { bucket: "replace", cors: "replace", "public-domain": "replace", "token-1": "update" }],
-    ["bucketName", "other", { bucket: "replace", cors: "replace", "public-domain": "replace", "token-1": "update" }],
-    ["location", "eeur", {}],
-    ["origins", ["https://auth.company"], { cors: "update" }],
-    ["corsAllowedHeaders", ["Authorization", "Range"], { cors: "update" }],
-    ["corsMaxAgeSeconds", 60, { cors: "update" }],
-    ["keyGeneration", 2, { "": "update", "token-0": "create" }],
-    ["retirePreviousKey", true, { "": "update" }],
-    ["urlExpiry", "minutes=5", {}],
+  const MOVED = ["bucket", "cors", "public-domain", "token-1"];
+  const moveTo = (place: string): [name: string, op: string][] => [
+    ["", "update"],
+    ...MOVED.map((kind): [string, string] => [`-${place}/${kind}`, "create"]),
+    ...MOVED.map((kind): [string, string] => [`-${PLACE}/${kind}`, "delete"]),
   ];
-  it("replaces the bucket for the keys that name it, and for no other", async () => {
+  // biome-ignore format: a table of cases
+  const changes: [key: string, value: unknown, plan: [name: string, op: string][]][] = [
+    ["accountId", OTHER_ACCOUNT, moveTo(`${OTHER_ACCOUNT}/media/eu`)],
+    ["jurisdiction", "default", moveTo(`${ACCOUNT}/media/default`)],
+    ["bucketName", "other", moveTo(`${ACCOUNT}/other/eu`)],
+    ["location", "eeur", []],
+    ["origins", ["https://auth.company"], [[`-${PLACE}/cors`, "update"]]],
+    ["corsAllowedHeaders", ["Authorization", "Range"], [[`-${PLACE}/cors`, "update"]]],
+    ["corsMaxAgeSeconds", 60, [[`-${PLACE}/cors`, "update"]]],
+    ["keyGeneration", 2, [["", "update"], [`-${PLACE}/token-0`, "create"]]],
+    ["retirePreviousKey", true, [["", "update"]]],
+    ["protect", true, [["", "update"]]],
+    ["urlExpiry", "minutes=5", []],
+    ["authentikVersion", "2026.8", []],
+  ];
+  it("has another bucket for the keys that name it, and for no other", async () => {
     await up();
-    for (const [key, value, expected] of changes) {
+    for (const [key, value, plan] of changes) {
       await project.configure({ [key]: value });
-      const steps = Object.entries(expected).map(([name, op]) => [
-        name === "" ? "authentik" : `authentik-${name}`,
-        op,
-      ]);
+      const steps = plan.map(([name, op]) => [`authentik${name}`, op]);
       expect(await project.plan(), key).to.deep.equal(Object.fromEntries(steps));
       await project.configure({ [key]: undefined, ...CONFIG });
     }
   });
 
-  it("a bucket with files stays as it is under another name, and so does its token", async () => {
+  it("another bucket has another token, and the old ones go when it is there", async () => {
     await up();
-    const before = rights();
-    bucketOf("eu/media").isEmpty = false;
-    for (const change of [{ bucketName: "other" }, { jurisdiction: "default" }]) {
-      await project.configure(change);
-      expect(await upFails()).to.contain("The bucket you tried to delete is not empty");
-      await project.configure(CONFIG);
-      await up();
-      expect([...fake.buckets.keys()]).to.deep.equal(["eu/media"]);
-      expect(bucketOf("eu/media").cors).not.to.equal(undefined);
-      expect(rights()).to.deep.equal(before);
-    }
+    await project.configure({ jurisdiction: "default" });
+    await up();
+    expect([...fake.buckets.keys()]).to.deep.equal(["default/media"]);
+    expect(Object.values(rights())).to.deep.equal([`active ${resource("default_media")}`]);
   });
 
-  it("keeps authentik's token while the bucket cannot be deleted", async () => {
+  // biome-ignore format: a table of cases
+  const failures: [what: string, isEmpty: boolean, change: Record<string, string>, message: string][] = [
+    ["a name that is taken", true, { bucketName: "taken" }, "already exists"],
+    ["a jurisdiction with a bucket of that name", true, { jurisdiction: "fedramp" }, "already exists"],
+    ["another name, with files", false, { bucketName: "other" }, "is not empty"],
+    ["another jurisdiction, with files", false, { jurisdiction: "default" }, "is not empty"],
+  ];
+  for (const [what, isEmpty, change, message] of failures)
+    it(`one update brings everything back after ${what}`, async () => {
+      const others = ["eu/taken", "fedramp/media"].map((place) => fake.put(place));
+      await up();
+      const before = rights();
+      bucketOf("eu/media").isEmpty = isEmpty;
+      await project.configure(change);
+      expect(await upFails()).to.contain(message);
+      expect(rights()).to.include(before);
+      await project.configure(CONFIG);
+      await up();
+      expect(fake.buckets).to.have.keys("eu/media", "eu/taken", "fedramp/media");
+      expect(others.map(({ cors }) => cors)).to.deep.equal([undefined, undefined]);
+      expect(bucketOf("eu/media").cors).not.to.equal(undefined);
+      expect(rights()).to.deep.equal(before);
+      await project.expectOk("preview", "--refresh", "--expect-no-changes");
+    });
+
+  it("keeps bucket, settings and tokens when destroy fails, or when protect forbids a change", async () => {
     await project.configure({ protect: true, keyGeneration: 2 });
     await up();
     const before = rights();
     const writes = fake.writes.length;
     expect(await fails("destroy", "--yes", "--skip-preview")).to.contain("protected");
-    await project.expectOk("preview", "--expect-no-changes");
+    await project.configure({ bucketName: "other" });
+    expect(await upFails()).to.contain("would replace the protected bucket");
     expect(fake.writes).to.have.length(writes);
 
-    await project.configure({ protect: false });
+    await project.configure({ protect: false, bucketName: "media" });
     await up();
     bucketOf("eu/media").isEmpty = false;
     expect(await fails("destroy", "--yes", "--skip-preview")).to.contain("is not empty");
-    expect(before).to.include(rights());
-    expect([...fake.tokens.values()].map(({ name }) => name)).to.deep.equal([
-      "authentik media key 2",
-    ]);
     expect(bucketOf("eu/media").cors).not.to.equal(undefined);
+    expect(rights()).to.deep.equal(before);
+  });
+
+  it("knows the resources of earlier versions, and refuses to move them in the same update", async () => {
+    await up();
+    const state = join(project.dir, "state.json");
+    await project.expectOk("stack", "export", "--file", state);
+    const text = (await readFile(state, "utf8")).replaceAll(/"(place|protect)": .*,\n/g, "");
+    await writeFile(state, text.replaceAll(`-${PLACE}/`, "-"));
+    await project.expectOk("stack", "import", "--file", state);
+    await project.configure({ bucketName: "other" });
+    expect(await upFails()).to.contain("would replace the protected bucket");
+    await project.configure(CONFIG);
+    expect(await project.plan()).to.deep.equal({ authentik: "update" });
+    await up();
+    await project.expectOk("preview", "--refresh", "--expect-no-changes");
   });
 
   it("adopts a bucket with its rules and storage class, in its jurisdiction only", async () => {
@@ -181,7 +220,9 @@ const CONFIG = {
   it("makes a token active again that somebody disabled", async () => {
     await up();
     for (const token of fake.tokens.values()) token.status = "disabled";
-    expect(await project.plan("--refresh")).to.include({ "authentik-token-1": "update" });
+    expect(await project.plan("--refresh")).to.include({
+      [`authentik-${PLACE}/token-1`]: "update",
+    });
     await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
     expect(Object.values(rights())).to.deep.equal([`active ${resource("eu_media")}`]);
   });

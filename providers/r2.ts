@@ -214,6 +214,8 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
   readonly customDomain: Output<string>;
+  /** The bucket's r2.dev address, which is off. The plugin does not see that somebody turns it on. */
+  readonly publicUrl: Output<string>;
   readonly credentials: Output<Credentials>;
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
@@ -232,7 +234,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     });
     const tokens = this.#tokens(name, args, child);
     const bucket = this.#bucket(args, tokens, child);
-    const settings = this.#settings(args, bucket, child);
+    const { r2Dev, all: settings } = this.#settings(args, bucket, child);
     const [current] = tokens;
 
     // The name resolves only when the settings exist, so that nothing uses the bucket without them.
@@ -240,6 +242,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     this.region = output("auto");
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
+    this.publicUrl = r2Dev.domain.apply((domain) => `https://${domain}`);
     this.credentials = secret(all([current.id, current.value])).apply(([id, value]) =>
       s3Keys(id, value),
     );
@@ -303,7 +306,11 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  #settings(args: R2StorageArgs, bucket: R2Bucket, child: ChildOf): CustomResource[] {
+  #settings(
+    args: R2StorageArgs,
+    bucket: R2Bucket,
+    child: ChildOf,
+  ): { r2Dev: R2ManagedDomain; all: CustomResource[] } {
     // They are deleted with the bucket. A bucket that may not be deleted keeps them.
     const ofBucket: CustomResourceOptions = { deletedWith: bucket };
     const place = {
@@ -317,28 +324,23 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       methods: ["GET"],
     };
     const [cors, domain, lifecycle] = [child("cors"), child("public-domain"), child("lifecycle")];
-    return [
-      new R2BucketCors(
-        cors.name,
-        { ...place, rules: [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }] },
-        { ...cors.options, ...ofBucket },
-      ),
-      // A new bucket is not public and has this one rule. An adopted bucket may differ.
-      new R2ManagedDomain(
-        domain.name,
-        { ...place, enabled: false },
-        { ...domain.options, ...ofBucket },
-      ),
-      ...(args.adopt
-        ? [
-            new R2BucketLifecycle(
-              lifecycle.name,
-              { ...place, rules: [ABORT_RULE] },
-              { ...lifecycle.options, ...ofBucket },
-            ),
-          ]
-        : []),
+    const r2Dev = new R2ManagedDomain(
+      domain.name,
+      { ...place, enabled: false },
+      { ...domain.options, ...ofBucket },
+    );
+    const rules = [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }];
+    const settings: CustomResource[] = [
+      r2Dev,
+      new R2BucketCors(cors.name, { ...place, rules }, { ...cors.options, ...ofBucket }),
     ];
+    // A new bucket has this one rule. An adopted bucket may differ.
+    if (args.adopt) {
+      const inputs = { ...place, rules: [ABORT_RULE] };
+      const options = { ...lifecycle.options, ...ofBucket };
+      settings.push(new R2BucketLifecycle(lifecycle.name, inputs, options));
+    }
+    return { r2Dev, all: settings };
   }
 }
 

@@ -67,6 +67,8 @@ const CONFIG = {
     await up();
     expect(Object.values(rights())).to.deep.equal([`active ${resource("eu_media")}`]);
     expect(bucketOf("eu/media").lifecycle).to.deep.equal({ rules: [DEFAULT_RULE] });
+    const url = await project.expectOk("stack", "output", "publicUrl");
+    expect(url.trim()).to.equal("https://pub-b.r2.dev");
     await project.expectOk("preview", "--refresh", "--expect-no-changes");
     const [first] = fake.tokens.keys();
     await project.configure({ keyGeneration: 2 });

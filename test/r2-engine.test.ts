@@ -2,6 +2,8 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
+import { commonKeys } from "../config/common.ts";
+import r2 from "../providers/r2.ts";
 import {
   ACCOUNT,
   DEFAULT_RULE,
@@ -94,27 +96,29 @@ const CONFIG = {
     ...MOVED.map((kind): [string, string] => [`-${PLACE}/${kind}`, "delete"]),
   ];
   // biome-ignore format: a table of cases
-  const changes: [key: string, value: unknown, plan: [name: string, op: string][]][] = [
-    ["accountId", OTHER_ACCOUNT, moveTo(`${OTHER_ACCOUNT}/media/eu`)],
-    ["jurisdiction", "default", moveTo(`${ACCOUNT}/media/default`)],
-    ["bucketName", "other", moveTo(`${ACCOUNT}/other/eu`)],
-    ["location", "eeur", []],
-    ["origins", ["https://auth.company"], [[`-${PLACE}/cors`, "update"]]],
-    ["corsAllowedHeaders", ["Authorization", "Range"], [[`-${PLACE}/cors`, "update"]]],
-    ["corsMaxAgeSeconds", 60, [[`-${PLACE}/cors`, "update"]]],
-    ["keyGeneration", 2, [["", "update"], [`-${PLACE}/token-0`, "create"]]],
-    ["retirePreviousKey", true, [["", "update"]]],
-    ["protect", true, [["", "update"]]],
-    ["urlExpiry", "minutes=5", []],
-    ["authentikVersion", "2026.8", []],
+  const changes: [config: Record<string, unknown>, plan: [name: string, op: string][]][] = [
+    [{ accountId: OTHER_ACCOUNT }, moveTo(`${OTHER_ACCOUNT}/media/eu`)],
+    [{ jurisdiction: "default" }, moveTo(`${ACCOUNT}/media/default`)],
+    [{ bucketName: "other" }, moveTo(`${ACCOUNT}/other/eu`)],
+    [{ origins: ["https://auth.company"] }, [[`-${PLACE}/cors`, "update"]]],
+    [{ corsAllowedHeaders: ["Range"], corsMaxAgeSeconds: 60 }, [[`-${PLACE}/cors`, "update"]]],
+    [{ keyGeneration: 2 }, [["", "update"], [`-${PLACE}/token-0`, "create"]]],
+    [{ retirePreviousKey: true, protect: true }, [["", "update"]]],
+    [{ location: "eeur", urlExpiry: "minutes=5", authentikVersion: "2026.8", signatureVersion: "s3", checksums: "when_required" }, []],
   ];
   it("has another bucket for the keys that name it, and for no other", async () => {
+    const ofOtherTests = ["adopt", "customDomain", "forceDestroy", "secureUrls"];
+    const tried = changes.flatMap(([config]) => Object.keys(config));
+    expect([...tried, ...ofOtherTests]).to.have.members(Object.keys({ ...commonKeys, ...r2.keys }));
     await up();
-    for (const [key, value, plan] of changes) {
-      await project.configure({ [key]: value });
+    for (const [config, plan] of changes) {
+      await project.configure(config);
       const steps = plan.map(([name, op]) => [`authentik${name}`, op]);
-      expect(await project.plan(), key).to.deep.equal(Object.fromEntries(steps));
-      await project.configure({ [key]: undefined, ...CONFIG });
+      expect(await project.plan(), Object.keys(config).join()).to.deep.equal(
+        Object.fromEntries(steps),
+      );
+      for (const key of Object.keys(config)) await project.configure({ [key]: undefined });
+      await project.configure(CONFIG);
     }
   });
 

@@ -16,6 +16,8 @@ export interface StackOutputs {
   /** Missing if there is none. */
   customDomain?: Output<string>;
   secureUrls: boolean;
+  /** Where nobody may read the files, for `npm run verify`; missing if there is no such URL. */
+  publicUrl?: Output<string>;
   /** The AWS role of authentik's service accounts; missing if there is none. */
   roleArn?: Output<string>;
   /** The service accounts that may have the role, as `namespace/name`; missing without a role. */
@@ -66,6 +68,7 @@ export function stackOutputs(config: StorageConfig, storage: AuthentikStorage): 
     endpoint: storage.endpoint,
     ...(storage.customDomain === undefined ? {} : { customDomain: storage.customDomain }),
     secureUrls: config.secureUrls,
+    ...(storage.publicUrl === undefined ? {} : { publicUrl: storage.publicUrl }),
     ...(storage.roleArn === undefined ? {} : { roleArn: storage.roleArn }),
     ...(storage.serviceAccounts === undefined ? {} : { serviceAccounts: storage.serviceAccounts }),
     origins: config.origins,

@@ -30,6 +30,8 @@ export interface AuthentikStorage {
   readonly endpoint: Output<string>;
   /** The host from which browsers load files, without scheme, with the bucket. The default is the endpoint. */
   readonly customDomain?: Output<string> | undefined;
+  /** Where everybody could read the files if somebody turned that on at the provider. */
+  readonly publicUrl?: Output<string> | undefined;
   /** What authentik signs with. Always a Pulumi secret. */
   readonly credentials: Output<Credentials>;
   /** The AWS role that authentik's pods assume, if the provider creates one. */

@@ -13,6 +13,7 @@ import {
   type CustomResource,
   type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
+import * as v from "valibot";
 import {
   DEFAULT_BUCKET_NAME,
   refuseForceDestroy,
@@ -27,6 +28,7 @@ import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
   guardAdoption,
+  guardUpdate,
   lookUp,
   ProviderError,
   type AuthentikStorage,
@@ -34,7 +36,7 @@ import {
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, keepsByRule } from "./retention.ts";
-import { guardRotation, keySlots } from "./rotation.ts";
+import { checkReplaced, guardRotation, keySlots, type KeyIds, type KeySlot } from "./rotation.ts";
 
 /**
  * Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that
@@ -213,99 +215,56 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   readonly region: Output<string | undefined>;
   readonly endpoint: Output<string>;
   readonly customDomain: Output<string>;
+  /** The bucket's r2.dev address, which is off. The plugin does not see that somebody turns it on. */
+  readonly publicUrl: Output<string>;
   readonly credentials: Output<Credentials>;
 
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
-    const { keyGeneration, retirePreviousKey } = args;
-    const adopted = importId(args) ?? "";
+    const { keyGeneration, retirePreviousKey, protect } = args;
+    const place = placeOf(args);
+    const known: { keys?: KeyIds } = {};
     super(
       "authentik-storage:r2:R2Storage",
       name,
-      { keyGeneration, retirePreviousKey, adopted },
-      guardAdoption(name, guardRotation(name, options)),
+      { keyGeneration, retirePreviousKey, protect, place, adopted: args.adopt ? place : "" },
+      guardPlace(name, args, guardAdoption(name, guardRotation(name, options, known))),
     );
-    const bucket = this.#bucket(name, args);
-    const { current, all: tokens } = this.#tokens(name, args, bucket);
-    const settings = this.#settings(name, args, bucket, tokens);
+    const child: ChildOf = (kind) => ({
+      name: `${name}-${place}/${kind}`,
+      // Earlier versions had names without the place.
+      options: { parent: this, aliases: [{ name: `${name}-${kind}` }] },
+    });
+    const tokens = this.#tokens(name, args, child);
+    const bucket = this.#bucket(args, tokens, child);
+    const { r2Dev, all: settings } = this.#settings(args, bucket, child);
+    const [current] = tokens;
 
     // The name resolves only when the settings exist, so that nothing uses the bucket without them.
     this.bucketName = all(settings.map(({ id }) => id)).apply(() => args.bucketName);
     this.region = output("auto");
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
-    this.credentials = secret(all([current.id, current.value])).apply(([id, value]) =>
-      s3Keys(id, value),
-    );
-    this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint });
-  }
-
-  /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
-  #bucket(name: string, args: R2StorageArgs): R2Bucket {
-    const { accountId, bucketName, jurisdiction, location, protect } = args;
-    const adopted = importId(args);
-    return new R2Bucket(
-      `${name}-bucket`,
-      { accountId, name: bucketName, jurisdiction, location },
-      {
-        parent: this,
-        protect,
-        // The plugin would update the jurisdiction in place, which takes over another bucket.
-        replaceOnChanges: ["accountId", "name", "jurisdiction"],
-        // A bucket with files refuses this before anything else has changed.
-        deleteBeforeReplace: true,
-        ...(adopted === undefined ? {} : { import: adopted }),
+    this.publicUrl = r2Dev.domain.apply((domain) => `https://${domain}`);
+    this.credentials = secret(all([current.id, current.urn, current.value])).apply(
+      ([id, urn, value]) => {
+        checkReplaced(known.keys, { generation: keyGeneration, id, urn });
+        return s3Keys(id, value);
       },
     );
+    this.registerOutputs({
+      bucketName: this.bucketName,
+      endpoint: this.endpoint,
+      keys: Object.fromEntries(tokens.map(({ id }, older) => [keyGeneration - older, id])),
+    });
   }
 
-  #settings(
-    name: string,
-    args: R2StorageArgs,
-    bucket: R2Bucket,
-    tokens: AccountToken[],
-  ): CustomResource[] {
-    const ofBucket: CustomResourceOptions = {
-      parent: this,
-      // So pulumi destroy begins with the settings. With protect it ends there, before the tokens.
-      dependsOn: [bucket, ...tokens],
-      // They are deleted with the bucket. A bucket that may not be deleted keeps them.
-      deletedWith: bucket,
-      replaceOnChanges: ["accountId", "bucketName", "jurisdiction"],
-      // The old settings are never deleted after the new ones: both may be of the same bucket.
-      deleteBeforeReplace: true,
-    };
-    const kept = { ...ofBucket, protect: args.protect };
-    const place = {
-      accountId: args.accountId,
-      bucketName: bucket.name,
-      jurisdiction: args.jurisdiction,
-    };
-    const allowed = {
-      origins: args.origins,
-      headers: args.corsAllowedHeaders,
-      methods: ["GET"],
-    };
-    return [
-      new R2BucketCors(
-        `${name}-cors`,
-        { ...place, rules: [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }] },
-        kept,
-      ),
-      // A new bucket is not public and has this one rule. An adopted bucket may differ.
-      new R2ManagedDomain(`${name}-public-domain`, { ...place, enabled: false }, kept),
-      ...(args.adopt
-        ? [new R2BucketLifecycle(`${name}-lifecycle`, { ...place, rules: [ABORT_RULE] }, ofBucket)]
-        : []),
-    ];
-  }
-
-  /** The tokens of the key slots. */
+  /** The tokens of the key slots, the current one first. */
   #tokens(
     name: string,
     args: R2StorageArgs,
-    bucket: R2Bucket,
-  ): { current: AccountToken; all: AccountToken[] } {
-    const { accountId, jurisdiction } = args;
+    child: ChildOf,
+  ): [current: AccountToken, ...previous: AccountToken[]] {
+    const { accountId, bucketName, jurisdiction } = args;
     const groups = lookUp(
       "the permission groups of the Cloudflare account",
       `set cloudflare:apiToken to a token of the account ${accountId} with the permissions ` +
@@ -317,41 +276,121 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       return PERMISSION_GROUPS.map((group) => ({ id: groupId(results, group) }));
     });
     // A bucket without a jurisdiction is in the jurisdiction "default" here.
-    const resources = bucket.name.apply((bucket) => {
-      const resource = `com.cloudflare.edge.r2.bucket.${accountId}_${jurisdiction}_${bucket}`;
-      return JSON.stringify({ [resource]: "*" });
-    });
-    const [current, previous] = keySlots(args);
-    const make = ({ slot, generation }: typeof current) =>
-      new AccountToken(
-        `${name}-token-${slot}`,
+    const resource = `com.cloudflare.edge.r2.bucket.${accountId}_${jurisdiction}_${bucketName}`;
+    const resources = JSON.stringify({ [resource]: "*" });
+    const make = ({ slot, generation }: KeySlot) => {
+      const token = child(`token-${slot}`);
+      return new AccountToken(
+        token.name,
         {
           accountId,
-          name: `${name} ${args.bucketName} key ${generation}`,
+          name: `${name} ${bucketName} key ${generation}`,
           policies: [{ effect: "allow", permissionGroups, resources }],
           status: "active",
         },
-        {
-          parent: this,
-          // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
-          replacementTrigger: generation,
-          // R2 may refuse to delete the bucket, and by then authentik's token would be gone.
-          retainOnDelete: generation === current.generation,
-        },
+        // A token has one value, so a new key needs a new token. It is created before the old one is deleted.
+        { ...token.options, replacementTrigger: generation },
       );
-    const token = make(current);
-    return { current: token, all: previous ? [token, make(previous)] : [token] };
+    };
+    const [current, previous] = keySlots(args);
+    return previous ? [make(current), make(previous)] : [make(current)];
+  }
+
+  /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
+  #bucket(args: R2StorageArgs, tokens: CustomResource[], child: ChildOf): R2Bucket {
+    const { accountId, bucketName, jurisdiction, location, protect, adopt } = args;
+    const bucket = child("bucket");
+    return new R2Bucket(
+      bucket.name,
+      { accountId, name: bucketName, jurisdiction, location },
+      {
+        ...bucket.options,
+        protect,
+        // Tokens are deleted after their bucket, so a bucket that may not be deleted keeps them.
+        dependsOn: tokens,
+        // The plugin would update the jurisdiction in place, which takes over another bucket.
+        replaceOnChanges: ["jurisdiction"],
+        ...(adopt ? { import: placeOf(args) } : {}),
+      },
+    );
+  }
+
+  #settings(
+    args: R2StorageArgs,
+    bucket: R2Bucket,
+    child: ChildOf,
+  ): { r2Dev: R2ManagedDomain; all: CustomResource[] } {
+    // They are deleted with the bucket. A bucket that may not be deleted keeps them.
+    const ofBucket: CustomResourceOptions = { deletedWith: bucket };
+    const place = {
+      accountId: args.accountId,
+      bucketName: bucket.name,
+      jurisdiction: args.jurisdiction,
+    };
+    const allowed = {
+      origins: args.origins,
+      headers: args.corsAllowedHeaders,
+      methods: ["GET"],
+    };
+    const [cors, domain, lifecycle] = [child("cors"), child("public-domain"), child("lifecycle")];
+    const r2Dev = new R2ManagedDomain(
+      domain.name,
+      { ...place, enabled: false },
+      { ...domain.options, ...ofBucket },
+    );
+    const rules = [{ allowed, maxAgeSeconds: args.corsMaxAgeSeconds }];
+    const settings: CustomResource[] = [
+      r2Dev,
+      new R2BucketCors(cors.name, { ...place, rules }, { ...cors.options, ...ofBucket }),
+    ];
+    // A new bucket has this one rule. An adopted bucket may differ.
+    if (args.adopt) {
+      const inputs = { ...place, rules: [ABORT_RULE] };
+      const options = { ...lifecycle.options, ...ofBucket };
+      settings.push(new R2BucketLifecycle(lifecycle.name, inputs, options));
+    }
+    return { r2Dev, all: settings };
   }
 }
 
-/** The id by which the bucket is imported, if it is adopted. */
-function importId({
-  adopt,
-  accountId,
-  bucketName,
-  jurisdiction,
-}: R2StorageArgs): string | undefined {
-  return adopt ? `${accountId}/${bucketName}/${jurisdiction}` : undefined;
+/**
+ * The name and the options of a resource that belongs to one bucket. Another bucket has resources
+ * of other names. So all of them exist before the old ones are deleted, and when such an update
+ * fails, the old ones are still in the stack: the old value in the config brings everything back.
+ */
+type ChildOf = (kind: string) => { name: string; options: CustomResourceOptions };
+
+/** Where the bucket is, as the id by which the plugin imports it. */
+function placeOf({ accountId, bucketName, jurisdiction }: R2StorageArgs): string {
+  return `${accountId}/${bucketName}/${jurisdiction}`;
+}
+
+const PlaceInputs = v.object({ protect: v.optional(v.boolean(), true) });
+const PlaceOutputs = v.object({ bucketName: v.string(), endpoint: v.string() });
+
+/**
+ * Options with which a component refuses, also in previews, another bucket while the present one is
+ * protected. The engine would create the other one first. Without `protect` in the state, an
+ * earlier version has made the last update. Its resources have to get their names first.
+ *
+ * A component has outputs once an update was complete.
+ */
+function guardPlace(
+  component: string,
+  args: R2StorageArgs,
+  options: ComponentResourceOptions,
+): ComponentResourceOptions {
+  return guardUpdate(`${component}-place`, options, ({ oldInputs, oldOutputs }) => {
+    const old = v.safeParse(PlaceInputs, oldInputs);
+    if (!old.success || !v.is(PlaceOutputs, oldOutputs)) return;
+    const [from, to] = [oldOutputs, args].map((at) => `${at.endpoint}/${at.bucketName}`);
+    if (old.output.protect && from !== to) {
+      throw new ProviderError(
+        `bucketName, jurisdiction or accountId would replace the protected bucket ${from} by ${to}; ` +
+          "write the old value back, set protect to false, run pulumi up, and then change it",
+      );
+    }
+  });
 }
 
 /**

@@ -148,10 +148,7 @@ describe("the guard of buckets", () => {
         .filter(({ options }) => options.protect === true)
         .map(({ type }) => type);
       expect(protectedTypes, provider).not.to.deep.equal([]);
-      // On R2 the settings are protected together with the bucket.
-      const settings = ["cloudflare:index/r2BucketCors:R2BucketCors"];
-      settings.push("cloudflare:index/r2ManagedDomain:R2ManagedDomain");
-      for (const type of protectedTypes.filter((name) => !settings.includes(name))) {
+      for (const type of protectedTypes) {
         expect((await resourceType(type))?.holdsFiles, type).to.equal(true);
       }
     }

@@ -1,5 +1,9 @@
 /** The provider `r2` on the real engine, with the real Cloudflare plugin and a fake of its API. */
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "chai";
+import { commonKeys } from "../config/common.ts";
+import r2 from "../providers/r2.ts";
 import {
   ACCOUNT,
   DEFAULT_RULE,
@@ -10,6 +14,8 @@ import {
 import { EngineProject, hasPlugin, pulumi } from "./support/engine.ts";
 
 const isPossible = pulumi !== undefined && (await hasPlugin("cloudflare"));
+/** The bucket's place in the names of its resources. */
+const PLACE = `${ACCOUNT}/media/eu`;
 const CONFIG = {
   provider: "r2",
   accountId: ACCOUNT,
@@ -58,10 +64,12 @@ const CONFIG = {
     );
   const resource = (place: string) => `com.cloudflare.edge.r2.bucket.${ACCOUNT}_${place}`;
 
-  it("comes up, has no drift, rotates, and is destroyed but for the current token", async () => {
+  it("comes up, has no drift, rotates, and is destroyed with its tokens", async () => {
     await up();
     expect(Object.values(rights())).to.deep.equal([`active ${resource("eu_media")}`]);
     expect(bucketOf("eu/media").lifecycle).to.deep.equal({ rules: [DEFAULT_RULE] });
+    const url = await project.expectOk("stack", "output", "publicUrl");
+    expect(url.trim()).to.equal("https://pub-b.r2.dev");
     await project.expectOk("preview", "--refresh", "--expect-no-changes");
     const [first] = fake.tokens.keys();
     await project.configure({ keyGeneration: 2 });
@@ -69,77 +77,114 @@ const CONFIG = {
     expect([...fake.tokens.keys()])
       .to.have.length(2)
       .and.include(first);
+    const writes = fake.writes.length;
     await project.configure({ keyGeneration: 3 });
     await up();
-    expect([...fake.tokens.keys()])
-      .to.have.length(2)
-      .and.not.include(first);
-    await project.expectOk("destroy", "--yes", "--skip-preview");
-    expect(fake.buckets.size).to.equal(0);
-    expect([...fake.tokens.values()].map(({ name }) => name)).to.deep.equal([
-      "authentik media key 3",
+    expect(fake.writes.slice(writes)).to.deep.equal([
+      "POST tokens default",
+      `DELETE tokens/${first} default`,
     ]);
+    await project.expectOk("destroy", "--yes", "--skip-preview");
+    expect([fake.buckets.size, fake.tokens.size]).to.deep.equal([0, 0]);
+  });
+
+  const MOVED = ["bucket", "cors", "public-domain", "token-1"];
+  const moveTo = (place: string): [name: string, op: string][] => [
+    ["", "update"],
+    ...MOVED.map((kind): [string, string] => [`-${place}/${kind}`, "create"]),
+    ...MOVED.map((kind): [string, string] => [`-${PLACE}/${kind}`, "delete"]),
+  ];
+  // biome-ignore format: a table of cases
+  const changes: [config: Record<string, unknown>, plan: [name: string, op: string][]][] = [
+    [{ accountId: OTHER_ACCOUNT }, moveTo(`${OTHER_ACCOUNT}/media/eu`)],
+    [{ jurisdiction: "default" }, moveTo(`${ACCOUNT}/media/default`)],
+    [{ bucketName: "other" }, moveTo(`${ACCOUNT}/other/eu`)],
+    [{ origins: ["https://auth.company"] }, [[`-${PLACE}/cors`, "update"]]],
+    [{ corsAllowedHeaders: ["Range"], corsMaxAgeSeconds: 60 }, [[`-${PLACE}/cors`, "update"]]],
+    [{ keyGeneration: 2 }, [["", "update"], [`-${PLACE}/token-0`, "create"]]],
+    [{ retirePreviousKey: true, protect: true }, [["", "update"]]],
+    [{ location: "eeur", urlExpiry: "minutes=5", authentikVersion: "2026.8", signatureVersion: "s3", checksums: "when_required" }, []],
+  ];
+  it("has another bucket for the keys that name it, and for no other", async () => {
+    const ofOtherTests = ["adopt", "customDomain", "forceDestroy", "secureUrls"];
+    const tried = changes.flatMap(([config]) => Object.keys(config));
+    expect([...tried, ...ofOtherTests]).to.have.members(Object.keys({ ...commonKeys, ...r2.keys }));
+    await up();
+    for (const [config, plan] of changes) {
+      await project.configure(config);
+      const steps = plan.map(([name, op]) => [`authentik${name}`, op]);
+      expect(await project.plan(), Object.keys(config).join()).to.deep.equal(
+        Object.fromEntries(steps),
+      );
+      for (const key of Object.keys(config)) await project.configure({ [key]: undefined });
+      await project.configure(CONFIG);
+    }
+  });
+
+  it("another bucket has another token, and the old ones go when it is there", async () => {
+    await up();
+    await project.configure({ jurisdiction: "default" });
+    await up();
+    expect([...fake.buckets.keys()]).to.deep.equal(["default/media"]);
+    expect(Object.values(rights())).to.deep.equal([`active ${resource("default_media")}`]);
   });
 
   // biome-ignore format: a table of cases
-  const changes: [key: string, value: unknown, plan: Record<string, string>][] = [
-    ["accountId", OTHER_ACCOUNT, { bucket: "replace", cors: "replace", "public-domain": "replace", "token-1": "replace" }],
-    ["jurisdiction", "default", { bucket: "replace", cors: "replace", "public-domain": "replace", "token-1": "update" }],
-    ["bucketName", "other", { bucket: "replace", cors: "replace", "public-domain": "replace", "token-1": "update" }],
-    ["location", "eeur", {}],
-    ["origins", ["https://auth.company"], { cors: "update" }],
-    ["corsAllowedHeaders", ["Authorization", "Range"], { cors: "update" }],
-    ["corsMaxAgeSeconds", 60, { cors: "update" }],
-    ["keyGeneration", 2, { "": "update", "token-0": "create" }],
-    ["retirePreviousKey", true, { "": "update" }],
-    ["urlExpiry", "minutes=5", {}],
+  const failures: [what: string, isEmpty: boolean, change: Record<string, string>, message: string][] = [
+    ["a name that is taken", true, { bucketName: "taken" }, "already exists"],
+    ["a jurisdiction with a bucket of that name", true, { jurisdiction: "fedramp" }, "already exists"],
+    ["another name, with files", false, { bucketName: "other" }, "is not empty"],
+    ["another jurisdiction, with files", false, { jurisdiction: "default" }, "is not empty"],
   ];
-  it("replaces the bucket for the keys that name it, and for no other", async () => {
-    await up();
-    for (const [key, value, expected] of changes) {
-      await project.configure({ [key]: value });
-      const steps = Object.entries(expected).map(([name, op]) => [
-        name === "" ? "authentik" : `authentik-${name}`,
-        op,
-      ]);
-      expect(await project.plan(), key).to.deep.equal(Object.fromEntries(steps));
-      await project.configure({ [key]: undefined, ...CONFIG });
-    }
-  });
-
-  it("a bucket with files stays as it is under another name, and so does its token", async () => {
-    await up();
-    const before = rights();
-    bucketOf("eu/media").isEmpty = false;
-    for (const change of [{ bucketName: "other" }, { jurisdiction: "default" }]) {
+  for (const [what, isEmpty, change, message] of failures)
+    it(`one update brings everything back after ${what}`, async () => {
+      const others = ["eu/taken", "fedramp/media"].map((place) => fake.put(place));
+      await up();
+      const before = rights();
+      bucketOf("eu/media").isEmpty = isEmpty;
       await project.configure(change);
-      expect(await upFails()).to.contain("The bucket you tried to delete is not empty");
+      expect(await upFails()).to.contain(message);
+      expect(rights()).to.include(before);
       await project.configure(CONFIG);
       await up();
-      expect([...fake.buckets.keys()]).to.deep.equal(["eu/media"]);
+      expect(fake.buckets).to.have.keys("eu/media", "eu/taken", "fedramp/media");
+      expect(others.map(({ cors }) => cors)).to.deep.equal([undefined, undefined]);
       expect(bucketOf("eu/media").cors).not.to.equal(undefined);
       expect(rights()).to.deep.equal(before);
-    }
-  });
+      await project.expectOk("preview", "--refresh", "--expect-no-changes");
+    });
 
-  it("keeps authentik's token while the bucket cannot be deleted", async () => {
+  it("keeps bucket, settings and tokens when destroy fails, or when protect forbids a change", async () => {
     await project.configure({ protect: true, keyGeneration: 2 });
     await up();
     const before = rights();
     const writes = fake.writes.length;
     expect(await fails("destroy", "--yes", "--skip-preview")).to.contain("protected");
-    await project.expectOk("preview", "--expect-no-changes");
+    await project.configure({ bucketName: "other" });
+    expect(await upFails()).to.contain("would replace the protected bucket");
     expect(fake.writes).to.have.length(writes);
 
-    await project.configure({ protect: false });
+    await project.configure({ protect: false, bucketName: "media" });
     await up();
     bucketOf("eu/media").isEmpty = false;
     expect(await fails("destroy", "--yes", "--skip-preview")).to.contain("is not empty");
-    expect(before).to.include(rights());
-    expect([...fake.tokens.values()].map(({ name }) => name)).to.deep.equal([
-      "authentik media key 2",
-    ]);
     expect(bucketOf("eu/media").cors).not.to.equal(undefined);
+    expect(rights()).to.deep.equal(before);
+  });
+
+  it("knows the resources of earlier versions, and refuses to move them in the same update", async () => {
+    await up();
+    const state = join(project.dir, "state.json");
+    await project.expectOk("stack", "export", "--file", state);
+    const text = (await readFile(state, "utf8")).replaceAll(/"(place|protect)": .*,\n/g, "");
+    await writeFile(state, text.replaceAll(`-${PLACE}/`, "-"));
+    await project.expectOk("stack", "import", "--file", state);
+    await project.configure({ bucketName: "other" });
+    expect(await upFails()).to.contain("would replace the protected bucket");
+    await project.configure(CONFIG);
+    expect(await project.plan()).to.deep.equal({ authentik: "update" });
+    await up();
+    await project.expectOk("preview", "--refresh", "--expect-no-changes");
   });
 
   it("adopts a bucket with its rules and storage class, in its jurisdiction only", async () => {
@@ -180,7 +225,9 @@ const CONFIG = {
   it("makes a token active again that somebody disabled", async () => {
     await up();
     for (const token of fake.tokens.values()) token.status = "disabled";
-    expect(await project.plan("--refresh")).to.include({ "authentik-token-1": "update" });
+    expect(await project.plan("--refresh")).to.include({
+      [`authentik-${PLACE}/token-1`]: "update",
+    });
     await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
     expect(Object.values(rights())).to.deep.equal([`active ${resource("eu_media")}`]);
   });

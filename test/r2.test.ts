@@ -34,9 +34,8 @@ describe("R2: keys", () => {
         resources: JSON.stringify({ [`com.cloudflare.edge.r2.bucket.${ACCOUNT}_eu_media`]: "*" }),
       },
     ]);
-    expect(recording.credentials).to.deep.equal(
-      s3Keys("id-of-authentik-token-1", "value of authentik-token-1"),
-    );
+    const token = `authentik-${ACCOUNT}/media/eu/token-1`;
+    expect(recording.credentials).to.deep.equal(s3Keys(`id-of-${token}`, `value of ${token}`));
   });
 });
 

@@ -520,9 +520,18 @@ describe("verify", function () {
     it("public", async () => {
       const publicRead = { Effect: "Allow", Principal: "*", Action: "s3:GetObject" } as const;
       const policy = (arn: string) => policyWith(arn, { ...publicRead, Resource: `${arn}/*` });
-      const results = await verify(target(await bucket({ policy })));
+      const verified = target(await bucket({ policy }));
+      const { endpoint, bucketName } = verified.settings;
+      const results = await verify({ ...verified, publicUrl: `${endpoint}/${bucketName}` });
       expect(resultOf(results, "unsigned URL").symptom).to.equal("public-bucket");
+      expect(resultOf(results, "public URL").symptom).to.equal("public-bucket");
       expect(allPassed(results)).to.equal(false);
+    });
+
+    it("public or not, at an address that does not answer here, which is no failure", async () => {
+      const publicUrl = `http://127.0.0.1:${await freePort()}`;
+      const verified = { ...target(await bucket()), publicUrl };
+      await expectSymptoms(verified, { "public URL": "refused" });
     });
 
     it("it refuses ACLs, without which the other checks go on", async () => {

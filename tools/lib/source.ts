@@ -27,6 +27,8 @@ export interface Source {
   hasGeneralNames: boolean;
   /** Whether the key is the one that administers the bucket; undefined when that is not known. */
   keyIsAdmin?: boolean | undefined;
+  /** Where everybody could read the files if somebody turned that on at the provider. */
+  publicUrl?: string | undefined;
   /** The AWS role of authentik's service accounts, if the stack created one. */
   roleArn?: string | undefined;
   /** The service accounts that may have the role, as `namespace/name`. */
@@ -69,6 +71,7 @@ const Outputs = v.object({
   provider: v.string(),
   origins: v.array(v.string()),
   authentikVersion: v.optional(v.string()),
+  publicUrl: v.optional(v.string()),
   roleArn: v.optional(v.string()),
   serviceAccounts: v.optional(v.array(v.string())),
   env: v.record(v.string(), v.string()),
@@ -105,15 +108,14 @@ export function sourceOfOutputs(name: string, values: unknown, hasAdminKeys: boo
       `the stack "${name}" has no outputs of this program yet; run: pulumi up --stack ${name}`,
     );
   }
-  const { provider, origins, authentikVersion, roleArn, serviceAccounts, env } = outputs.output;
+  const { provider, origins, authentikVersion, env, ...parts } = outputs.output;
   const release = authentikVersion === undefined ? undefined : parseRelease(authentikVersion);
   // The provider s3 creates no keys. Without separate admin keys, authentik's own keys created the
   // bucket.
   const keyIsAdmin = provider === "s3" && !hasAdminKeys;
   const read = readEnv(env, release);
-  const role = { roleArn, serviceAccounts };
   const names = { name: `stack "${name}"`, argument: `stack:${name}` };
-  return { ...names, env, origins, release, keyIsAdmin, ...role, ...read };
+  return { ...names, env, origins, release, keyIsAdmin, ...parts, ...read };
 }
 
 async function askPulumi(

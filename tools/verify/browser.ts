@@ -10,7 +10,7 @@ import { bucketUrl, fileUrl, type SigningKeys } from "../../authentik/url.ts";
 import { domainFailure, isDomainReachable } from "./custom-domain.ts";
 import { diagnoseUrl, type Symptom } from "./diagnosis.ts";
 import { SMALL_FILE, objectKeys } from "./files.ts";
-import { failureOfAnswer, request, type Answer } from "./request.ts";
+import { failureOf, failureOfAnswer, request, type Answer } from "./request.ts";
 import { CheckFailure, describe, grant, refusal, type VerifyRun } from "./run.ts";
 
 /** One release of each generation of URLs, for settings without a release. */
@@ -39,7 +39,7 @@ interface SignedVariant extends Variant {
 
 /** Makes every check of browsers. The small file must be in the bucket. */
 export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
-  const { origins } = run.target;
+  const { origins, publicUrl } = run.target;
   const keys = await run.storage.keys();
   const variants = await signedVariants(run, keys);
   const newest = variants.at(-1);
@@ -51,6 +51,7 @@ export async function checkBrowserAccess(run: VerifyRun): Promise<void> {
     ...origins.map((origin) => checkOrigin(run, origin, url)),
     ...(origins.length === 0 ? [] : [checkForeignOrigin(run, url)]),
     checkUnsigned(run, url),
+    ...(publicUrl === undefined ? [] : [checkPublicUrl(run, publicUrl)]),
     checkRefused(run, "expired URL", expiredUrl(run, rules, keys)),
     checkRefused(run, "tampered URL", tampered(url)),
   ]);
@@ -218,6 +219,24 @@ async function checkUnsigned(run: VerifyRun, url: string): Promise<void> {
     return answers
       .map((answer) => refusalOf(answer, "public-bucket", "anyone can read the file"))
       .join("; ");
+  });
+}
+
+/** A GET at the address that the provider gives a bucket for everybody. Pulumi does not see it. */
+async function checkPublicUrl(run: VerifyRun, publicUrl: string): Promise<void> {
+  const url = `${publicUrl}/${objectKeys(run).small}`;
+  await run.check({ name: "public URL", tried: `GET ${url}` }, async () => {
+    const answer = await request(url, {}, run.signal).catch((error: unknown) => {
+      const failure = failureOf(error);
+      const advice =
+        "Try again from another network: files that are public there are not seen from here.";
+      const options = { status: "warning", advice } as const;
+      throw new CheckFailure(run.symptomOf(failure), describe(failure), options);
+    });
+    if (answer.status >= 300) return refusal(failureOfAnswer(answer));
+    const advice =
+      "Turn off public access to the bucket at the provider: pulumi up does not see it.";
+    throw new CheckFailure("public-bucket", `${answer.status}; it is open`, { advice });
   });
 }
 

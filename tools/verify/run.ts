@@ -27,6 +27,8 @@ export interface Target {
   hasGeneralNames?: boolean | undefined;
   /** Whether the key is the key of the bucket's administrator. Undefined if that is not known. */
   keyIsAdmin?: boolean | undefined;
+  /** Where nobody may read the files, beside the endpoint and the custom domain. */
+  publicUrl?: string | undefined;
   /** What `npm run migrate` takes for the bucket: `stack:prod`, `env:.env`. */
   argument?: string | undefined;
 }

@@ -19,11 +19,19 @@ export interface Change {
 
 const KNOWN_LATER = "(known after the update)";
 /** A program may forget to mark a secret. Values under such names are never shown. */
-const SECRET_NAME = /secret|password|passphrase|private.?key|access.?key|token|credential/i;
+const SECRET_NAME =
+  /secret|password|passphrase|(?:private|access|account|api).?key|connection.?string|token|credential/i;
+const URL_PASSWORD = /(:\/\/[^\s/:@]*:)[^\s/@]+@/g;
 /** Values of a property are cut here. */
 const MAX_VALUE_LENGTH = 300;
 /** No policy is nested deeper. */
 const MAX_DEPTH = 100;
+
+type State = Pick<ResourceState, "inputs" | "outputs">;
+
+function propertiesOf({ inputs, outputs }: State): State {
+  return { inputs: recordOf(inputs) ?? {}, outputs: recordOf(outputs) ?? {} };
+}
 
 /** A change with the place of the property, without the positions in lists. */
 interface Found extends Change {
@@ -34,11 +42,13 @@ interface Found extends Change {
  * The changes of a resource, from what the server has to what it will have. For a new resource
  * these are all inputs, for a deleted one none.
  */
-export function changesOf({ before, after, changedPaths }: Step): Change[] {
-  if (!after) return [];
-  if (!before) return diff({}, recordOf(withoutDefaults(after.inputs)) ?? {});
+export function changesOf({ before: old, after: next, changedPaths }: Step): Change[] {
+  if (!next) return [];
+  if (!old) return diff({}, recordOf(withoutDefaults(next.inputs)) ?? {});
+  const [before, after] = [propertiesOf(old), propertiesOf(next)];
   const paths = changedPaths.map(partsOfPath);
-  const isInput = (key: string) => key in before.inputs || key in after.inputs;
+  const isInput = (key: string) =>
+    Object.hasOwn(before.inputs, key) || Object.hasOwn(after.inputs, key);
   const keys = new Set([
     ...Object.keys({ ...before.inputs, ...after.inputs }),
     ...paths.map(([key = ""]) => key),
@@ -57,9 +67,11 @@ export function changesOf({ before, after, changedPaths }: Step): Change[] {
  * The changes of one property. Inputs do not show what somebody added on the server: that is in the
  * outputs. But an output is not always marked as a secret where the input is.
  */
-function changesOfProperty(key: string, before: ResourceState, after: ResourceState): Found[] {
+function changesOfProperty(key: string, before: State, after: State): Found[] {
   const input = after.inputs[key];
-  const isKnown = key in after.outputs || (key in before.outputs && hasProperties(after.outputs));
+  const isKnown =
+    Object.hasOwn(after.outputs, key) ||
+    (Object.hasOwn(before.outputs, key) && hasProperties(after.outputs));
   if (isKnown && !JSON.stringify(input ?? "").includes(SECRET)) {
     const old = before.outputs[key];
     const changes = compare([key], old, settled(after.outputs[key], old, input));
@@ -189,12 +201,21 @@ function compareLists(
   return [found(path, removed, added, isSame ? "in another order" : undefined)];
 }
 
+/** By its text, so that many rules take no time: a server decides how many there are. */
 function without(items: readonly unknown[], others: readonly unknown[]): unknown[] {
-  const left = [...others];
+  const left = new Map<string, number>();
+  for (const other of others) left.set(textOf(other), (left.get(textOf(other)) ?? 0) + 1);
   return items.filter((item) => {
-    const index = left.findIndex((other) => isDeepStrictEqual(other, item));
-    if (index >= 0) left.splice(index, 1);
-    return index < 0;
+    const count = left.get(textOf(item)) ?? 0;
+    left.set(textOf(item), count - 1);
+    return count <= 0;
+  });
+}
+
+/** The same for objects with the same properties in another order. */
+function textOf(value: unknown): string {
+  return JSON.stringify(value, (_, item: unknown) => {
+    return isRecord(item) ? Object.fromEntries(Object.entries(item).sort()) : item;
   });
 }
 
@@ -225,7 +246,8 @@ function isDeep(text: string): boolean {
 
 function shown(value: unknown): string {
   const known = masked(value);
-  const text = typeof known === "string" ? inOneLine(known) : JSON.stringify(known);
+  const whole = typeof known === "string" ? inOneLine(known) : JSON.stringify(known);
+  const text = whole.replaceAll(URL_PASSWORD, `$1${SECRET}@`);
   const cut = text.length - MAX_VALUE_LENGTH;
   return cut <= 0 ? text : `${text.slice(0, MAX_VALUE_LENGTH)}… (${cut} more characters)`;
 }
@@ -317,7 +339,9 @@ function listOf(value: unknown): readonly unknown[] {
  */
 function recordOf(value: unknown): Record<string, unknown> | undefined {
   if (value === undefined || value === null) return {};
-  return isRecord(value) ? value : undefined;
+  // Without a prototype: a tag may have the name "constructor".
+  const record: Record<string, unknown> = { __proto__: null };
+  return isRecord(value) ? Object.assign(record, value) : undefined;
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -91,12 +91,11 @@ function settled(planned: unknown, old: unknown, input: unknown): unknown {
     const [olds, inputs] = [listOf(old), listOf(input)];
     return planned.map((item, index) => settled(item, olds[index], inputs[index]));
   }
-  if (!isRecord(planned)) return planned;
+  const known = isRecord(planned) ? recordOf(planned) : undefined;
+  if (!known) return planned;
   const [olds, inputs] = [recordOf(old) ?? {}, recordOf(input) ?? {}];
-  const keys = Object.keys({ ...olds, ...planned });
-  return Object.fromEntries(
-    keys.map((key) => [key, settled(planned[key], olds[key], inputs[key])]),
-  );
+  const keys = Object.keys({ ...olds, ...known });
+  return Object.fromEntries(keys.map((key) => [key, settled(known[key], olds[key], inputs[key])]));
 }
 
 /** Whether a change is shown at a path, below it, or of something that it is a part of. */
@@ -292,15 +291,15 @@ function isInternal(path: readonly string[]): boolean {
 }
 
 /** Properties with a clearer name for a reviewer. */
-const LABELS: Readonly<Record<string, string>> = {
-  "allowed origins": "origins",
-  "allowed headers": "request headers",
-  "allowed methods": "methods",
-  "allowed › origins": "origins",
-  "allowed › headers": "request headers",
-  "allowed › methods": "methods",
-  "max age seconds": "seconds that browsers cache it",
-};
+const LABELS: ReadonlyMap<string, string> = new Map([
+  ["allowed origins", "origins"],
+  ["allowed headers", "request headers"],
+  ["allowed methods", "methods"],
+  ["allowed › origins", "origins"],
+  ["allowed › headers", "request headers"],
+  ["allowed › methods", "methods"],
+  ["max age seconds", "seconds that browsers cache it"],
+]);
 
 /** The path in words. The name of the list that holds a setting's rules is left out. */
 function label(path: readonly string[]): string {
@@ -308,7 +307,7 @@ function label(path: readonly string[]): string {
   const parts = rest.length > 0 && /^(?:rules|corsRules)$/.test(first) ? rest : path;
   const number = /^\d+$/.test(parts[0] ?? "") ? `rule ${parts[0]} › ` : "";
   const words = (number === "" ? parts : parts.slice(1)).map(inWords).join(" › ");
-  return `${number}${LABELS[words] ?? words}`;
+  return `${number}${LABELS.get(words) ?? words}`;
 }
 
 /** `maxAgeSeconds` becomes `max age seconds`. A name that is not an identifier stays unchanged. */
@@ -338,10 +337,9 @@ function listOf(value: unknown): readonly unknown[] {
  * listed.
  */
 function recordOf(value: unknown): Record<string, unknown> | undefined {
-  if (value === undefined || value === null) return {};
   // Without a prototype: a tag may have the name "constructor".
   const record: Record<string, unknown> = { __proto__: null };
-  return isRecord(value) ? Object.assign(record, value) : undefined;
+  return isRecord(value ?? {}) ? Object.assign(record, value) : undefined;
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -7,6 +7,7 @@ import leven from "leven";
 import type * as v from "valibot";
 import { commonKeys, parseProvider, type ReportProblem } from "./common.ts";
 import { documentationOf, splitList } from "./values.ts";
+import { visible } from "./visible.ts";
 
 /** A stack's config as Pulumi passes it to the program, without the project's name before each key. */
 export interface RawConfig {
@@ -227,13 +228,6 @@ function shown(value: string): string {
   if (value.length > LONGEST_SHOWN && value.includes("@")) return `[${value.length} characters]`;
   const end = value.length > LONGEST_SHOWN ? "..." : "";
   return withoutPassword(visible(JSON.stringify(`${value.slice(0, LONGEST_SHOWN)}${end}`)));
-}
-
-/** Escapes what a terminal does not show or obeys: control and format characters, odd blanks. */
-function visible(text: string): string {
-  return text.replaceAll(/[^\P{C}]|[^\P{Z} ]/gu, (character) => {
-    return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
-  });
 }
 
 /** A URL may have a user and a password by mistake. One look at each part keeps this linear. */

@@ -85,7 +85,10 @@ function readRules(rules: Rules, inputs: unknown): Record<string, number> {
   const list = valueAt(inputs, path);
   for (const rule of Array.isArray(list) ? list : []) {
     if (valueAt(rule, "enabled") === false || valueAt(rule, "status") === "Disabled") continue;
-    const limits = JSON.stringify(scope.flatMap((key) => valueAt(rule, key) ?? []));
+    const limits = JSON.stringify(
+      scope.flatMap((key) => valueAt(rule, key) ?? []),
+      withoutDefaults,
+    );
     if (isHarmless?.(limits) === true) continue;
     for (const [part, defaults] of Object.entries(parts)) {
       const settings = valueAt(rule, part);
@@ -97,6 +100,11 @@ function readRules(rules: Rules, inputs: unknown): Record<string, number> {
     }
   }
   return found;
+}
+
+/** A bridged provider lists its defaults in the inputs of the program, and in no inputs of a refresh. */
+function withoutDefaults(key: string, value: unknown): unknown {
+  return key === "__defaults" ? undefined : value;
 }
 
 /** The numbers and dates below a value, by path. Switches and names are no times. */

@@ -439,6 +439,35 @@ describe("a difference", () => {
     ]);
   });
 
+  it("hides a secret in a new output, however deep, and survives hostile names and sizes", () => {
+    const named = [{ key: "api-token", value: "hunter2" }, 1];
+    const outputs = {
+      rules: [JSON.stringify({ a: [JSON.stringify({ password: "hunter2" })] }), named],
+      credentials: { id: "hunter2" },
+      url: "https://u:hunter2@host/",
+      tags: { constructor: "x", toString: "y" },
+      policy: "[".repeat(50_000),
+      many: Array.from({ length: 20_000 }, (_, index) => `r${index}`),
+      issuedOn: "2026-11-26",
+      seen: SECRET,
+    };
+    const unknown = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
+    const inputs = { many: Array.from({ length: 20_000 }, (_, index) => `q${index}`) };
+    const type = "x:y:Z";
+    const state = (outputs: object) => ({ inputs, outputs });
+    const diffs = Object.keys(outputs);
+    const urn = `${COMPONENT}$${type}::z`;
+    const states = { old: state(outputs), new: state({ ...inputs, issuedOn: unknown }) };
+    const metadata = { op: "update", type, urn, diffs, ...states };
+    const events = ["resourcePreEvent", "resOutputsEvent"].map((kind) => {
+      return parseEvent(JSON.stringify({ [kind]: { metadata } }));
+    });
+    const report = reportOn("prod", planOf([...events, END]), { deletionAllowed: false, typeOf });
+    const shown = JSON.stringify(report);
+    expect(shown).to.contain("tags › constructor");
+    expect(shown).not.to.match(/hunter2|issued/);
+  });
+
   it("marks a value that is known after the update", () => {
     expect(diff({ arn: "x" }, { arn: "04da6b54-80e4-46f7-96ec-b56ff0331ba9" })).to.deep.equal([
       { property: "arn", removed: ["x"], added: ["(known after the update)"] },

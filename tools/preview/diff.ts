@@ -4,7 +4,8 @@
  */
 import { isDeepStrictEqual } from "node:util";
 import { UNKNOWN } from "../../providers/retention.ts";
-import { SECRET, type Step } from "./plan.ts";
+import { visible } from "../../config/visible.ts";
+import { SECRET, type ResourceState, type Step } from "./plan.ts";
 
 /** A change of one property. */
 export interface Change {
@@ -18,24 +19,93 @@ export interface Change {
 
 const KNOWN_LATER = "(known after the update)";
 /** A program may forget to mark a secret. Values under such names are never shown. */
-const SECRET_NAME = /secret|password|passphrase|private.?key|access.?key|token|credential/i;
+const SECRET_NAME =
+  /secret|password|passphrase|(?:private|access|account|api).?key|connection.?string|token|credential/i;
+const URL_PASSWORD = /(:\/\/[^\s/:@]*:)[^\s/@]+@/g;
 /** Values of a property are cut here. */
 const MAX_VALUE_LENGTH = 300;
+/** No policy is nested deeper. */
+const MAX_DEPTH = 100;
+
+type State = Pick<ResourceState, "inputs" | "outputs">;
+
+function propertiesOf({ inputs, outputs }: State): State {
+  return { inputs: recordOf(inputs) ?? {}, outputs: recordOf(outputs) ?? {} };
+}
+
+/** A change with the place of the property, without the positions in lists. */
+interface Found extends Change {
+  path: readonly string[];
+}
 
 /**
- * The changes of a resource's inputs. For a new resource these are all inputs, for a deleted one
- * none.
+ * The changes of a resource, from what the server has to what it will have. For a new resource
+ * these are all inputs, for a deleted one none.
  */
-export function changesOf({ before, after, changedPaths }: Step): Change[] {
-  if (!after) return [];
-  if (!before) return diff({}, recordOf(withoutDefaults(after.inputs)) ?? {});
-  const changes = diff(before.inputs, after.inputs);
-  const known = new Set(changes.map(({ property }) => property));
-  const isShown = (property: string) =>
-    known.has(property) || [...known].some((other) => other.startsWith(`${property} › `));
+export function changesOf({ before: old, after: next, changedPaths }: Step): Change[] {
+  if (!next) return [];
+  if (!old) return diff({}, recordOf(withoutDefaults(next.inputs)) ?? {});
+  const [before, after] = [propertiesOf(old), propertiesOf(next)];
+  const paths = changedPaths.map(partsOfPath);
+  const isInput = (key: string) =>
+    Object.hasOwn(before.inputs, key) || Object.hasOwn(after.inputs, key);
+  const keys = new Set([
+    ...Object.keys({ ...before.inputs, ...after.inputs }),
+    ...paths.map(([key = ""]) => key),
+  ]);
+  const found = [...keys].flatMap((key) => changesOfProperty(key, before, after));
   // All secrets look the same. Only the provider reports that one has changed.
-  const hidden = new Set(changedPaths.map(labelOfPath).filter((property) => !isShown(property)));
-  return [...changes, ...[...hidden].map(hiddenChange)];
+  const isShown = coverage(found.map(({ path }) => path));
+  // What no input sets, and only the server knows, is no change: the time of the last one, an id.
+  const isComputed = ([key = ""]: readonly string[]) =>
+    !isInput(key) && after.outputs[key] === UNKNOWN;
+  const hidden = paths.filter((path) => !isShown(path) && !isComputed(path));
+  return [...sorted(found), ...[...new Set(hidden.map(label))].map(hiddenChange)];
+}
+
+/**
+ * The changes of one property. Inputs do not show what somebody added on the server: that is in the
+ * outputs. But an output is not always marked as a secret where the input is.
+ */
+function changesOfProperty(key: string, before: State, after: State): Found[] {
+  const input = after.inputs[key];
+  const isKnown =
+    Object.hasOwn(after.outputs, key) ||
+    (Object.hasOwn(before.outputs, key) && hasProperties(after.outputs));
+  if (isKnown && !JSON.stringify(input ?? "").includes(SECRET)) {
+    const old = before.outputs[key];
+    const changes = compare([key], old, settled(after.outputs[key], old, input));
+    if (changes.length > 0) return changes;
+  }
+  return compare([key], before.inputs[key], input);
+}
+
+/**
+ * The planned value. Where the provider does not know it: the input, or else the value of before.
+ * Some providers leave out what is empty, or add it.
+ */
+function settled(planned: unknown, old: unknown, input: unknown): unknown {
+  if (planned === UNKNOWN) return input ?? old;
+  if (isEmpty(planned ?? null) && isEmpty(old ?? null)) return old;
+  if (Array.isArray(planned)) {
+    const [olds, inputs] = [listOf(old), listOf(input)];
+    return planned.map((item, index) => settled(item, olds[index], inputs[index]));
+  }
+  const known = isRecord(planned) ? recordOf(planned) : undefined;
+  if (!known) return planned;
+  const [olds, inputs] = [recordOf(old) ?? {}, recordOf(input) ?? {}];
+  const keys = Object.keys({ ...olds, ...known });
+  return Object.fromEntries(keys.map((key) => [key, settled(known[key], olds[key], inputs[key])]));
+}
+
+/** Whether a change is shown at a path, below it, or of something that it is a part of. */
+function coverage(shown: readonly (readonly string[])[]): (path: readonly string[]) => boolean {
+  const startsOf = (path: readonly string[]) =>
+    path.map((_, index) => JSON.stringify(path.slice(0, index + 1)));
+  const places = new Set(shown.map((path) => JSON.stringify(path)));
+  const starts = new Set(shown.flatMap(startsOf));
+  return (path) =>
+    starts.has(JSON.stringify(path)) || startsOf(path).some((start) => places.has(start));
 }
 
 /**
@@ -54,8 +124,11 @@ function withoutDefaults(value: unknown): unknown {
 
 function isEmpty(value: unknown): boolean {
   if (value === false || value === "" || value === null) return true;
-  const items = isRecord(value) ? Object.keys(value) : value;
-  return Array.isArray(items) && items.length === 0;
+  return Array.isArray(value) ? value.length === 0 : isRecord(value) && !hasProperties(value);
+}
+
+function hasProperties(value: object): boolean {
+  return Object.keys(value).length > 0;
 }
 
 function hiddenChange(property: string): Change {
@@ -66,31 +139,51 @@ type Properties = Readonly<Record<string, unknown>>;
 
 /** The differences between two objects of properties, sorted by name. */
 export function diff(before: Properties, after: Properties): Change[] {
-  const changes = compare([], before, after);
-  return changes.sort((left, right) => (left.property < right.property ? -1 : 1));
+  return sorted(compare([], before, after));
 }
 
-function compare(path: readonly string[], before: unknown, after: unknown): Change[] {
+function sorted(found: readonly Found[]): Change[] {
+  return found
+    .map(({ property, removed, added, note }) => {
+      return { property, removed, added, ...(note !== undefined && { note }) };
+    })
+    .sort((left, right) => (left.property < right.property ? -1 : 1));
+}
+
+function compare(path: readonly string[], before: unknown, after: unknown): Found[] {
   if (isDeepStrictEqual(before, after) || isInternal(path)) return [];
-  const [old, next] = [opened(before), opened(after)];
-  const name = path.at(-1) ?? "";
-  if (SECRET_NAME.test(name) && !isRecord(old) && !isRecord(next)) {
-    return [secretChange(path, before, after)];
+  if (SECRET_NAME.test(path.at(-1) ?? "")) {
+    const hidden = [before, after].map((value) => present(value).map(() => SECRET));
+    return [found(path, hidden[0], hidden[1])];
   }
+  const [old, next] = [opened(before), opened(after)];
   if (Array.isArray(old) || Array.isArray(next)) {
     return compareLists(path, listOf(old), listOf(next));
   }
   const [left, right] = isRecord(old) || isRecord(next) ? [recordOf(old), recordOf(next)] : [];
-  if (!left || !right) return changed(path, before, after);
+  if (!left || !right || isNamedSecret(left) || isNamedSecret(right)) {
+    const [removed, added] = [present(before), present(after)];
+    return removed.length + added.length === 0 ? [] : [found(path, removed, added)];
+  }
   const keys = new Set([...Object.keys(left), ...Object.keys(right)]);
   return [...keys].flatMap((key) => compare([...path, key], left[key], right[key]));
+}
+
+function found(
+  path: readonly string[],
+  removed: string[] = [],
+  added: string[] = [],
+  note?: string,
+): Found {
+  const place = path.filter((part) => !/^\d+$/.test(part));
+  return { path: place, property: label(path), removed, added, ...(note && { note }) };
 }
 
 function compareLists(
   path: readonly string[],
   before: readonly unknown[],
   after: readonly unknown[],
-): Change[] {
+): Found[] {
   const hasObjects = [...before, ...after].some((item) => isRecord(item) || Array.isArray(item));
   const isComparable = before.length === after.length || before.length === 0 || after.length === 0;
   if (hasObjects && isComparable) {
@@ -101,41 +194,37 @@ function compareLists(
       return compare(entry, before[index], after[index]);
     });
   }
-  const removed = without(before, after);
-  const added = without(after, before);
-  const property = label(path);
-  if (removed.length + added.length === 0) {
-    return [{ property, removed: [], added: [], note: "in another order" }];
-  }
-  return [{ property, removed: removed.map(shown), added: added.map(shown) }];
+  const removed = without(before, after).map(shown);
+  const added = without(after, before).map(shown);
+  const isSame = removed.length + added.length === 0;
+  return [found(path, removed, added, isSame ? "in another order" : undefined)];
 }
 
+/** By its text, so that many rules take no time: a server decides how many there are. */
 function without(items: readonly unknown[], others: readonly unknown[]): unknown[] {
-  const left = [...others];
+  const left = new Map<string, number>();
+  for (const other of others) left.set(textOf(other), (left.get(textOf(other)) ?? 0) + 1);
   return items.filter((item) => {
-    const index = left.findIndex((other) => isDeepStrictEqual(other, item));
-    if (index >= 0) left.splice(index, 1);
-    return index < 0;
+    const count = left.get(textOf(item)) ?? 0;
+    left.set(textOf(item), count - 1);
+    return count <= 0;
   });
 }
 
-function changed(path: readonly string[], before: unknown, after: unknown): Change[] {
-  const [removed, added] = [present(before), present(after)];
-  return removed.length + added.length === 0 ? [] : [{ property: label(path), removed, added }];
+/** The same for objects with the same properties in another order. */
+function textOf(value: unknown): string {
+  return JSON.stringify(value, (_, item: unknown) => {
+    return isRecord(item) ? Object.fromEntries(Object.entries(item).sort()) : item;
+  });
 }
 
 function present(value: unknown): string[] {
   return value === undefined || value === null ? [] : [shown(value)];
 }
 
-function secretChange(path: readonly string[], before: unknown, after: unknown): Change {
-  const masked = (value: unknown) => (value === undefined || value === null ? [] : [SECRET]);
-  return { property: label(path), removed: masked(before), added: masked(after) };
-}
-
 /** Policies are JSON texts. Their content is compared, not the text. */
 function opened(value: unknown): unknown {
-  if (typeof value !== "string" || !/^\s*[[{]/.test(value)) return value;
+  if (typeof value !== "string" || !/^\s*[[{]/.test(value) || isDeep(value)) return value;
   try {
     const parsed: unknown = JSON.parse(value);
     return parsed;
@@ -144,28 +233,53 @@ function opened(value: unknown): unknown {
   }
 }
 
+/** Whether a text could be JSON that is too deep for functions that call themselves. */
+function isDeep(text: string): boolean {
+  let depth = 0;
+  for (const [mark] of text.matchAll(/[[\]{}]/g)) {
+    depth += mark === "[" || mark === "{" ? 1 : -1;
+    if (depth > MAX_DEPTH) return true;
+  }
+  return false;
+}
+
 function shown(value: unknown): string {
   const known = masked(value);
-  const text = typeof known === "string" ? inOneLine(known) : JSON.stringify(known);
+  const whole = typeof known === "string" ? inOneLine(known) : JSON.stringify(known);
+  const text = whole.replaceAll(URL_PASSWORD, `$1${SECRET}@`);
   const cut = text.length - MAX_VALUE_LENGTH;
   return cut <= 0 ? text : `${text.slice(0, MAX_VALUE_LENGTH)}… (${cut} more characters)`;
 }
 
 /** The text itself, or in quotes if it has characters that do not show or that break the line. */
 function inOneLine(text: string): string {
-  const isPlain = text !== "" && text.trim() === text && !/[\p{C}\p{Zl}\p{Zp}]/u.test(text);
+  const isPlain = text !== "" && text.trim() === text && visible(text) === text;
   return isPlain ? text : JSON.stringify(text);
 }
 
-/** The value without the values under secret names. */
+/**
+ * The value without the values under secret names, also within JSON texts, and without what is
+ * empty in an object: a provider lists all properties of a rule on the server.
+ */
 function masked(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(masked);
-  if (!isRecord(value)) return value === UNKNOWN ? KNOWN_LATER : value;
+  const known = opened(value);
+  if (Array.isArray(known)) return known.map(masked);
+  if (!isRecord(known)) return known === UNKNOWN ? KNOWN_LATER : known;
+  const isSecret = isNamedSecret(known);
+  const entries = Object.entries(known).filter(([, item]) => item === false || !isEmpty(item));
   return Object.fromEntries(
-    Object.entries(value).map(([key, item]) => {
-      return [key, SECRET_NAME.test(key) && !isRecord(item) ? SECRET : masked(item)];
+    entries.map(([key, item]) => {
+      const isHidden = SECRET_NAME.test(key) || (isSecret && /^value$/i.test(key));
+      return [key, isHidden ? SECRET : masked(item)];
     }),
   );
+}
+
+/** Whether it is a name with a value, e.g. a tag or a variable, and the name is a secret's. */
+function isNamedSecret(value: Properties): boolean {
+  return Object.entries(value).some(([key, item]) => {
+    return /^(?:name|key)$/i.test(key) && typeof item === "string" && SECRET_NAME.test(item);
+  });
 }
 
 /**
@@ -177,15 +291,15 @@ function isInternal(path: readonly string[]): boolean {
 }
 
 /** Properties with a clearer name for a reviewer. */
-const LABELS: Readonly<Record<string, string>> = {
-  "allowed origins": "origins",
-  "allowed headers": "request headers",
-  "allowed methods": "methods",
-  "allowed › origins": "origins",
-  "allowed › headers": "request headers",
-  "allowed › methods": "methods",
-  "max age seconds": "seconds that browsers cache it",
-};
+const LABELS: ReadonlyMap<string, string> = new Map([
+  ["allowed origins", "origins"],
+  ["allowed headers", "request headers"],
+  ["allowed methods", "methods"],
+  ["allowed › origins", "origins"],
+  ["allowed › headers", "request headers"],
+  ["allowed › methods", "methods"],
+  ["max age seconds", "seconds that browsers cache it"],
+]);
 
 /** The path in words. The name of the list that holds a setting's rules is left out. */
 function label(path: readonly string[]): string {
@@ -193,7 +307,7 @@ function label(path: readonly string[]): string {
   const parts = rest.length > 0 && /^(?:rules|corsRules)$/.test(first) ? rest : path;
   const number = /^\d+$/.test(parts[0] ?? "") ? `rule ${parts[0]} › ` : "";
   const words = (number === "" ? parts : parts.slice(1)).map(inWords).join(" › ");
-  return `${number}${LABELS[words] ?? words}`;
+  return `${number}${LABELS.get(words) ?? words}`;
 }
 
 /** `maxAgeSeconds` becomes `max age seconds`. A name that is not an identifier stays unchanged. */
@@ -208,12 +322,9 @@ function inWords(name: string): string {
 /** A part of a property path: `["name"]`, `[0]` or `name`. */
 const PATH_PART = /\["((?:[^"\\]|\\.)*)"\]|\[(\d+)\]|([^.[\]]+)/g;
 
-/**
- * The label of one of the engine's property paths, e.g. `corsRules[0].allowedOrigins[1]`, without
- * the indices.
- */
-function labelOfPath(path: string): string {
-  return label([...path.matchAll(PATH_PART)].flatMap(([, quoted, , name]) => quoted ?? name ?? []));
+/** The parts of one of the engine's property paths, e.g. `corsRules[0].id`, without indices. */
+function partsOfPath(path: string): string[] {
+  return [...path.matchAll(PATH_PART)].flatMap(([, quoted, , name]) => quoted ?? name ?? []);
 }
 
 function listOf(value: unknown): readonly unknown[] {
@@ -226,8 +337,9 @@ function listOf(value: unknown): readonly unknown[] {
  * listed.
  */
 function recordOf(value: unknown): Record<string, unknown> | undefined {
-  if (value === undefined || value === null) return {};
-  return isRecord(value) ? value : undefined;
+  // Without a prototype: a tag may have the name "constructor".
+  const record: Record<string, unknown> = { __proto__: null };
+  return isRecord(value ?? {}) ? Object.assign(record, value) : undefined;
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

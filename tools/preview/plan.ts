@@ -12,6 +12,10 @@ export interface ResourceState {
   id: string;
   /** The inputs of the program or of the last update. A secret is the text `[secret]`. */
   inputs: Record<string, unknown>;
+  /**
+   * What the server has, as of the last update or refresh. After the step: what it will have, as far
+   * as the provider knows; empty when the engine did not come that far.
+   */
   outputs: Record<string, unknown>;
   parent: string;
   protect: boolean;
@@ -151,7 +155,9 @@ export function planOf(events: readonly EngineEvent[]): Plan {
   const before = events.flatMap(({ resourcePreEvent }) => resourcePreEvent?.metadata ?? []);
   const after = events.flatMap(({ resOutputsEvent }) => resOutputsEvent?.metadata ?? []);
   const planned = before.filter(({ op, type }) => op !== "refresh" && type !== STACK_TYPE);
-  const steps = planned.map(stepOf);
+  // Only the event after a step has the outputs that the provider plans.
+  const ended = new Map(after.map((metadata) => [keyOf(metadata), metadata]));
+  const steps = planned.map((metadata) => stepOf(ended.get(keyOf(metadata)) ?? metadata));
   const changed = steps.filter(({ op }) => op !== "same");
   const same = steps.filter(
     (step) => step.op === "same" && !changed.some((other) => isOfSame(other, step)),
@@ -176,6 +182,10 @@ export function planOf(events: readonly EngineEvent[]): Plan {
     diagnostics: events.flatMap(diagnosticOf),
     violations: events.flatMap(({ policyEvent }) => policyEvent ?? []).map(violationOf),
   };
+}
+
+function keyOf({ op, urn, old }: StepMetadata): string {
+  return JSON.stringify([op, urn, old?.id]);
 }
 
 function isGone({ op, new: found }: StepMetadata): boolean {

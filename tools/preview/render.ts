@@ -3,6 +3,7 @@
  * come from config and servers, so that none of them can be trusted.
  */
 import { createColors } from "picocolors";
+import { INVISIBLE, visible } from "../../config/visible.ts";
 import type { Change } from "./diff.ts";
 import { DELETION_LABEL, type BucketAtRisk } from "./guard.ts";
 import { nameOf, type Violation } from "./plan.ts";
@@ -22,7 +23,6 @@ const MAX_FAILURE_LENGTH = 2000;
 /** A key and its value are in one line up to this length. */
 const MAX_LINE_LENGTH = 100;
 
-const INVISIBLE = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 const HEADINGS = {
   preview: "Preview",
   drift: "Drift",
@@ -274,15 +274,9 @@ function md(text: string): string {
     .replaceAll(/[\\`*_{}[\]<>()#+!|~@&:]/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
-/**
- * The text with an escape for each character that a terminal or an editor would act on: control
- * characters, characters that change the direction of writing, and invisible ones (Unicode's
- * categories Cc, Cf, Zl, Zp). Line breaks stay.
- */
+/** The lines of a text, with an escape for each invisible character. */
 function printable(text: string): string {
-  return text.replaceAll("\r\n", "\n").replaceAll(INVISIBLE, (character) => {
-    return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
-  });
+  return text.replaceAll("\t", "  ").split(/\r?\n/).map(visible).join("\n");
 }
 
 /** The report for a terminal or a job's log. */
@@ -333,12 +327,13 @@ interface Line {
 
 /** The report as JSON, without commands to GitHub's runner in its texts. */
 export function renderJson(report: PlanReport): string {
-  const text = JSON.stringify(report, undefined, 2).replaceAll("##[", "#\\u0023[");
-  return text.replaceAll(INVISIBLE, (character) => {
-    return [...Array(character.length).keys()]
-      .map((index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`)
+  const lines = JSON.stringify(report, undefined, 2).replaceAll("##[", "#\\u0023[").split("\n");
+  const escaped = (character: string) =>
+    character
+      .split("")
+      .map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`)
       .join("");
-  });
+  return lines.map((line) => line.replaceAll(INVISIBLE, escaped)).join("\n");
 }
 
 /** A text in one line of a terminal or a job's log, without commands to GitHub's runner. */

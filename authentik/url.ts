@@ -317,14 +317,17 @@ function signV4(url: UrlParts, signing: SigningV4): string {
   const request = [method, url.path, sorted, `host:${hostHeader(url)}`, "", "host", payload];
   const digest = createHash("sha256").update(request.join("\n")).digest("hex");
   const text = ["AWS4-HMAC-SHA256", time, scope.join("/"), digest].join("\n");
-  let signingKey: string | Buffer = `AWS4${keys.secretAccessKey}`;
-  for (const part of scope) signingKey = hmac(signingKey, part);
-  const signature = hmac(signingKey, text).toString("hex");
+  const signature = hmac(signingKey(keys.secretAccessKey, scope), text).toString("hex");
   // boto3 appends the signature to the text of the URL, behind a fragment too.
   return `${joinUrl({ ...url, query: query.join("&") })}&X-Amz-Signature=${signature}`;
 }
 
-function hmac(key: string | Buffer, text: string): Buffer {
+/** SigV4's key for a scope: day, region, service and `aws4_request`. */
+export function signingKey(secretAccessKey: string, scope: readonly string[]): Buffer {
+  return scope.reduce(hmac, Buffer.from(`AWS4${secretAccessKey}`));
+}
+
+function hmac(key: Buffer, text: string): Buffer {
   return createHmac("sha256", key).update(text).digest();
 }
 

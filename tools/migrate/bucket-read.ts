@@ -13,7 +13,7 @@ import {
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
 import type { BucketClient, ObjectStream } from "./s3-client.ts";
-import { asS3Error, pause } from "./s3-retry.ts";
+import { pauseAfter } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
 import { storedHeaders } from "./stored-headers.ts";
 
@@ -125,14 +125,14 @@ async function* readChecked(
     const { headers, chunks } = await open(client, item, wholeBytes);
     onAnswer(headers);
     const { verifier, isCertain } = await checkOf(client, item, headers);
-    const sha256 = createHash("sha256");
+    const sha256 = isCertain ? undefined : createHash("sha256");
     for await (const chunk of chunks) {
       verifier?.update(chunk);
-      if (!isCertain) sha256.update(chunk);
+      sha256?.update(chunk);
       yield chunk;
     }
     if (verifier?.matches()) return;
-    if (isCertain || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
+    if (!sha256 || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
       throw new ContentError("the bytes received do not match the server's checksum");
     }
   } catch (error) {
@@ -181,10 +181,7 @@ async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator
       } catch (error) {
         cancel(next);
         next = undefined;
-        const failure = asS3Error(error);
-        if (++failures >= client.retryPolicy.attempts || !client.mayRetry(failure)) throw failure;
-        client.reportRetry(failure, failures);
-        await pause(client.retryPolicy, failures);
+        await pauseAfter(client, error, ++failures);
       }
     }
   } finally {

@@ -140,8 +140,10 @@ export class Journal {
 
   private has(a: Item, b: Item, mark: Mark): boolean {
     // Without a version, a change would not be noticed.
-    if (a.version === "" || b.version === "") return false;
-    const wanted = fingerprint(a, b, mark);
+    return a.version !== "" && b.version !== "" && this.knows(fingerprint(a, b, mark));
+  }
+
+  private knows(wanted: bigint): boolean {
     let [low, high] = [0, this.known.length];
     while (low < high) {
       const middle = (low + high) >>> 1;
@@ -163,9 +165,10 @@ export class Journal {
    * @param mark `TYPED` if the second one also has what must be stored with it
    */
   addSame(a: Item, b: Item, mark: Mark = ""): void {
-    if (this.has(a, b, mark)) return;
+    const pair = fingerprint(a, b, mark);
+    if (this.knows(pair)) return;
     const bytes = Buffer.alloc(PAIR_BYTES);
-    bytes.writeBigUInt64LE(fingerprint(a, b, mark));
+    bytes.writeBigUInt64LE(pair);
     if (!this.disks.some(({ isUnsynced }) => isUnsynced)) {
       this.append(bytes);
       return;

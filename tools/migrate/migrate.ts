@@ -286,6 +286,10 @@ function isChange(step: FileStep): step is ChangeStep {
   return step.kind === "create" || step.kind === "update";
 }
 
+function isOnlyType(step: ChangeStep): step is UpdateStep {
+  return step.kind === "update" && step.stored !== undefined;
+}
+
 /** Whether the contents are the same, by reading one of them. The journal records that they are. */
 async function isSame(
   from: Disk | Bucket,
@@ -349,8 +353,7 @@ async function copy(
 ): Promise<void> {
   if (!isChange(step)) return;
   const { journal, memory, signal } = run.options;
-  const isOnlyType = step.kind === "update" && step.stored !== undefined;
-  if (isOnlyType && from.kind === "disk" && to.kind === "bucket") {
+  if (isOnlyType(step) && from.kind === "disk" && to.kind === "bucket") {
     const version = await repairType(to, step.to, run);
     journal.addSame(step.from, { ...step.to, version }, TYPED);
     return;
@@ -367,8 +370,10 @@ async function copy(
       run.advance(length);
     };
     try {
-      const content = counted(from.read(item), onBytes);
+      // A small file is counted when it is there.
+      const content = bytes > 0 ? from.read(item) : counted(from.read(item), onBytes);
       const version = await to.write(item.key, content, step.to);
+      run.advance(bytes);
       journal.addSame(item, { ...item, version }, to.kind === "bucket" ? TYPED : "");
       run.copied(item);
       return;

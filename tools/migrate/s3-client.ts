@@ -5,7 +5,7 @@ import { crc32 } from "node:zlib";
 import { Pool, ProxyAgent, type Dispatcher } from "undici";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { proxyFor } from "../../authentik/proxy.ts";
-import { escapePath, escapeUri } from "../../authentik/url.ts";
+import { escapePath } from "../../authentik/url.ts";
 import { MemoryBudget } from "./content.ts";
 import {
   crc32Base64,
@@ -46,10 +46,10 @@ import {
   isRetryable,
   isUnreachable,
   withRetry,
-  type RetryHooks,
+  type Retrier,
   type RetryPolicy,
 } from "./s3-retry.ts";
-import { addressOf, unsigned, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
+import { addressOf, Signer, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
 import { TAGS, type StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
@@ -71,7 +71,7 @@ interface ClientRequest extends BucketRequest {
 export type Condition = Readonly<Record<string, string>>;
 
 /** The client of one bucket. Keys are exact: any text may be one. Call `close` at the end. */
-export class BucketClient {
+export class BucketClient implements Retrier {
   readonly name: string;
   readonly retryPolicy: RetryPolicy;
   /** Whether checksums are sent and requested, as boto3 does by default. */
@@ -79,6 +79,7 @@ export class BucketClient {
   /** The Date of the last answer. */
   serverTime: string | undefined;
   private readonly address: BucketAddress;
+  private readonly signer: Signer;
   private readonly pool: Dispatcher;
   /** Where the pool connects to, without credentials. */
   private readonly route: string;
@@ -96,6 +97,7 @@ export class BucketClient {
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
     this.address = address;
+    this.signer = new Signer(address);
     const proxy = proxyFor(address.origin);
     this.route = proxy ? `${address.origin}, through the proxy ${proxy.host},` : address.origin;
     const options: Pool.Options = {
@@ -134,13 +136,6 @@ export class BucketClient {
   /** Called when a request has failed and is sent again. */
   onRetry: (reason: string) => void = () => undefined;
 
-  private readonly hooks: RetryHooks = {
-    mayRetry: (error) => this.mayRetry(error),
-    onRetry: (error, attempt) => {
-      this.reportRetry(error, attempt);
-    },
-  };
-
   /**
    * Whether a request may succeed when it is sent again. A server that has never been reached is
    * probably a wrong host or port.
@@ -149,7 +144,6 @@ export class BucketClient {
     return isRetryable(error) && (this.answers > 0 || !isUnreachable(error));
   }
 
-  /** @param attempt the number of the one that has failed */
   reportRetry(error: unknown, attempt: number): void {
     const reason = error instanceof Error ? error.message : String(error);
     this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${reason}`);
@@ -214,7 +208,7 @@ export class BucketClient {
   /** An object that fits into memory. */
   async get({ key, etag, size }: S3Object): Promise<ObjectBytes> {
     const headers = { ...this.checksumMode(), ...ifMatch(etag) };
-    return withRetry(this.retryPolicy, this.hooks, async () => {
+    return withRetry(this, async () => {
       const request: ClientRequest = { method: "GET", key, headers };
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
       expectLength(answer.headers, size);
@@ -472,9 +466,7 @@ export class BucketClient {
 
   /** @param read takes from the answer what was requested */
   private async send<T>(request: ClientRequest, read: (answer: XmlAnswer) => T): Promise<T> {
-    return withRetry(this.retryPolicy, this.hooks, async () =>
-      readAnswer(await this.exchange(request), read),
-    );
+    return withRetry(this, async () => readAnswer(await this.exchange(request), read));
   }
 
   private async exchange(request: ClientRequest): Promise<WholeAnswer> {
@@ -523,16 +515,10 @@ export class BucketClient {
   private async sign(request: ClientRequest): Promise<Dispatcher.DispatchOptions> {
     const { method, body, moves = 0 } = request;
     const { silenceMs, slowestRate } = this.retryPolicy;
-    const plain = unsigned(this.address, request);
-    const { headers } = await this.address.signer.sign(plain);
-    const search = Object.entries(plain.query).map(
-      ([name, value]) => `${escapeUri(name)}=${escapeUri(value)}`,
-    );
     return {
       origin: this.address.origin,
       method,
-      path: search.length === 0 ? plain.path : `${plain.path}?${search.join("&")}`,
-      headers,
+      ...(await this.signer.sign(request)),
       headersTimeout: silenceMs + (body?.length ?? 0) / slowestRate + moves / SLOWEST_SERVER,
       body: body ?? null,
     };

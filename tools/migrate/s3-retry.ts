@@ -1,14 +1,11 @@
 /** How often a failed call is repeated, and after which pause. */
 import { setTimeout as sleep } from "node:timers/promises";
-import pRetry from "p-retry";
 import { S3Error } from "./s3-answers.ts";
 
 export interface RetryPolicy {
   /** How often a call is tried in all. */
   attempts: number;
-  /**
-   * The first pause, in milliseconds. It doubles up to `MAX_PAUSE_MS`, and half of it is random.
-   */
+  /** The first pause, in milliseconds. It doubles up to `MAX_PAUSE_MS`. */
   pauseMs: number;
   /** How long a server may be silent, in milliseconds. */
   silenceMs: number;
@@ -24,10 +21,12 @@ export const DEFAULT_RETRY_POLICY: RetryPolicy = {
 };
 const MAX_PAUSE_MS = 10_000;
 
-/** Decides about failures, and reports those after which a call is tried again. */
-export interface RetryHooks {
+/** Whose calls are repeated: it decides about failures, and reports those that are tried again. */
+export interface Retrier {
+  readonly retryPolicy: RetryPolicy;
   mayRetry(error: unknown): boolean;
-  onRetry(error: unknown, attempt: number): void;
+  /** @param attempt the number of the one that has failed */
+  reportRetry(error: unknown, attempt: number): void;
 }
 
 /**
@@ -35,37 +34,30 @@ export interface RetryHooks {
  *
  * @throws the last failure; one of the connection as S3Error
  */
-export async function withRetry<T>(
-  policy: RetryPolicy,
-  hooks: RetryHooks,
-  call: () => Promise<T>,
-): Promise<T> {
-  const attempt = async () => {
+export async function withRetry<T>(retrier: Retrier, call: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
     try {
       return await call();
     } catch (error) {
-      throw asS3Error(error);
+      await pauseAfter(retrier, error, attempt);
     }
-  };
-  return pRetry(attempt, {
-    retries: policy.attempts - 1,
-    // p-retry multiplies it by a random number from 1 to 2, and doubles it for each attempt.
-    minTimeout: policy.pauseMs / 2,
-    maxTimeout: MAX_PAUSE_MS,
-    randomize: true,
-    shouldRetry: ({ error, attemptNumber, retriesLeft }) => {
-      const again = hooks.mayRetry(error);
-      if (again && retriesLeft > 0) hooks.onRetry(error, attemptNumber);
-      return again;
-    },
-  });
+  }
 }
 
 /**
- * Waits as `withRetry` does. A download uses it: it resumes in the middle of its stream instead of
- * repeating the call.
+ * Waits before the next attempt. The pause doubles with each, and half of it is random.
+ *
+ * @throws the failure if no attempt is left, or another one would not help
  */
-export async function pause({ pauseMs }: RetryPolicy, attempt: number): Promise<void> {
+export async function pauseAfter(
+  retrier: Retrier,
+  failure: unknown,
+  attempt: number,
+): Promise<void> {
+  const { attempts, pauseMs } = retrier.retryPolicy;
+  const error = asS3Error(failure);
+  if (attempt >= attempts || !retrier.mayRetry(error)) throw error;
+  retrier.reportRetry(error, attempt);
   const longest = Math.min(MAX_PAUSE_MS, pauseMs * 2 ** (attempt - 1));
   await sleep(longest * (0.5 + Math.random() / 2));
 }

@@ -1,8 +1,7 @@
-/** Where a bucket's requests go, and how they are signed: by the AWS SDK's signer. */
-import { createHash, createHmac, hash } from "node:crypto";
-import { SignatureV4 } from "@smithy/signature-v4";
+/** Where a bucket's requests go, and how they are signed. */
+import { createHmac, hash } from "node:crypto";
 import type { StorageSettings } from "../../authentik/env.ts";
-import { escapePath, escapeUri } from "../../authentik/url.ts";
+import { escapePath, escapeUri, signingKey, type SigningKeys } from "../../authentik/url.ts";
 
 /** For the requests of the SDK, which only finds credentials here. In milliseconds. */
 const SDK_TIMEOUTS = { connectionTimeout: 10_000, requestTimeout: 20_000 };
@@ -13,7 +12,9 @@ export interface BucketAddress {
   host: string;
   /** The path before the key, encoded: `/bucket`, or nothing if the bucket is in the host. */
   basePath: string;
-  signer: SignatureV4;
+  region: string;
+  /** Gives the same keys until they expire. */
+  credentials: () => Promise<SigningKeys>;
 }
 
 /** A request to a bucket. */
@@ -22,7 +23,7 @@ export interface BucketRequest {
   /** Undefined for a request to the bucket itself. */
   key?: string;
   query?: Record<string, string>;
-  headers?: Record<string, string | undefined>;
+  headers?: Readonly<Record<string, string>>;
   body?: Buffer;
 }
 
@@ -36,27 +37,21 @@ export async function addressOf(settings: StorageSettings): Promise<BucketAddres
   const keys = keysOf(settings);
   const isComplete = keys !== undefined && settings.endpoint !== undefined;
   const aws = isComplete ? undefined : await fromAwsConfig(settings);
-  const credentials = keys ?? aws?.credentials;
+  const credentials = keys ? () => Promise.resolve(keys) : aws?.credentials;
   if (!credentials) throw new Error("there are no credentials");
-  const signer = new SignatureV4({
-    service: "s3",
-    // boto3 also signs for this region when it knows none.
-    region: settings.region ?? aws?.region ?? "us-east-1",
-    credentials,
-    sha256: Sha256,
-    uriEscapePath: false,
-    applyChecksum: false,
-  });
-  return { ...placeOf(settings, new URL(settings.endpoint ?? aws?.endpoint ?? "")), signer };
+  // boto3 also signs for this region when it knows none.
+  const region = settings.region ?? aws?.region ?? "us-east-1";
+  const place = placeOf(settings, new URL(settings.endpoint ?? aws?.endpoint ?? ""));
+  return { ...place, region, credentials };
 }
 
 /** The keys of the settings; undefined when a profile replaces them. */
-function keysOf({ accessKey, secretKey, sessionToken, sessionProfile }: StorageSettings) {
+function keysOf(settings: StorageSettings): SigningKeys | undefined {
+  const { accessKey, secretKey, sessionToken, sessionProfile } = settings;
   if (accessKey === undefined || secretKey === undefined || sessionProfile !== undefined) {
     return undefined;
   }
-  const token = sessionToken === undefined ? {} : { sessionToken };
-  return { accessKeyId: accessKey, secretAccessKey: secretKey, ...token };
+  return { accessKeyId: accessKey, secretAccessKey: secretKey, sessionToken };
 }
 
 function placeOf({ bucketName, addressingStyle }: StorageSettings, endpoint: URL) {
@@ -93,52 +88,70 @@ async function fromAwsConfig({ region, sessionProfile, useSsl, endpoint }: Stora
 
 const EMPTY_SHA256 = hash("sha256", "");
 
-/** A request in the signer's form. The signature covers the SHA-256 of the body. */
-export function unsigned({ host, basePath }: BucketAddress, request: BucketRequest) {
-  const { method, key, query = {}, headers = {}, body } = request;
-  return {
-    method,
-    protocol: "https:",
-    hostname: host,
-    path: key === undefined ? basePath || "/" : `${basePath}/${escapePath(key)}`,
-    query,
-    headers: {
-      ...defined(headers),
+/** What the AWS SDK does not sign, because proxies may change it on the way. */
+const UNSIGNED_HEADER = "cache-control";
+
+/** A request's path with its query, and all its headers. */
+export interface SignedRequest {
+  path: string;
+  headers: Record<string, string>;
+}
+
+/** Signs the requests of one bucket with SigV4. */
+export class Signer {
+  private readonly address: BucketAddress;
+  /** The key of the last request, which is that of all requests of a day. */
+  private last: { secret: string; day: string; key: Buffer } | undefined;
+
+  constructor(address: BucketAddress) {
+    this.address = address;
+  }
+
+  /**
+   * Signs a request as it is now (AWS, "Authenticating Requests: Using the Authorization Header").
+   * The signature covers the SHA-256 of the body, which the server compares. The AWS SDK's signer
+   * needs three times the CPU time, a tenth of that of a run with small files.
+   */
+  async sign(request: BucketRequest, date = new Date()): Promise<SignedRequest> {
+    const { host, basePath, region, credentials } = this.address;
+    const { method, key, query = {}, body } = request;
+    const { accessKeyId, secretAccessKey, sessionToken } = await credentials();
+    const path = key === undefined ? basePath || "/" : `${basePath}/${escapePath(key)}`;
+    const search = Object.entries(query)
+      .map(([name, value]) => `${escapeUri(name)}=${escapeUri(value)}`)
+      .sort()
+      .join("&");
+    const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
+    const scope = [time.slice(0, 8), region, "s3", "aws4_request"];
+    const payload = body ? hash("sha256", body) : EMPTY_SHA256;
+    const headers: Record<string, string> = {
+      ...request.headers,
       host,
-      "x-amz-content-sha256": body ? hash("sha256", body) : EMPTY_SHA256,
-    },
-  };
-}
+      "x-amz-content-sha256": payload,
+      "x-amz-date": time,
+      ...(sessionToken === undefined ? {} : { "x-amz-security-token": sessionToken }),
+    };
+    const names = Object.keys(headers).filter((name) => name !== UNSIGNED_HEADER);
+    const lines = names.sort().map((name) => `${name}:${trimmed(headers[name] ?? "")}`);
+    const signedHeaders = names.join(";");
+    const canonical = [method, path, search, ...lines, "", signedHeaders, payload].join("\n");
+    const text = ["AWS4-HMAC-SHA256", time, scope.join("/"), hash("sha256", canonical)].join("\n");
+    const signature = createHmac("sha256", this.keyOf(secretAccessKey, scope)).update(text);
+    headers["authorization"] =
+      `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${scope.join("/")}, ` +
+      `SignedHeaders=${signedHeaders}, Signature=${signature.digest("hex")}`;
+    return { path: search === "" ? path : `${path}?${search}`, headers };
+  }
 
-function defined(headers: Record<string, string | undefined>): Record<string, string> {
-  const result: Record<string, string> = {};
-  for (const [name, value] of Object.entries(headers)) {
-    if (value !== undefined) result[name] = value;
-  }
-  return result;
-}
-
-type HashInput = string | ArrayBuffer | ArrayBufferView;
-
-/** Node's SHA-256 in the form that the signer requires. */
-class Sha256 {
-  private readonly hash: ReturnType<typeof createHash> | ReturnType<typeof createHmac>;
-  constructor(secret?: HashInput) {
-    this.hash = secret === undefined ? createHash("sha256") : createHmac("sha256", bytesOf(secret));
-  }
-  update(data: Uint8Array): void {
-    this.hash.update(data);
-  }
-  digest(): Promise<Uint8Array> {
-    return Promise.resolve(this.hash.digest());
-  }
-  reset(): void {
-    throw new Error("a hash can be used only once");
+  private keyOf(secret: string, scope: readonly string[]): Buffer {
+    const [day = ""] = scope;
+    if (this.last?.secret !== secret || this.last.day !== day) {
+      this.last = { secret, day, key: signingKey(secret, scope) };
+    }
+    return this.last.key;
   }
 }
 
-function bytesOf(secret: HashInput): string | Uint8Array {
-  if (typeof secret === "string") return secret;
-  if (!ArrayBuffer.isView(secret)) return new Uint8Array(secret);
-  return new Uint8Array(secret.buffer, secret.byteOffset, secret.byteLength);
+function trimmed(value: string): string {
+  return value.trim().replace(/ +/g, " ");
 }

@@ -13,7 +13,7 @@ import { withLocalStack } from "../tools/start/start.ts";
 import { measure, report, type Sample } from "./measure.ts";
 import { REPOSITORY } from "../tools/lib/repository.ts";
 
-const RUNS = 5;
+const RUNS = 3;
 const OWN = "this program, stack dev";
 
 /**

@@ -1,7 +1,7 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["node_modules/", ".local/", "eslint.config.js", "**/*.cjs"] },
+  { ignores: ["node_modules/", ".local/", "**/*.{js,cjs}"] },
   ...tseslint.configs.strictTypeChecked,
   {
     languageOptions: { parserOptions: { projectService: true } },

@@ -1,6 +1,5 @@
 /** `npm run bench`: measures speed, as ratios within one run. */
 import { Command } from "commander";
-import { benchExamples } from "./examples.ts";
 import { benchMigrate } from "./migrate.ts";
 import { benchPreview } from "./preview.ts";
 
@@ -10,6 +9,7 @@ const program = new Command("npm run bench --")
 program
   .command("preview", { isDefault: true })
   .description("a preview of the dev stack, compared with an empty and a naive program")
+  .option("--json", "print JSON", false)
   .action(benchPreview);
 program
   .command("migrate")
@@ -22,8 +22,4 @@ program
   .option("--no-keep-alive", "a server that closes the connection after each answer")
   .option("--json", "print JSON", false)
   .action(benchMigrate);
-program
-  .command("examples")
-  .description("the example stacks in process, compared with an empty program")
-  .action(benchExamples);
 await program.parseAsync();

@@ -11,19 +11,113 @@ export interface Figure {
   megabytes: number;
 }
 
+/** One run of a tool, in a column of the table. */
+export interface Sample {
+  column: string;
+  tool: string;
+  figure: Figure;
+}
+
+/** A tool's figures in a column. */
+interface Cell extends Omit<Sample, "figure"> {
+  median: Figure;
+  /** How far the times of equal runs are apart: the range as a part of the median. */
+  spread: number;
+}
+
+/** Equal runs that are so far apart do not tell which tool is faster. */
+const NOISY_SPREAD = 0.3;
+
+/**
+ * Prints the medians of the samples, then how much of the other tools' time, CPU time and memory the
+ * tool `own` takes, and which cells are too noisy. With `json` it prints the same as JSON.
+ *
+ * @param title what the table shows
+ */
+export function report(
+  title: string,
+  samples: readonly Sample[],
+  own: string,
+  { json }: { json: boolean },
+): void {
+  const cells = cellsOf(samples).map((cell) => {
+    const base = cellsOf(samples).find(({ column, tool }) => {
+      return column === cell.column && tool === own;
+    });
+    return {
+      ...cell,
+      ratio: base && cell.tool !== own ? ratio(base.median, cell.median) : undefined,
+    };
+  });
+  if (json) {
+    console.log(JSON.stringify({ title, own, cells }, undefined, 2));
+    return;
+  }
+  console.log(title);
+  console.table(
+    tableOf(cells, ({ median, spread }) => `${text(median)}, spread ${percent(spread)}`),
+  );
+  console.log(`what "${own}" takes of the others' time, CPU time and memory:`);
+  console.table(
+    tableOf(cells, (cell) => {
+      if (cell.ratio === undefined) return "";
+      const { seconds, cpuSeconds, megabytes } = cell.ratio;
+      return [seconds, cpuSeconds, megabytes].map((part) => part.toFixed(2)).join(", ");
+    }),
+  );
+  const noisy = cells.filter(({ spread }) => spread > NOISY_SPREAD);
+  if (noisy.length > 0) console.log("The machine was too noisy to tell; equal runs were apart:");
+  for (const { tool, column, spread } of noisy) {
+    console.log(`  ${column}, ${tool}: ${percent(spread)}`);
+  }
+}
+
+function cellsOf(samples: readonly Sample[]): Cell[] {
+  const groups = new Map<string, Sample[]>();
+  for (const sample of samples) {
+    const key = `${sample.column}, ${sample.tool}`;
+    groups.set(key, [...(groups.get(key) ?? []), sample]);
+  }
+  return [...groups.values()].flatMap(([first, ...others]) => {
+    if (first === undefined) return [];
+    const figures = [first, ...others].map(({ figure }) => figure);
+    const times = figures.map(({ seconds }) => seconds);
+    const median = medianOf(figures);
+    const spread = (Math.max(...times) - Math.min(...times)) / median.seconds;
+    return [{ column: first.column, tool: first.tool, median, spread }];
+  });
+}
+
+/** Rows by tool, columns by what was measured. */
+function tableOf<T extends Cell>(cells: readonly T[], show: (cell: T) => string) {
+  const rows: Record<string, Record<string, string>> = {};
+  for (const cell of cells) (rows[cell.tool] ??= {})[cell.column] = show(cell);
+  return rows;
+}
+
+function ratio(own: Figure, other: Figure): Figure {
+  return {
+    seconds: own.seconds / other.seconds,
+    cpuSeconds: own.cpuSeconds / other.cpuSeconds,
+    megabytes: own.megabytes / other.megabytes,
+  };
+}
+
+function text({ seconds, cpuSeconds, megabytes }: Figure): string {
+  return `${seconds.toFixed(2)} s, CPU ${cpuSeconds.toFixed(2)} s, ${megabytes.toFixed(0)} MB`;
+}
+
+function percent(part: number): string {
+  return `${(part * 100).toFixed(0)} %`;
+}
+
 /** The median of each figure. */
-export function medianOf(figures: readonly Figure[]): Figure {
+function medianOf(figures: readonly Figure[]): Figure {
   return {
     seconds: median(figures.map(({ seconds }) => seconds)),
     cpuSeconds: median(figures.map(({ cpuSeconds }) => cpuSeconds)),
     megabytes: median(figures.map(({ megabytes }) => megabytes)),
   };
-}
-
-/** How far the times of equal runs are apart: the range as a part of the median. */
-export function spreadOf(figures: readonly Figure[]): number {
-  const times = figures.map(({ seconds }) => seconds);
-  return (Math.max(...times) - Math.min(...times)) / median(times);
 }
 
 function median(values: number[]): number {

@@ -11,22 +11,12 @@ import { buildEnv } from "../authentik/env.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { findVersitygw, startVersitygw } from "../tools/start/versitygw.ts";
 import { startListingServer } from "../test/support/listing-server.ts";
-import { measure, medianOf, spreadOf, type Figure } from "./measure.ts";
+import { measure, report, type Figure, type Sample } from "./measure.ts";
 
 const SMALL_FILES = 5000;
 const LARGE_FILES = 4;
 const LARGE_BYTES = 256 * 1024 * 1024;
-const COLUMNS = [
-  "small up",
-  "small down",
-  "large up",
-  "large down",
-  "nothing to do up",
-  "nothing to do down",
-] as const;
-type Column = (typeof COLUMNS)[number];
-/** Equal runs that are so far apart do not tell which tool is faster. */
-const NOISY_SPREAD = 0.3;
+type Column = `${"small" | "large" | "nothing to do"} ${"up" | "down"}`;
 const LISTED_KEYS = 1_000_000;
 const KEYS = { accessKey: "bench", secretKey: "bench-secret" };
 const Manifest = v.object({ scripts: v.object({ migrate: v.string() }) });
@@ -51,20 +41,6 @@ export interface BenchOptions {
   json: boolean;
 }
 
-interface Sample {
-  tool: Tool;
-  column: Column;
-  figure: Figure;
-}
-
-/** A tool's figures in a column. */
-interface Cell {
-  tool: string;
-  column: Column;
-  median: Figure;
-  spread: number;
-}
-
 /**
  * Times every tool that is on PATH in turn, in both directions, several times, and prints medians
  * and ratios; then a listing of a million keys.
@@ -87,7 +63,7 @@ export async function benchMigrate(options: BenchOptions): Promise<void> {
     const samples: Sample[] = [];
     const found = await tools(work, server.endpoint);
     const take = async (tool: Tool, column: Column, way: Way) => {
-      samples.push({ tool, column, figure: await time(tool, way, work) });
+      samples.push({ tool: tool.name, column, figure: await time(tool, way, work) });
     };
     const start = (tool: Tool, set: string, round: number) =>
       newTrip(tool, set, round, work, server.endpoint);
@@ -121,57 +97,17 @@ export async function benchMigrate(options: BenchOptions): Promise<void> {
         await take(tool, "large down", trip.down);
         await trip.remove();
       });
-    const cells = cellsOf(found, samples);
-    const listing = isWanted("listing") ? await listMany(work) : undefined;
-    if (options.json) console.log(JSON.stringify({ ...options, cells, listing }, null, 2));
-    else print(cells, options, listing);
+    if (isWanted("listing")) {
+      const column = `listing of ${LISTED_KEYS} keys`;
+      samples.push({ tool: "migrate", column, figure: await listMany(work) });
+    }
+    const connections = keepAlive ? "keeps connections open" : "closes each connection";
+    const title = `migrate: medians of ${rounds} rounds, on a server that ${connections}`;
+    report(title, samples, "migrate", options);
   } finally {
     await server.stop();
     await rm(work, { recursive: true });
   }
-}
-
-function cellsOf(tools: readonly Tool[], samples: readonly Sample[]): Cell[] {
-  return tools.flatMap((tool) =>
-    COLUMNS.flatMap((column): Cell[] => {
-      const figures = samples
-        .filter((sample) => sample.tool === tool && sample.column === column)
-        .map(({ figure }) => figure);
-      if (figures.length === 0) return [];
-      return [{ tool: tool.name, column, median: medianOf(figures), spread: spreadOf(figures) }];
-    }),
-  );
-}
-
-function print(
-  cells: readonly Cell[],
-  { rounds, keepAlive }: BenchOptions,
-  listing: Figure | undefined,
-): void {
-  console.table(tableOf(cells, ({ median }) => text(median)));
-  const ratio = ({ column, median, tool }: Cell): string => {
-    const own = cells.find((cell) => cell.tool === "migrate" && cell.column === column);
-    if (!own || tool === "migrate") return "";
-    const wall = own.median.seconds / median.seconds;
-    const cpu = own.median.cpuSeconds / median.cpuSeconds;
-    return `${wall.toFixed(2)}, CPU ${cpu.toFixed(2)}`;
-  };
-  console.log("migrate's part of the others' time:");
-  console.table(tableOf(cells, ratio));
-  const connections = keepAlive ? "keeps connections open" : "closes each connection";
-  console.log(`medians of ${rounds} rounds, on a server that ${connections}`);
-  const noisy = cells.filter(({ spread }) => spread > NOISY_SPREAD);
-  if (noisy.length > 0) console.log("The machine was too noisy to tell; equal runs were apart:");
-  for (const { tool, column, spread } of noisy)
-    console.log(`  ${column}, ${tool}: ${(spread * 100).toFixed(0)} %`);
-  if (listing) console.log(`listing of ${LISTED_KEYS} keys: ${text(listing)}`);
-}
-
-/** Rows by tool, columns by what was measured. */
-function tableOf(cells: readonly Cell[], show: (cell: Cell) => string) {
-  const rows: Record<string, Record<string, string>> = {};
-  for (const cell of cells) (rows[cell.tool] ??= {})[cell.column] = show(cell);
-  return rows;
 }
 
 type Way = [from: string, to: string, bucket: string];
@@ -348,8 +284,4 @@ async function listMany(work: string): Promise<Figure> {
   } finally {
     await listing.stop();
   }
-}
-
-function text({ seconds, cpuSeconds, megabytes }: Figure): string {
-  return `${seconds.toFixed(2)} s, CPU ${cpuSeconds.toFixed(2)} s, ${megabytes.toFixed(0)} MB`;
 }

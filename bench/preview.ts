@@ -10,10 +10,11 @@ import { openLocalFolder } from "../tools/start/folder.ts";
 import { onPath, run } from "../tools/lib/programs.ts";
 import { localProject, type LocalProject } from "../tools/start/stack.ts";
 import { withLocalStack } from "../tools/start/start.ts";
-import { measure, medianOf, type Figure } from "./measure.ts";
+import { measure, report, type Sample } from "./measure.ts";
 import { REPOSITORY } from "../tools/lib/repository.ts";
 
 const RUNS = 3;
+const OWN = "this program, stack dev";
 
 /**
  * `modules` are the packages that the project has installed. The engine installs the plugin of
@@ -49,8 +50,11 @@ const NAIVE = {
   `,
 };
 
-/** Measures and prints a table of medians and ratios. */
-export async function benchPreview(): Promise<void> {
+/**
+ * Measures and prints a table. `warm` is a program that was compiled before and is unchanged, `cold`
+ * is a new machine, as in CI.
+ */
+export async function benchPreview(options: { json: boolean }): Promise<void> {
   if (!(await onPath("pulumi"))) {
     throw new Error("this bench needs the Pulumi engine; put pulumi on PATH");
   }
@@ -58,34 +62,40 @@ export async function benchPreview(): Promise<void> {
   try {
     const local = join(dir, "local");
     const signal = AbortSignal.timeout(600_000);
-    const options = { dir: local, progress: console.error, notice: console.error, signal };
-    await withLocalStack(options, () => Promise.resolve());
+    const start = { dir: local, progress: console.error, notice: console.error, signal };
+    await withLocalStack(start, () => Promise.resolve());
     const projects = {
       "(a) empty JavaScript": await project(join(dir, "empty"), EMPTY),
       "(a') three trivial dynamic resources": await project(join(dir, "dynamic"), DYNAMIC),
-      "this program, stack dev": localProject(await openLocalFolder(local)),
+      [OWN]: localProject(await openLocalFolder(local)),
       "(b) naive TypeScript, three clouds": await project(join(dir, "naive"), NAIVE),
     };
     // The first warm round fills the caches and does not count.
-    await runs(projects, 1, () => Promise.resolve(tmpdir()));
-    print("warm", await runs(projects, RUNS, () => Promise.resolve(tmpdir())));
-    print("cold", await runs(projects, RUNS, () => mkdtemp(join(dir, "tmp-"))));
+    await runs("", projects, 1, () => Promise.resolve(tmpdir()));
+    const samples = [
+      ...(await runs("warm", projects, RUNS, () => Promise.resolve(tmpdir()))),
+      ...(await runs("cold", projects, RUNS, () => mkdtemp(join(dir, "tmp-")))),
+    ];
+    report(`preview: medians of ${RUNS} rounds`, samples, OWN, options);
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
 }
 
-/** The figures of each project. `temporary` gives the folder where compilers keep their output. */
+/** Runs the projects in turn. `temporary` gives the folder where compilers keep their output. */
 async function runs(
+  column: string,
   projects: Readonly<Record<string, LocalProject>>,
   rounds: number,
   temporary: () => Promise<string>,
-): Promise<Map<string, Figure[]>> {
-  const samples = new Map<string, Figure[]>();
+): Promise<Sample[]> {
+  const samples: Sample[] = [];
   for (let round = 0; round < rounds; round += 1) {
-    for (const [name, project] of Object.entries(projects)) {
-      const sample = await preview(project, await temporary());
-      samples.set(name, [...(samples.get(name) ?? []), sample]);
+    for (const [tool, { workDir, envVars }] of Object.entries(projects)) {
+      const args = ["preview", "--stack", "dev", "--non-interactive"];
+      const env = { ...envVars, TMPDIR: await temporary() };
+      const figure = await measure("pulumi", args, { cwd: workDir, env });
+      samples.push({ column, tool, figure });
     }
   }
   return samples;
@@ -111,26 +121,4 @@ async function project(
   const args = ["stack", "init", "dev", "--non-interactive"];
   await run("pulumi", args, { cwd: workDir, env: envVars });
   return { workDir, envVars };
-}
-
-async function preview({ workDir, envVars }: LocalProject, TMPDIR: string): Promise<Figure> {
-  const args = ["preview", "--stack", "dev", "--non-interactive"];
-  return measure("pulumi", args, { cwd: workDir, env: { ...envVars, TMPDIR } });
-}
-
-function print(mode: "warm" | "cold", samples: Map<string, Figure[]>): void {
-  const rows = [...samples].map(([name, list]) => ({ name, ...medianOf(list) }));
-  const own = rows.find(({ name }) => name.startsWith("this"));
-  if (!own) return;
-  const meaning = mode === "warm" ? "compiled before and unchanged" : "on a new machine, as in CI";
-  console.log(`pulumi preview, ${mode} (${meaning}), median of ${RUNS} alternating runs`);
-  for (const { name, seconds, megabytes } of rows) {
-    const time = `${seconds.toFixed(2).padStart(6)} s`;
-    const memory = `${megabytes.toFixed(0).padStart(6)} MB`;
-    const [timeRatio, memoryRatio] = [own.seconds / seconds, own.megabytes / megabytes];
-    const ratios =
-      `this program takes ${timeRatio.toFixed(2)} of its time, ` +
-      `${memoryRatio.toFixed(2)} of its memory`;
-    console.log(`${name.padEnd(38)} ${time} ${memory}   ${name === own.name ? "" : ratios}`);
-  }
 }

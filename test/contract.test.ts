@@ -216,6 +216,35 @@ describe("example stacks", function () {
   }
 });
 
+describe("the process of the S3 resources", function () {
+  this.timeout(60_000);
+
+  it("loads no compiler and no npm, and operations.ts only for a resource that has changed", async () => {
+    const probe = `
+      import { createRequire } from "node:module";
+      const require = createRequire(process.cwd() + "/");
+      await import("./providers/s3/plugin/pulumi-resource-pulumi-nodejs");
+      const { cors } = require("./providers/s3/dynamic-provider.cjs");
+      await cors.configure({ config: { get: () => undefined } });
+      const unchanged = await cors.diff("id", { a: [1], b: 2 }, { b: 2, a: [1] });
+      const before = Object.keys(require.cache);
+      const changed = await cors.diff("id", { a: [1], b: 2 }, { b: 2, a: [3] });
+      console.log(JSON.stringify({ before, changes: [unchanged.changes, changed.changes] }));
+      process.exit();
+    `;
+    const args = ["--input-type=module", "--eval", probe, "--", "script", "engine"];
+    const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 60_000 });
+    const Probe = v.object({ before: v.array(v.string()), changes: v.array(v.boolean()) });
+    const { before, changes } = v.parse(Probe, JSON.parse(/^\{.*$/m.exec(stdout)?.[0] ?? ""));
+    expect(changes).to.deep.equal([false, true]);
+    // The SDK's script loads 780 modules.
+    expect(before).to.have.length.below(230);
+    expect(
+      before.filter((file) => /typescript|tsx|arborist|smithy|\.ts$/.test(file)),
+    ).to.deep.equal([]);
+  });
+});
+
 function row({ name, type, options }: Recorded): string {
   const shown = Object.entries(options).map(
     ([key, value]) => `${key} ${Array.isArray(value) ? value.join(" ") : String(value)}`,

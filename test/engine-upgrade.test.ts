@@ -198,9 +198,11 @@ async function moveFiles(dir: string): Promise<void> {
     "./operations.ts",
     "./actions.ts",
   ]);
-  await move("package.json", "package.json", [
-    "providers/s3/dynamic-provider.cjs",
-    "moved/entry.cjs",
-  ]);
-  await move("program/index.ts", "start/here/index.ts", ["../index.ts", "../../index.ts"]);
+  await move(
+    "package.json",
+    "package.json",
+    ["providers/s3/dynamic-provider.cjs", "moved/entry.cjs"],
+    ["program/index.js", "start/here/index.js"],
+  );
+  await move("program/index.js", "start/here/index.js", ["../index.ts", "../../index.ts"]);
 }

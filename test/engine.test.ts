@@ -1,4 +1,4 @@
-import { mkdir, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
 import {
@@ -11,6 +11,7 @@ import {
   type S3Client,
 } from "@aws-sdk/client-s3";
 import type { RunningServer } from "../tools/start/versitygw.ts";
+import { Checkout } from "./support/checkout.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { startFaultProxy } from "./support/fault-proxy.ts";
 import { AUTHENTIK, ROOT, rootClient, startTestServer } from "./support/server.ts";
@@ -207,6 +208,22 @@ const SECRETS = {
     expect(everything).to.contain("authentik-cors");
     for (const secret of Object.values(SECRETS))
       expect(everything.includes(secret), secret).to.equal(false);
+  });
+
+  it("refuses an older Pulumi before it creates anything", async () => {
+    const checkout = await Checkout.create();
+    const other = await EngineProject.create({ repository: checkout.dir });
+    try {
+      const file = join(checkout.dir, "program/index.js");
+      await writeFile(file, (await readFile(file, "utf8")).replace(">=3.208.0", ">=99.0.0"));
+      await other.configure({ provider: "s3" });
+      const { ok, text } = await other.run("preview");
+      expect(ok).to.equal(false);
+      expect(text).to.contain("99.0.0").and.not.to.contain("authentik-bucket");
+    } finally {
+      await other.remove();
+      await checkout.remove();
+    }
   });
 
   it("is a component that another program can import", async () => {

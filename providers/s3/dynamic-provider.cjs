@@ -5,9 +5,41 @@
  * loaded there. Its exports are `bucket`, `cors` and `policy`. Stacks store these names too, so
  * they never change.
  */
-// Node that strips types itself needs no loader, but refuses to strip them below node_modules.
-const stripsTypes = process.features.typescript && !/[\\/]node_modules[\\/]/.test(__dirname);
+const { isDeepStrictEqual } = require("node:util");
 
-module.exports = stripsTypes
-  ? require("./operations.ts")
-  : require("tsx/cjs/api").require("./operations.ts", __filename);
+module.exports = { bucket: resource("bucket"), cors: resource("cors"), policy: resource("policy") };
+
+/**
+ * What a resource does on the server is in operations.ts. A preview of an unchanged resource does
+ * not load that file: TypeScript would cost it more time than all else here.
+ */
+function resource(name) {
+  let configuration;
+  const call =
+    (method) =>
+    async (...args) => {
+      const operations = load()[name];
+      await operations.configure(configuration);
+      return operations[method](...args);
+    };
+  const diff = call("diff");
+  return {
+    configure: async (request) => {
+      configuration = request;
+    },
+    diff: async (id, olds, news) =>
+      isDeepStrictEqual(olds, news) ? { changes: false } : diff(id, olds, news),
+    create: call("create"),
+    read: call("read"),
+    update: call("update"),
+    delete: call("delete"),
+  };
+}
+
+function load() {
+  // Node that strips types itself needs no loader, but refuses to strip them below node_modules.
+  const stripsTypes = process.features.typescript && !/[\\/]node_modules[\\/]/.test(__dirname);
+  // Not tsx/cjs/api: it compiles every file again in each process.
+  if (!stripsTypes) require("tsx/cjs");
+  return require("./operations.ts");
+}

@@ -94,6 +94,9 @@ interface ProjectOptions {
   repository?: string;
 }
 
+/** Options of the runtime for a program that is not this repository's. */
+const TYPESCRIPT = { nodeargs: "--import tsx/esm" };
+
 /** A project with one stack and a state of its own. */
 export class EngineProject {
   readonly dir: string;
@@ -104,9 +107,12 @@ export class EngineProject {
 
   private readonly name: string;
 
-  private constructor(dir: string, name: string) {
+  private readonly providers: { name: string; path: string }[];
+
+  private constructor(dir: string, name: string, plugins: string[]) {
     this.dir = dir;
     this.name = name;
+    this.providers = plugins.map((path) => ({ name: "pulumi-nodejs", path }));
     this.env = {
       PULUMI_BACKEND_URL: `file://${join(dir, "state")}`,
       PULUMI_CONFIG_PASSPHRASE: "test",
@@ -114,23 +120,29 @@ export class EngineProject {
     };
   }
 
-  /** A project that runs this repository's program, a copy's, or the one in the folder `main`. */
+  /**
+   * A project that runs this repository's program, a copy's, or the one in the folder `main`. Only
+   * the last has no plugin of its own, and so the SDK's process of the S3 resources.
+   */
   static async create(options: ProjectOptions = {}): Promise<EngineProject> {
     const { name = "authentik-storage", repository = REPOSITORY } = options;
     const { main = join(repository, "program") } = options;
     const dir = await mkdtemp(join(tmpdir(), "authentik-storage-engine-"));
-    const project = new EngineProject(dir, name);
+    const plugin = join(repository, "providers/s3/plugin");
+    const isOwn = options.main === undefined;
+    const project = new EngineProject(dir, name, isOwn ? [plugin] : []);
     await mkdir(join(dir, "state"));
-    await project.setMain(main);
+    await project.setMain(main, isOwn ? {} : TYPESCRIPT);
     await project.expectOk("stack", "init", STACK);
     return project;
   }
 
-  /** Sets the folder where the program starts. */
-  async setMain(folder: string): Promise<void> {
+  /** Sets the folder where the program starts, which is TypeScript by default. */
+  async setMain(folder: string, options: object = TYPESCRIPT): Promise<void> {
     const main = isAbsolute(folder) ? relative(this.dir, folder) : folder;
-    const options = { typescript: false, nodeargs: "--import tsx/esm" };
-    const project = { name: this.name, runtime: { name: "nodejs", options }, main: `${main}/` };
+    const { name, providers } = this;
+    const runtime = { name: "nodejs", options: { typescript: false, ...options } };
+    const project = { name, runtime, plugins: { providers }, main: `${main}/` };
     await writeFile(join(this.dir, "Pulumi.yaml"), stringify(project));
   }
 

@@ -83,7 +83,14 @@ interface StackValues {
   secrets: Record<string, string>;
 }
 
-const Project = v.looseObject({ name: v.string(), main: v.string() });
+const Plugins = v.object({
+  providers: v.array(v.object({ name: v.string(), path: v.string() })),
+});
+const Project = v.looseObject({
+  name: v.string(),
+  main: v.string(),
+  plugins: v.optional(Plugins, { providers: [] }),
+});
 const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
 
 async function stackValues(folder: LocalFolder, endpoint: string): Promise<StackValues> {
@@ -188,7 +195,11 @@ async function writeProject(
 ): Promise<void> {
   await mkdir(workDir, { recursive: true, mode: 0o700 });
   const main = `${relative(workDir, join(REPOSITORY, project.main)).split(sep).join("/")}/`;
-  await writeWholeFile(join(workDir, "Pulumi.yaml"), stringify({ ...project, main }));
+  const providers = project.plugins.providers.map(({ name, path }) => {
+    return { name, path: join(REPOSITORY, path) };
+  });
+  const plugins = { providers };
+  await writeWholeFile(join(workDir, "Pulumi.yaml"), stringify({ ...project, main, plugins }));
 }
 
 /** Writes the plain values, and returns the secrets that the file does not have yet. */
@@ -227,7 +238,7 @@ export async function upInProcess(
     stack: STACK,
     config: Object.fromEntries(config),
     secrets: Object.keys(secrets),
-    program: async () => (await import("../../index.ts")).default,
+    program: async () => (await import("../../index.ts")).default(),
     signal,
   });
 }

@@ -48,17 +48,18 @@ const T = {
 type Values = Record<string, string>;
 type Change = (resources: Recorded[]) => Recorded[];
 
+/** Changes every resource of a type. */
+function each(type: string, change: (resource: Recorded) => Recorded): Change {
+  return (resources) =>
+    resources.map((resource) => (resource.type === type ? change(resource) : resource));
+}
+
 /** Sets the input at a path, e.g. `rules.0.allowedOrigins`. What is on the way has to be there: a fixture must not invent a shape. */
 function set(type: string, path: string, value: unknown): Change {
-  return (resources) =>
-    resources.map((resource) =>
-      resource.type === type
-        ? {
-            ...resource,
-            inputs: { ...resource.inputs, ...changed(resource.inputs, path.split("."), value) },
-          }
-        : resource,
-    );
+  return each(type, (resource) => ({
+    ...resource,
+    inputs: { ...resource.inputs, ...changed(resource.inputs, path.split("."), value) },
+  }));
 }
 
 function changed(inputs: object, [key = "", ...rest]: string[], value: unknown): object {
@@ -76,14 +77,12 @@ function changed(inputs: object, [key = "", ...rest]: string[], value: unknown):
 
 /** Edits a document that is an input as JSON text. */
 function edit(type: string, input: string, change: (text: string) => string): Change {
-  return (resources) =>
-    resources.map((resource) => {
-      if (resource.type !== type) return resource;
-      const before = String(resource.inputs[input]);
-      const after = change(before);
-      if (after === before) throw new Error(`"${before}" stays the same`);
-      return { ...resource, inputs: { ...resource.inputs, [input]: after } };
-    });
+  return each(type, (resource) => {
+    const before = String(resource.inputs[input]);
+    const after = change(before);
+    if (after === before) throw new Error(`"${before}" stays the same`);
+    return { ...resource, inputs: { ...resource.inputs, [input]: after } };
+  });
 }
 
 const replace = (type: string, input: string, from: string, to: string) =>
@@ -92,15 +91,12 @@ const without =
   (type: string): Change =>
   (resources) =>
     resources.filter((resource) => resource.type !== type);
-const unprotected =
-  (type: string): Change =>
-  (resources) =>
-    resources.map((resource) => (resource.type === type ? { ...resource, options: {} } : resource));
+const withOptions = (type: string, options: Recorded["options"]) =>
+  each(type, (resource) => ({ ...resource, options }));
+const unprotected = (type: string) => withOptions(type, {});
 /** The same under another name of its type. */
-const renamed =
-  (type: string, name: string): Change =>
-  (resources) =>
-    resources.map((resource) => (resource.type === type ? { ...resource, type: name } : resource));
+const renamed = (type: string, name: string) =>
+  each(type, (resource) => ({ ...resource, type: name }));
 const both =
   (first: Change, second: Change): Change =>
   (resources) =>
@@ -262,7 +258,7 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
       ["a role for every pod of a namespace", replace(T.awsRole, "assumeRolePolicy", "aws:RequestTag/kubernetes-service-account", "aws:RequestTag/other"), /not limited.*aws:RequestTag\/kubernetes-service-account/, pods],
       ["a role for the pods of every cluster", replace(T.awsRole, "assumeRolePolicy", "aws:RequestTag/eks-cluster-name", "aws:RequestTag/other"), /not limited.*aws:RequestTag\/eks-cluster-name/, pods],
       ["a role with the other way's action", trust({ Action: "sts:AssumeRoleWithWebIdentity" }), /allows more than sts:AssumeRole, sts:TagSession/, pods],
-      ["pods with another's role", (resources) => resources.map((resource) => (resource.type === T.awsPods ? { ...resource, options: {} } : resource)), /roleArn is not this stack's role/, pods],
+      ["pods with another's role", withOptions(T.awsPods, {}), /roleArn is not this stack's role/, pods],
       ["a role for every pod", replace(T.awsRole, "assumeRolePolicy", "authentik:authentik", "*"), /not limited to authentik's service accounts/, role],
       ["a role without conditions", edit(T.awsRole, "assumeRolePolicy", (text) => text.replace(/,"Condition":\{.*\}\}(?=\}\]\}$)/, "")), /not limited to authentik's service accounts/, role],
       ["a role with more actions", replace(T.awsRole, "assumeRolePolicy", "sts:AssumeRoleWithWebIdentity", "sts:*"), /allows more than/, role],
@@ -272,13 +268,13 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
     r2: [
       ["another permission group", set(T.r2Token, "policies.0.permissionGroups.0.id", "bf7481a1826f439697cb59a20b22293e"), /permissionGroups\.id = "bf74/],
       ["every bucket", set(T.r2Token, "policies.0.resources", '{"com.cloudflare.api.account.0123456789abcdef0123456789abcdef":"*"}'), /policies\.resources.*is not one bucket/],
-      ["another's bucket", replaceIn(T.r2Token, "policies.0.resources", "authentik-media", "salaries"), /the bucket "salaries", which is not this stack's/],
+      ["another's bucket", set(T.r2Token, "policies.0.resources", '{"com.cloudflare.edge.r2.bucket.0123456789abcdef0123456789abcdef_default_salaries":"*"}'), /the bucket "salaries", which is not this stack's/],
     ],
     azure: [
       ["another role", set(T.azureRole, "roleDefinitionId", "/subscriptions/1/providers/Microsoft.Authorization/roleDefinitions/b24988ac-6180-42a0-ab88-20f7382dd24c"), /is not "Storage Blob Data Contributor"/],
       ["the resource group", set(T.azureRole, "scope", "/subscriptions/1/resourceGroups/authentik"), /wider than the storage account/],
-      ["another's account", (resources) => resources.map((resource) => (resource.type === T.azureRole ? { ...resource, options: {} } : resource)), /not (?:this stack's account|the gateway's)/],
-      ["another's identity", (resources) => resources.map((resource) => (resource.type === T.azureRole ? { ...resource, options: { dependsOn: ["authentikmedia"] } } : resource)), /not the gateway's/],
+      ["another's account", withOptions(T.azureRole, {}), /not (?:this stack's account|the gateway's)/],
+      ["another's identity", withOptions(T.azureRole, { dependsOn: ["authentikmedia"] }), /not the gateway's/],
       ["a role of another API version", both(set(T.azureRole, "scope", "/subscriptions/1"), renamed(T.azureRole, "azure-native:authorization/v20220401:RoleAssignment")), /wider than the storage account/],
       ["another user of the gateway", set(T.s3BucketPolicy, "policy.Statement.0.Principal", { AWS: ["authentik-0", "other"] }), /rights to 3 principals/],
       ["the account's keys", set(T.azureAccount, "allowSharedKeyAccess", true), /allowSharedKeyAccess is not false/],
@@ -326,23 +322,6 @@ const fixtures: Record<string, Partial<Record<ProviderName, Fixture[]>>> = {
     ],
   },
 };
-
-/** Edits a text further down among the inputs. */
-function replaceIn(type: string, path: string, from: string, to: string): Change {
-  return (resources) =>
-    resources.map((resource) => {
-      if (resource.type !== type) return resource;
-      const before = path
-        .split(".")
-        .reduce<unknown>(
-          (value, key) =>
-            typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined,
-          resource.inputs,
-        );
-      const [after] = set(type, path, String(before).replaceAll(from, to))([resource]);
-      return after ?? resource;
-    });
-}
 
 /** How a whole stack may be named otherwise. */
 const OTHER_NAMES: [provider: ProviderName, rename: (type: string) => string][] = [

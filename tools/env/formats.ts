@@ -56,7 +56,7 @@ const FORMATTERS: Readonly<Record<Format, Formatter>> = {
   helm,
   secret,
   ecs,
-  json,
+  json: toJson,
 };
 
 /**
@@ -253,11 +253,6 @@ function ecsReference(name: string, arn: string | undefined): string {
     `"${arn}" is not the ARN of a Secrets Manager secret or of a Parameter Store path; ` +
       "write arn:aws:secretsmanager:... or arn:aws:ssm:...:parameter/...",
   );
-}
-
-/** One object of names and values. */
-function json(env: Env): string {
-  return toJson(env);
 }
 
 function toJson(value: unknown): string {

@@ -152,15 +152,10 @@ function substitute(value: string, lookup: Lookup, where: string): string {
       }
       const found = lookup(name);
       const isSet = found !== undefined && !(String(operator).startsWith(":") && found === "");
-      return isSet
-        ? ifSet(found, String(operator), String(word))
-        : ifUnset(name, String(operator), String(word), where);
+      if (!isSet) return ifUnset(name, String(operator), String(word), where);
+      return String(operator).endsWith("+") ? String(word) : found;
     },
   );
-}
-
-function ifSet(found: string, operator: string, word: string): string {
-  return operator.endsWith("+") ? word : found;
 }
 
 function ifUnset(name: string, operator: string, word: string, where: string): string {

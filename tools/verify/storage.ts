@@ -68,19 +68,19 @@ export class Storage {
 
   /** The keys of up to 1000 objects that begin with `prefix`. */
   async list(prefix: string): Promise<string[]> {
-    const command = new ListObjectsV2Command({ Bucket: this.settings.bucketName, Prefix: prefix });
-    const { Contents = [], IsTruncated, Name } = await this.plain.send(command, this.abort);
-    if (IsTruncated === undefined && Name === undefined) throw new NotS3Error("a listing");
-    return Contents.flatMap(({ Key }) => Key ?? []);
+    const { value = [] } = await this.pages(prefix).next();
+    return value;
   }
 
   /** The keys of all objects that begin with `prefix`, in pages of up to 1000. */
-  async *pages(prefix: string): AsyncGenerator<string[]> {
+  async *pages(prefix: string): AsyncGenerator<string[], undefined> {
     const settings = { Bucket: this.settings.bucketName, Prefix: prefix };
     let token: string | undefined;
     do {
       const command = new ListObjectsV2Command({ ...settings, ContinuationToken: token });
-      const { Contents = [], NextContinuationToken } = await this.plain.send(command, this.abort);
+      const answer = await this.plain.send(command, this.abort);
+      const { Contents = [], IsTruncated, Name, NextContinuationToken } = answer;
+      if (IsTruncated === undefined && Name === undefined) throw new NotS3Error("a listing");
       yield Contents.flatMap(({ Key }) => Key ?? []);
       token = NextContinuationToken;
     } while (token !== undefined);

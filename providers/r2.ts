@@ -229,8 +229,10 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       { keyGeneration, retirePreviousKey, protect, place, adopted: args.adopt ? place : "" },
       guardPlace(name, args, guardAdoption(name, guardRotation(name, options, known))),
     );
+    // So much of the account's id tells two accounts apart, and is short enough for reports.
+    const bucketId = `${args.bucketName}/${args.jurisdiction}/${args.accountId.slice(0, 8)}`;
     const child: ChildOf = (kind) => ({
-      name: `${name}-${place}/${kind}`,
+      name: `${name}-${bucketId}/${kind}`,
       // Earlier versions had names without the place.
       options: { parent: this, aliases: [{ name: `${name}-${kind}` }] },
     });

@@ -1,6 +1,6 @@
 /**
  * The guard of files on plans of the clouds' own plugins, and their deployment by a saved plan. It
- * needs the plugins, and an API for them: `AWS_ENDPOINT_URL` (e.g. of moto) or `CLOUDFLARE_BASE_URL`.
+ * needs the plugins, and moto for AWS.
  */
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -8,7 +8,9 @@ import { expect } from "chai";
 import { deploy } from "../tools/preview/deploy.ts";
 import { renderText } from "../tools/preview/render.ts";
 import { preview } from "../tools/preview/preview.ts";
-import { EngineProject, pulumi, REPOSITORY, STACK } from "./support/engine.ts";
+import { canFakeAws, startAws, type FakeAws } from "./support/aws.ts";
+import { ACCOUNT, startCloudflare, type FakeCloudflare } from "./support/cloudflare.ts";
+import { EngineProject, hasPlugin, pulumi, REPOSITORY, STACK } from "./support/engine.ts";
 
 /** The project's program, with other inputs of one type of resources. */
 const PROGRAM = `
@@ -24,6 +26,7 @@ const PROGRAM = `
 
 interface Cloud {
   isHere: boolean;
+  start: () => Promise<FakeAws | FakeCloudflare>;
   config: Record<string, unknown>;
   /** Inputs by type that ask for the label, and those that do not. */
   emptied: Record<string, object>;
@@ -33,7 +36,8 @@ interface Cloud {
 const rule = { id: "clean-up", status: "Enabled", filter: { prefix: "" } };
 const CLOUDS: Record<string, Cloud> = {
   aws: {
-    isHere: process.env.AWS_ENDPOINT_URL !== undefined,
+    isHere: canFakeAws,
+    start: startAws,
     config: { provider: "aws", region: "eu-central-1" },
     emptied: {
       "aws:s3/bucket:Bucket": { forceDestroy: true },
@@ -51,11 +55,18 @@ const CLOUDS: Record<string, Cloud> = {
     },
   },
   r2: {
-    isHere: process.env.CLOUDFLARE_BASE_URL !== undefined,
+    isHere: await hasPlugin("cloudflare"),
+    // Only a bucket that is adopted has lifecycle rules in the stack.
+    start: async () => {
+      const fake = await startCloudflare();
+      fake.put("default/media");
+      return fake;
+    },
     config: {
       provider: "r2",
-      accountId: "0123456789abcdef".repeat(2),
-      bucketName: "authentik-media",
+      accountId: ACCOUNT,
+      bucketName: "media",
+      adopt: true,
     },
     emptied: {
       "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": {
@@ -73,12 +84,15 @@ const CLOUDS: Record<string, Cloud> = {
   },
 };
 
-for (const [name, { isHere, config, emptied, harmless }] of Object.entries(CLOUDS)) {
+for (const [name, { isHere, start, config, emptied, harmless }] of Object.entries(CLOUDS)) {
   (pulumi && isHere ? describe : describe.skip)(`plans of the plugin of ${name}`, function () {
     this.timeout(400_000);
+    let fake: FakeAws | FakeCloudflare;
     let project: EngineProject;
     before(async () => {
+      fake = await start();
       project = await EngineProject.create();
+      Object.assign(project.env, fake.env);
       const main = join(project.dir, "changed");
       await mkdir(main);
       for (const folder of ["node_modules", "providers"]) {
@@ -94,8 +108,8 @@ for (const [name, { isHere, config, emptied, harmless }] of Object.entries(CLOUD
       });
     });
     after(async () => {
-      await project.run("destroy", "--yes", "--skip-preview");
       await project.remove();
+      await fake.stop();
     });
 
     const options = (type?: string, inputs?: object) => ({

@@ -15,7 +15,7 @@ import { EngineProject, hasPlugin, pulumi } from "./support/engine.ts";
 
 const isPossible = pulumi !== undefined && (await hasPlugin("cloudflare"));
 /** The bucket's place in the names of its resources. */
-const PLACE = `${ACCOUNT}/media/eu`;
+const PLACE = "media/eu/01234567";
 const CONFIG = {
   provider: "r2",
   accountId: ACCOUNT,
@@ -96,9 +96,9 @@ const CONFIG = {
   ];
   // biome-ignore format: a table of cases
   const changes: [config: Record<string, unknown>, plan: [name: string, op: string][]][] = [
-    [{ accountId: OTHER_ACCOUNT }, moveTo(`${OTHER_ACCOUNT}/media/eu`)],
-    [{ jurisdiction: "default" }, moveTo(`${ACCOUNT}/media/default`)],
-    [{ bucketName: "other" }, moveTo(`${ACCOUNT}/other/eu`)],
+    [{ accountId: OTHER_ACCOUNT }, moveTo("media/eu/fedcba98")],
+    [{ jurisdiction: "default" }, moveTo("media/default/01234567")],
+    [{ bucketName: "other" }, moveTo("other/eu/01234567")],
     [{ origins: ["https://auth.company"] }, [[`-${PLACE}/cors`, "update"]]],
     [{ corsAllowedHeaders: ["Range"], corsMaxAgeSeconds: 60 }, [[`-${PLACE}/cors`, "update"]]],
     [{ keyGeneration: 2 }, [["", "update"], [`-${PLACE}/token-0`, "create"]]],

@@ -34,7 +34,7 @@ describe("R2: keys", () => {
         resources: JSON.stringify({ [`com.cloudflare.edge.r2.bucket.${ACCOUNT}_eu_media`]: "*" }),
       },
     ]);
-    const token = `authentik-${ACCOUNT}/media/eu/token-1`;
+    const token = "authentik-media/eu/01234567/token-1";
     expect(recording.credentials).to.deep.equal(s3Keys(`id-of-${token}`, `value of ${token}`));
   });
 });

@@ -17,11 +17,18 @@ export interface Moto {
   stop(): Promise<void>;
 }
 
-/** Starts it on a free port of 127.0.0.1, with nothing in it. */
-export async function startMoto(): Promise<Moto> {
+/**
+ * Starts it on a free port of 127.0.0.1, with nothing in it.
+ *
+ * @param settings moto's own variables, e.g. `MOTO_S3_DEFAULT_MAX_KEYS`
+ */
+export async function startMoto(settings: Readonly<Record<string, string>> = {}): Promise<Moto> {
   if (moto === undefined) throw new Error("moto_server is not on PATH");
   const port = await freePort();
-  const child = spawn(moto, ["-H", "127.0.0.1", "-p", String(port)], { stdio: "ignore" });
+  const child = spawn(moto, ["-H", "127.0.0.1", "-p", String(port)], {
+    stdio: "ignore",
+    env: { ...process.env, ...settings },
+  });
   const url = `http://127.0.0.1:${port}`;
   const stop = async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;

@@ -2,8 +2,9 @@
  * `npm run compat`: runs the provider `s3`, `verify` and `migrate` against each S3 server that is on
  * PATH, and prints what works as one table.
  */
-import { execFile, spawn } from "node:child_process";
+import { execFile, spawn, type ExecFileOptions } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,7 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { Command } from "commander";
 import * as v from "valibot";
-import { EngineProject } from "../test/support/engine.ts";
+import { EngineProject, STACK } from "../test/support/engine.ts";
 import { MIB, numbered, readTree, writeTree } from "../test/support/migration.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { freePort } from "../tools/start/versitygw.ts";
@@ -21,6 +22,8 @@ const KEYS = { access: "compat-access", secret: "compat-secret-0123456789" };
 const START_MS = 60_000;
 const COMMAND_MS = 180_000;
 const VERSION_MS = 20_000;
+/** A server and its parts need no more. */
+const MAX_PORTS = 8;
 const FILES = 200;
 const LARGE_BYTES = 9 * MIB;
 /** What object keys, URLs, signatures and listings in XML encode in different ways. */
@@ -30,28 +33,42 @@ const ODD_NAMES = [
 ].flat();
 const STEPS = ["up", "second preview", "refresh", "verify", "files", "destroy"] as const;
 
+interface Launch {
+  args: string[];
+  env?: Record<string, string>;
+}
+
 interface Server {
   program: string;
-  version: readonly string[];
-  /** Its arguments and environment. The folder is its own, and is removed at the end. */
-  start(port: number, folder: string): Promise<{ args: string[]; env?: Record<string, string> }>;
+  version?: string;
+  /**
+   * How it is started.
+   *
+   * @param folder its own, which is removed at the end
+   * @param more gives another free port at each call
+   */
+  start: (port: number, folder: string, more: () => number) => Launch;
 }
 
 const SERVERS: readonly Server[] = [
   {
     program: "versitygw",
-    version: ["--version"],
-    start: (port, folder) =>
-      Promise.resolve({
-        args: ["--port", `127.0.0.1:${port}`, "--quiet", "posix", folder],
-        env: { ROOT_ACCESS_KEY: KEYS.access, ROOT_SECRET_KEY: KEYS.secret },
-      }),
+    version: "--version",
+    start: (port, folder) => ({
+      args: ["--port", `127.0.0.1:${port}`, "--quiet", "posix", folder],
+      env: { ROOT_ACCESS_KEY: KEYS.access, ROOT_SECRET_KEY: KEYS.secret },
+    }),
   },
   {
     program: "minio",
-    version: ["--version"],
-    start: async (port, folder) => ({
-      args: ["server", "--address", `127.0.0.1:${port}`, "--console-address", await host(), folder],
+    version: "--version",
+    start: (port, folder, more) => ({
+      args: [
+        "server",
+        `--address=127.0.0.1:${port}`,
+        `--console-address=127.0.0.1:${more()}`,
+        folder,
+      ],
       env: {
         MINIO_ROOT_USER: KEYS.access,
         MINIO_ROOT_PASSWORD: KEYS.secret,
@@ -62,13 +79,12 @@ const SERVERS: readonly Server[] = [
   },
   {
     program: "moto_server",
-    version: [],
-    start: (port) => Promise.resolve({ args: ["-H", "127.0.0.1", "-p", String(port)] }),
+    start: (port) => ({ args: ["-H", "127.0.0.1", "-p", String(port)] }),
   },
   {
     program: "weed",
-    version: ["version"],
-    start: async (port, folder) => {
+    version: "version",
+    start: (port, folder, more) => {
       const actions = ["Admin", "Read", "Write", "List", "Tagging"];
       const credentials = [{ accessKey: KEYS.access, secretKey: KEYS.secret }];
       const config = join(folder, "s3.json");
@@ -76,33 +92,31 @@ const SERVERS: readonly Server[] = [
       writeFileSync(config, JSON.stringify({ identities }));
       const names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc"];
       names.push("filer.port", "filer.port.grpc", "s3.port.grpc");
-      const ports = await Promise.all(names.map(async (name) => `-${name}=${await freePort()}`));
+      const ports = names.map((name) => `-${name}=${more()}`);
       const common = [`-dir=${folder}`, "-ip=127.0.0.1", "-s3", `-s3.config=${config}`];
       return { args: ["server", ...common, `-s3.port=${port}`, ...ports] };
     },
   },
   {
-    program: "rustfs",
-    version: ["--version"],
-    start: (port, folder) =>
-      Promise.resolve({
-        args: ["--address", `127.0.0.1:${port}`, folder],
-        env: { RUSTFS_ACCESS_KEY: KEYS.access, RUSTFS_SECRET_KEY: KEYS.secret },
-      }),
+    program: "s3s-fs",
+    version: "--version",
+    start: (port, folder) => {
+      const keys = ["--access-key", KEYS.access, "--secret-key", KEYS.secret];
+      return { args: ["--host", "127.0.0.1", "--port", String(port), ...keys, folder] };
+    },
   },
   {
     program: "rclone",
-    version: ["version"],
-    start: (port, folder) =>
-      Promise.resolve({
-        args: ["serve", "s3", "--addr", `127.0.0.1:${port}`, folder],
-        // A list in CSV, of pairs that have a comma themselves.
-        env: { RCLONE_AUTH_KEY: `"${KEYS.access},${KEYS.secret}"` },
-      }),
+    version: "version",
+    start: (port, folder) => ({
+      args: ["serve", "s3", "--addr", `127.0.0.1:${port}`, folder],
+      // A list in CSV, of pairs that have a comma themselves.
+      env: { RCLONE_AUTH_KEY: `"${KEYS.access},${KEYS.secret}"` },
+    }),
   },
   {
     program: "s3proxy",
-    version: ["--version"],
+    version: "--version",
     start: (port, folder) => {
       const file = join(folder, "s3proxy.conf");
       const data = join(folder, "data");
@@ -120,7 +134,7 @@ const SERVERS: readonly Server[] = [
         `jclouds.filesystem.basedir=${data}`,
       ];
       writeFileSync(file, lines.join("\n"), { mode: 0o600 });
-      return Promise.resolve({ args: ["--properties", file] });
+      return { args: ["--properties", file] };
     },
   },
 ];
@@ -131,29 +145,34 @@ interface Row {
   results: Partial<Record<(typeof STEPS)[number] | "start", string>>;
 }
 
+/** Ctrl-C ends the programs that run. All folders and servers are removed on the way out. */
+const stop = new AbortController();
+for (const signal of ["SIGINT", "SIGTERM"] as const)
+  process.once(signal, () => {
+    stop.abort();
+  });
+
 interface Ended {
   ok: boolean;
   out: string;
   err: string;
 }
 
-/** What has to end with this process, also after Ctrl-C. */
-const cleanups: (() => void)[] = [];
-process.once("exit", () => {
-  for (const cleanup of cleanups.reverse()) cleanup();
-});
-for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
-
-async function host(): Promise<string> {
-  return `127.0.0.1:${await freePort()}`;
-}
-
-function execute(program: string, args: readonly string[], timeout: number): Promise<Ended> {
+/** Runs a program to its end, which Ctrl-C brings about. */
+async function execute(
+  program: string,
+  args: readonly string[],
+  options: ExecFileOptions = {},
+): Promise<Ended> {
+  stop.signal.throwIfAborted();
   return new Promise((resolve) => {
-    const options = { timeout, maxBuffer: 50 * MIB };
-    execFile(program, args, options, (error, out, err) => {
-      resolve({ ok: error === null, out, err });
+    const all = { timeout: COMMAND_MS, maxBuffer: 50 * MIB, ...options };
+    const child = execFile(program, args, all, (error, out, err) => {
+      stop.signal.removeEventListener("abort", kill);
+      resolve({ ok: error === null, out: String(out), err: String(err) });
     });
+    const kill = () => child.kill();
+    stop.signal.addEventListener("abort", kill);
   });
 }
 
@@ -167,8 +186,8 @@ function shortReason(error: unknown): string {
 }
 
 async function versionOf(path: string, { program, version }: Server): Promise<string> {
-  if (version.length === 0) return program;
-  const { out, err } = await execute(path, version, VERSION_MS);
+  if (version === undefined) return program;
+  const { out, err } = await execute(path, [version], { timeout: VERSION_MS });
   const found = /\bv?\d+\.\d+(?:\.\d+)?\S*|RELEASE\.\S+|DEVELOPMENT\.\S+/.exec(
     (out + err).replace(/^\d\d:\d\d:\S+/gm, ""),
   );
@@ -181,40 +200,39 @@ async function withServer<T>(
   server: Server,
   work: (endpoint: string) => Promise<T>,
 ): Promise<T> {
+  const ports = await Promise.all(Array.from({ length: MAX_PORTS }, freePort));
+  const more = () => ports.pop() ?? 0;
+  const port = more();
   const folder = mkdtempSync(join(tmpdir(), "compat-server-"));
-  const port = await freePort();
-  const { args, env } = await server.start(port, folder);
-  const options = { cwd: folder, env: { ...process.env, ...env }, detached: true } as const;
-  const child = spawn(path, args, { ...options, stdio: "ignore" });
-  let failure: Error | undefined;
-  child.on("error", (error) => (failure = error));
-  const stop = () => {
-    // The whole group: the program on PATH may be a script that starts the server.
-    try {
-      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
-    } catch {
-      // It has ended already.
-    }
-    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
-  };
-  cleanups.push(stop);
+  const { args, env } = server.start(port, folder, more);
+  const options = { cwd: folder, env: { ...process.env, ...env }, stdio: "ignore" } as const;
+  // A group of its own: the program on PATH may be a script that starts the server.
+  const child = spawn(path, args, { ...options, detached: true });
+  const ended = once(child, "exit");
   const endpoint = `http://127.0.0.1:${port}`;
   try {
-    const deadline = Date.now() + START_MS;
-    for (;;) {
-      if (failure !== undefined || child.exitCode !== null || Date.now() > deadline) {
-        throw new Error(`it did not answer: ${failure?.message ?? `exit ${child.exitCode}`}`);
-      }
-      const limit = AbortSignal.timeout(2_000);
-      const answer = await fetch(endpoint, { signal: limit }).catch(() => undefined);
-      if (answer !== undefined && answer.status < 500) break;
-      await sleep(200);
-    }
+    const early = ended.then(([code]) => {
+      throw new Error(`it did not answer: exit ${String(code)}`);
+    });
+    await Promise.race([early, untilAnswering(endpoint)]);
     return await work(endpoint);
   } finally {
-    stop();
-    cleanups.splice(cleanups.indexOf(stop), 1);
+    if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, "SIGKILL");
+    await ended.catch(() => undefined);
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   }
+}
+
+async function untilAnswering(endpoint: string): Promise<void> {
+  const deadline = Date.now() + START_MS;
+  while (Date.now() < deadline) {
+    stop.signal.throwIfAborted();
+    const limit = AbortSignal.timeout(2_000);
+    const answer = await fetch(endpoint, { signal: limit }).catch(() => undefined);
+    if (answer !== undefined && answer.status < 500) return;
+    await sleep(200);
+  }
+  throw new Error(`it did not answer within ${START_MS / 1000} s`);
 }
 
 const Verified = v.object({
@@ -231,8 +249,7 @@ async function verify(envFile: string): Promise<void> {
 }
 
 function tool(name: string, ...args: string[]): Promise<Ended> {
-  const command = ["--import", "tsx/esm", `tools/${name}/command.ts`];
-  return execute(process.execPath, [...command, ...args], COMMAND_MS);
+  return execute(process.execPath, ["--import", "tsx/esm", `tools/${name}/command.ts`, ...args]);
 }
 
 /** Copies odd files to the bucket and back, and compares them byte by byte. */
@@ -253,54 +270,55 @@ async function copyFiles(folder: string, envFile: string): Promise<void> {
   if (!isDeepStrictEqual(readTree(from), readTree(back))) throw new Error("the files differ");
 }
 
-async function expectNoChanges(project: EngineProject): Promise<void> {
-  const changes = Object.entries(await project.plan());
-  if (changes.length > 0) {
-    throw new Error(`plans ${changes.map(([name, op]) => `${op} ${name}`).join(", ")}`);
-  }
-}
-
 const Env = v.record(v.string(), v.string());
 
 async function tryServer(endpoint: string): Promise<Row["results"]> {
   const results: Row["results"] = {};
   const folder = mkdtempSync(join(tmpdir(), "compat-"));
   const project = await EngineProject.create();
-  const remove = () => {
-    for (const dir of [folder, project.dir]) rmSync(dir, { recursive: true, force: true });
+  const pulumi = async (...args: string[]) => {
+    const options = { cwd: project.dir, env: { ...process.env, ...project.env } };
+    const all = [...args, "--stack", STACK, "--non-interactive"];
+    const { ok, out, err } = await execute("pulumi", all, options);
+    if (!ok) throw new Error(out + err);
+    return out;
   };
-  cleanups.push(remove);
+  const preview = () => pulumi("preview", "--expect-no-changes");
   const step = async (name: (typeof STEPS)[number], work: () => Promise<unknown>) => {
-    results[name] = await work().then(() => "ok", shortReason);
-    return results[name] === "ok";
+    const result = await work().then(() => "ok", shortReason);
+    stop.signal.throwIfAborted();
+    results[name] = result;
+    return result === "ok";
   };
-  const values = { provider: "s3", endpoint, origins: [ORIGIN], bucketName: "compat-media" };
-  const throwaway = { secureUrls: false, protect: false, forceDestroy: true };
-  const secrets = { accessKey: KEYS.access, secretKey: KEYS.secret };
-  await project.configure({ ...values, ...throwaway }, secrets);
-  if (await step("up", () => project.expectOk("up", "--yes", "--skip-preview"))) {
-    await step("second preview", () => expectNoChanges(project));
-    await step("refresh", async () => {
-      await project.expectOk("refresh", "--yes", "--skip-preview");
-      await expectNoChanges(project);
-    });
-    const shown = await project.expectOk("stack", "output", "env", "--show-secrets", "--json");
-    const env = Object.entries(v.parse(Env, JSON.parse(shown)));
-    const envFile = join(folder, "authentik.env");
-    writeFileSync(envFile, env.map(([name, value]) => `${name}=${value}\n`).join(""));
-    await step("verify", () => verify(envFile));
-    await step("files", () => copyFiles(folder, envFile));
+  try {
+    const values = { provider: "s3", endpoint, origins: [ORIGIN], bucketName: "compat-media" };
+    const throwaway = { secureUrls: false, protect: false, forceDestroy: true };
+    const secrets = { accessKey: KEYS.access, secretKey: KEYS.secret };
+    await project.configure({ ...values, ...throwaway }, secrets);
+    if (await step("up", () => pulumi("up", "--yes", "--skip-preview"))) {
+      await step("second preview", preview);
+      await step("refresh", async () => {
+        await pulumi("refresh", "--yes", "--skip-preview");
+        await preview();
+      });
+      const shown = await pulumi("stack", "output", "env", "--show-secrets", "--json");
+      const env = Object.entries(v.parse(Env, JSON.parse(shown)));
+      const envFile = join(folder, "authentik.env");
+      writeFileSync(envFile, env.map(([name, value]) => `${name}=${value}\n`).join(""));
+      await step("verify", () => verify(envFile));
+      await step("files", () => copyFiles(folder, envFile));
+    }
+    await step("destroy", () => pulumi("destroy", "--yes", "--skip-preview"));
+    return results;
+  } finally {
+    for (const dir of [folder, project.dir]) rmSync(dir, { recursive: true, force: true });
   }
-  await step("destroy", () => project.expectOk("destroy", "--yes", "--skip-preview"));
-  remove();
-  return results;
 }
 
 async function compat(names: readonly string[], { json }: { json: boolean }): Promise<void> {
   const rows: Row[] = [];
-  for (const server of SERVERS.filter(
-    ({ program }) => names.length === 0 || names.includes(program),
-  )) {
+  const isChosen = ({ program }: Server) => names.length === 0 || names.includes(program);
+  for (const server of SERVERS.filter(isChosen)) {
     const path = await onPath(server.program);
     if (path === undefined) {
       rows.push({ server: server.program, results: { start: "not found" } });
@@ -311,6 +329,10 @@ async function compat(names: readonly string[], { json }: { json: boolean }): Pr
     const results = await withServer(path, server, tryServer).catch((error: unknown) => ({
       start: shortReason(error),
     }));
+    if (stop.signal.aborted) {
+      process.exitCode = 130;
+      return;
+    }
     console.error(JSON.stringify(results));
     rows.push({ server: name, results });
   }

@@ -303,7 +303,10 @@ interface Stored {
 /** How often something is deleted that the server goes on listing. */
 const MAX_DELETIONS = 3;
 
-/** Lists a page and removes what is on it, until the list is empty or does not get shorter. */
+/**
+ * Lists a page and removes what is on it, until the list is empty. It ends with an error that names
+ * what is left, when the server refuses to delete something, or when the list does not get shorter.
+ */
 async function drain(
   connection: Connection,
   { list, remove }: { list: () => Promise<Stored[]>; remove: (item: Stored) => Promise<void> },
@@ -319,20 +322,65 @@ async function drain(
     const left = items.filter((_, index) => (counts[index]?.[1] ?? 0) > MAX_DELETIONS);
     if (left.length > 0) throw notEmptied(connection, left);
     before = new Map(counts);
-    await inParallel(items, remove);
+    await removeAll(connection, items, remove);
   }
 }
 
-function notEmptied({ bucket, endpoint }: Connection, left: Stored[]): ServerError {
+const PARALLEL_DELETES = 16;
+
+async function removeAll(
+  connection: Connection,
+  items: readonly Stored[],
+  remove: (item: Stored) => Promise<void>,
+): Promise<void> {
+  const left: Stored[] = [];
+  let refusal: ServerError | undefined;
+  // A generator, because one that a worker leaves by an error gives the others nothing more.
+  const queue = (function* () {
+    yield* items;
+  })();
+  const worker = async () => {
+    for (const item of queue) {
+      try {
+        await remove(item);
+      } catch (error) {
+        if (!isRefusal(error)) throw error;
+        left.push(item);
+        refusal ??= error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: PARALLEL_DELETES }, worker));
+  if (refusal) throw notEmptied(connection, left, refusal);
+}
+
+/** Whether the server refuses one entry, and may delete others. */
+function isRefusal(error: unknown): error is ServerError {
+  return error instanceof ServerError && (error.status === 403 || error.status === 409);
+}
+
+/** @param refusal the server's answer; without one it reports success */
+function notEmptied(
+  { bucket, endpoint }: Connection,
+  left: readonly Stored[],
+  refusal?: ServerError,
+): ServerError {
   const some = left.slice(0, 3).map(({ Key, VersionId, UploadId }) => {
     const which = VersionId ?? UploadId;
     return `${JSON.stringify(Key)}${which === undefined ? "" : ` (${which})`}`;
   });
+  const entries = `${left.length} ${left.length === 1 ? "entry" : "entries"}`;
+  const reason = refusal
+    ? `the server refuses to delete ${entries}`
+    : `the server reports success, but still lists ${entries} after ${MAX_DELETIONS} deletions`;
+  const advice = refusal
+    ? "A version under retention or a legal hold stays until that ends. Otherwise the keys lack the " +
+      `right to delete versions (s3:DeleteObjectVersion). ${refusal.message}`
+    : "Look at them with the server's own tools, and delete them there.";
   const message =
-    `the bucket "${bucket}" at ${endpoint} was not deleted: the server reports success, but still ` +
-    `lists ${left.length} ${left.length === 1 ? "entry" : "entries"} after ${MAX_DELETIONS} ` +
-    `deletions: ${some.join(", ")}. Look at them with the server's own tools, and delete them there.`;
-  return new ServerError(message, "BucketNotEmpty", 409, undefined);
+    `the bucket "${bucket}" at ${endpoint} was not deleted: ${reason}: ${some.join(", ")}` +
+    `${left.length > some.length ? ", ..." : "."} ${advice}`;
+  return new ServerError(message, "BucketNotEmpty", refusal?.status ?? 409, refusal);
 }
 
 /** A page of the bucket's object versions, or of its objects where the server has no versions. */
@@ -358,16 +406,6 @@ async function listUploads(connection: Connection, call: Call): Promise<Stored[]
     call("list the unfinished uploads", (s3) => s3.send(command)),
   );
   return (uploads?.Uploads ?? []).map(({ Key, UploadId }) => ({ Key, UploadId }));
-}
-
-const PARALLEL_DELETES = 16;
-
-async function inParallel<T>(items: T[], work: (item: T) => Promise<void>): Promise<void> {
-  const queue = items.values();
-  const worker = async () => {
-    for (const item of queue) await work(item);
-  };
-  await Promise.all(Array.from({ length: PARALLEL_DELETES }, worker));
 }
 
 /** A setting of a bucket that is put as a whole, whether it existed before or not. */
@@ -478,7 +516,8 @@ async function originsTheServerRefuses(inputs: CorsInputs, call: Call): Promise<
           headers: { origin, "access-control-request-method": "GET" },
           signal: AbortSignal.timeout(10_000),
         });
-        if (status >= 500) throw new Error(`HTTP ${status}`);
+        // 501 is the answer of a server without CORS, such as s3s-fs.
+        if (status >= 500 && status !== 501) throw new Error(`HTTP ${status}`);
         return headers.get("access-control-allow-origin");
       }),
     ),

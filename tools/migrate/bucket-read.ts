@@ -5,8 +5,9 @@ import {
   isMd5,
   md5Verifier,
   partCount,
+  partsVerifier,
   unquote,
-  verifierOf,
+  wholeVerifier,
   type AnswerHeaders,
   type Verifier,
 } from "./checksums.ts";
@@ -250,13 +251,13 @@ interface Check {
 async function checkOf(client: BucketClient, item: Item, headers: AnswerHeaders): Promise<Check> {
   // If the answer has no ETag, that of the listing is valid.
   const known = { ...headers, etag: headers.etag ?? item.version };
-  const whole = verifierOf(known);
+  const whole = wholeVerifier(known);
   if (whole) return { verifier: whole, isCertain: true };
   const parts = partCount(item.version);
   const partSize = parts > 1 ? await partSizeFrom(client, item, parts) : undefined;
   const usual = partSizeOf(item.size);
   const assumed = Math.ceil(item.size / usual) === parts ? usual : undefined;
-  const verifier = verifierOf(known, partSize ?? assumed);
+  const verifier = partsVerifier(known, partSize ?? assumed);
   return { verifier, isCertain: verifier !== undefined && partSize !== undefined };
 }
 

@@ -69,24 +69,55 @@ export interface Verifier {
 }
 
 /**
- * The verifier for an object with these headers (AWS, "Checking object integrity"). It uses the
- * CRC-32 that boto3 and this program send along, else the MD5 in the ETag. For an object in parts
- * it uses the same, made of the parts' checksums.
+ * The verifier for an object with a checksum of its whole content (AWS, "Checking object
+ * integrity"): the CRC-32 that boto3 and this program send along, or else the MD5 in the ETag.
  *
- * @param partSize of an object in parts, in bytes
+ * @returns undefined when the headers have no such checksum, or do not say that it is one
+ */
+export function wholeVerifier(headers: AnswerHeaders): Verifier | undefined {
+  const { crc, hasMark, etag, isInParts } = checksumsOf(headers);
+  const isWhole = !isInParts || headers["x-amz-checksum-type"] === "FULL_OBJECT";
+  if (crc !== "" && !hasMark && isWhole) return crc32Verifier(crc);
+  return isMd5(etag, headers) ? md5Verifier(etag) : undefined;
+}
+
+/**
+ * The verifier for an object that was uploaded in parts, by the checksum of the parts' checksums.
+ * Not every server marks such a CRC-32 with the number of parts, as AWS does: moto 5.2 leaves the
+ * mark out, and others mark that of the whole content. So either of them is a proof. Without the
+ * mark, the MD5 of the parts' MD5s in the ETag is one too.
+ *
+ * @param partSize in bytes; undefined if it is not known
  * @returns undefined when the headers have no checksum
  */
-export function verifierOf(headers: AnswerHeaders, partSize?: number): Verifier | undefined {
-  const etag = unquote(headers.etag ?? "");
-  const [crc = "", crcParts] = (headers["x-amz-checksum-crc32"] ?? "").split("-");
-  if (crc !== "" && crcParts === undefined) return crc32Verifier(crc);
+export function partsVerifier(headers: AnswerHeaders, partSize?: number): Verifier | undefined {
+  const { crc, hasMark, etag } = checksumsOf(headers);
+  const proofs: Verifier[] = [];
+  if (crc !== "") proofs.push(crc32Verifier(crc));
   if (crc !== "" && partSize !== undefined) {
-    return partsVerifier(partSize, crc32Sum, (sums) => crc32Base64(crc32(sums)) === crc);
+    proofs.push(sumsVerifier(partSize, crc32Sum, (sums) => crc32Base64(crc32(sums)) === crc));
   }
-  if (isMd5(etag, headers)) return md5Verifier(etag);
-  const [, md5OfParts] = /^([0-9a-f]{32})-\d+$/.exec(etag) ?? [];
-  if (md5OfParts === undefined || partSize === undefined || hidesMd5(headers)) return undefined;
-  return partsVerifier(partSize, md5Sum, (sums) => hash("md5", sums) === md5OfParts);
+  const [, md5] = /^([0-9a-f]{32})-\d+$/.exec(etag) ?? [];
+  if (!hasMark && md5 !== undefined && partSize !== undefined && !hidesMd5(headers)) {
+    proofs.push(sumsVerifier(partSize, md5Sum, (sums) => hash("md5", sums) === md5));
+  }
+  return proofs.length === 0 ? undefined : anyVerifier(proofs);
+}
+
+function checksumsOf(headers: AnswerHeaders) {
+  const [crc = "", count] = (headers["x-amz-checksum-crc32"] ?? "").split("-");
+  const etag = unquote(headers.etag ?? "");
+  return { crc, hasMark: count !== undefined, etag, isInParts: /-\d+$/.test(etag) };
+}
+
+/** Any of these proofs is enough. */
+function anyVerifier(proofs: readonly Verifier[]): Verifier {
+  return {
+    update(chunk) {
+      for (const proof of proofs) proof.update(chunk);
+    },
+    matches: () => proofs.some((proof) => proof.matches()),
+  };
 }
 
 /** A running checksum. */
@@ -125,7 +156,7 @@ function crc32Verifier(expected: string): Verifier {
 }
 
 /** @param fits whether the parts' sums, joined, are the checksum of the object */
-function partsVerifier(
+function sumsVerifier(
   partSize: number,
   newSum: () => Sum,
   fits: (sums: Buffer) => boolean,

@@ -8,7 +8,9 @@ import type { S3Object } from "./s3-answers.ts";
 import { MigrateError } from "./storage.ts";
 
 /** How many objects are sorted in memory. */
-const RUN_LENGTH = 30_000;
+const RUN_LENGTH = 15_000;
+/** How many objects are written at a time. */
+const LINES = 1_000;
 
 const Line = v.object({
   key: v.string(),
@@ -74,8 +76,10 @@ async function onDisk(
   objects: readonly S3Object[],
 ): Promise<AsyncGenerator<S3Object>> {
   const file = await open(path, "wx+", 0o600).catch(failed);
-  const lines = objects.map((object) => `${JSON.stringify(object)}\n`);
-  await file.writeFile(lines.join("")).catch(failed);
+  for (let at = 0; at < objects.length; at += LINES) {
+    const lines = objects.slice(at, at + LINES).map((object) => `${JSON.stringify(object)}\n`);
+    await file.writeFile(lines.join("")).catch(failed);
+  }
   async function* read(): AsyncGenerator<S3Object> {
     for await (const line of file.readLines({ start: 0, highWaterMark: 16 * 1024 }))
       yield v.parse(Line, JSON.parse(line));

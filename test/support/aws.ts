@@ -1,7 +1,5 @@
 /** A fake of AWS: moto's server, with S3, IAM and STS. Tests ask it what the real plugin has made. */
-import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
 import { createServer } from "node:http";
 import { text } from "node:stream/consumers";
 import {
@@ -12,13 +10,10 @@ import {
   S3Client,
 } from "@aws-sdk/client-s3";
 import * as v from "valibot";
-import { onPath } from "../../tools/lib/programs.ts";
-import { freePort } from "../../tools/start/versitygw.ts";
-import { untilAnswered } from "./azurite.ts";
 import { hasPlugin } from "./engine.ts";
 import { listen } from "./listen.ts";
+import { moto, startMoto } from "./moto.ts";
 
-const moto = await onPath("moto_server");
 export const canFakeAws = moto !== undefined && (await hasPlugin("aws"));
 
 export interface FakeAws {
@@ -43,12 +38,9 @@ const REGION = "eu-central-1";
 
 /** Starts it on a free port of 127.0.0.1. */
 export async function startAws(): Promise<FakeAws> {
-  if (moto === undefined) throw new Error("moto_server is not on PATH");
-  const port = await freePort();
-  const endpoint = `http://127.0.0.1:${port}`;
-  const child = spawn(moto, ["-H", "127.0.0.1", "-p", String(port)], { stdio: "ignore" });
+  const server = await startMoto();
+  const endpoint = server.url;
   const eks = await startEks();
-  await untilAnswered(() => fetch(`${endpoint}/moto-api/data.json`));
   const s3 = new S3Client({
     endpoint,
     region: REGION,
@@ -113,9 +105,7 @@ export async function startAws(): Promise<FakeAws> {
     async stop() {
       s3.destroy();
       await eks.stop();
-      const ended = once(child, "exit");
-      child.kill();
-      await ended;
+      await server.stop();
     },
   };
 }

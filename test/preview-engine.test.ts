@@ -115,10 +115,7 @@ class Scenes {
     const content = { name: program, type: "module", main: "index.ts", imports };
     await writeFile(join(main, "package.json"), JSON.stringify(content));
     await writeFile(join(main, "index.ts"), PROGRAMS[program]);
-    await writeFile(
-      join(this.project.dir, "Pulumi.yaml"),
-      this.yaml.replace(/^main: .*$/m, `main: ${program}/`),
-    );
+    await this.project.setMain(main);
     await this.plan(name);
     await writeFile(join(this.project.dir, "Pulumi.yaml"), this.yaml);
   }

@@ -12,6 +12,7 @@ import type {
 } from "@aws-sdk/client-s3";
 import type * as dynamic from "@pulumi/pulumi/dynamic/index.js";
 import { fetchByProxy } from "../../authentik/proxy.ts";
+import { UNKNOWN } from "../retention.ts";
 import type { ClientKeys } from "./client.ts";
 import {
   adminCredentials,
@@ -49,9 +50,6 @@ export interface PolicyInputs extends Connection {
   /** A policy document in IAM's JSON grammar. */
   policy: object;
 }
-
-/** In place of a value that is known only during `up` (Pulumi's engine protocol). */
-const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 
 /** A state without what only the state has. */
 function inputsOf<Inputs extends Connection>(state: Inputs): Inputs {

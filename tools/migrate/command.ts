@@ -4,9 +4,9 @@ import { createInterface } from "node:readline/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts";
 import { defaultSchemaOf, EnvReadError } from "../../authentik/read-env.ts";
+import { visible } from "../../config/visible.ts";
 import { ignoreClosedOutput, interruptible, runCommand, UsageError } from "../lib/command.ts";
-import { REPOSITORY } from "../lib/repository.ts";
-import { userPath } from "../lib/repository.ts";
+import { REPOSITORY, userPath } from "../lib/repository.ts";
 import { readSource, type Source } from "../lib/source.ts";
 import { Bucket, type BucketOptions } from "./bucket.ts";
 import { MemoryBudget } from "./content.ts";
@@ -14,7 +14,7 @@ import { Disk } from "./disk.ts";
 import { Journal } from "./journal.ts";
 import { LAYOUTS, type Layout } from "./layout.ts";
 import { migrate, repairLayout, repairTypes } from "./migrate.ts";
-import { JsonReporter, noteText, printable, summaryText, TextReporter } from "./reporters.ts";
+import { JsonReporter, noteText, summaryText, TextReporter } from "./reporters.ts";
 import { reasonOf, type MigrationOptions, type Summary } from "./run.ts";
 import { S3Error } from "./s3-answers.ts";
 import { BucketClient } from "./s3-client.ts";
@@ -338,7 +338,7 @@ async function confirm(
 /** The problems of an env file have a line each. */
 function messageOf(error: Error): string {
   const lines = error instanceof EnvReadError ? error.message.split("\n") : [reasonOf(error)];
-  return lines.map(printable).join("\n");
+  return lines.map(visible).join("\n");
 }
 
 await runCommand(command, [MigrateError, S3Error], messageOf);

@@ -1,4 +1,5 @@
 /** The output of a run: its plan, its progress, its result. */
+import { visible } from "../../config/visible.ts";
 import type { FileStep } from "./plan.ts";
 import type { Amount, FileProblem, Reporter, StepCounts, Stop, Summary } from "./run.ts";
 import type { Item } from "./storage.ts";
@@ -34,13 +35,13 @@ export class TextReporter implements Reporter {
   private print(sign: string, { key, size }: Item, stored?: string): void {
     if (!this.printsPlan) return;
     this.clear();
-    const now = stored === undefined ? "" : `, now with ${printable(stored)}`;
-    process.stdout.write(`${sign} ${printable(key)} (${bytesText(size)}${now})\n`);
+    const now = stored === undefined ? "" : `, now with ${visible(stored)}`;
+    process.stdout.write(`${sign} ${visible(key)} (${bytesText(size)}${now})\n`);
   }
 
   restart(reason: string): void {
     this.clear();
-    console.error(`The plan starts again with a sorted listing: ${printable(reason)}.`);
+    console.error(`The plan starts again with a sorted listing: ${visible(reason)}.`);
   }
 
   problem(problem: FileProblem): void {
@@ -54,7 +55,7 @@ export class TextReporter implements Reporter {
     if (now - this.lastRetry < RETRY_EVERY_MS) return;
     this.lastRetry = now;
     this.clear();
-    console.error(printable(reason));
+    console.error(visible(reason));
   }
 
   compared({ create, update, same, extra }: Readonly<StepCounts>): void {
@@ -137,7 +138,7 @@ function storedOf(step: FileStep): string | undefined {
 }
 
 export function noteText(note: string): string {
-  return `Note: ${printable(note)}`;
+  return `Note: ${visible(note)}`;
 }
 
 /** E.g. `Plan: 3 new (1.2 MB), 1 changed (3 kB), 10 the same, 2 only in the destination.` */
@@ -172,7 +173,7 @@ function stopText({ copied }: Summary, { left }: Stop): string {
 }
 
 function problemText({ kind, key, reason }: FileProblem): string {
-  return `${kind} ${printable(key)}: ${printable(reason)}`;
+  return `${kind} ${visible(key)}: ${visible(reason)}`;
 }
 
 function progressText(done: Readonly<Amount>, total: Readonly<Amount>, seconds: number): string {
@@ -196,9 +197,4 @@ function bytesText(bytes: number): string {
     unit++;
   }
   return `${unit === 0 ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ""}`;
-}
-
-/** Text without the control characters that a key may have: they must not reach the terminal. */
-export function printable(text: string): string {
-  return text.replace(/\p{C}/gu, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`);
 }

@@ -214,7 +214,8 @@ async function withServer<T>(
     const early = ended.then(([code]) => {
       throw new Error(`it did not answer: exit ${String(code)}`);
     });
-    await Promise.race([early, untilAnswering(endpoint)]);
+    const answering = untilAnswering(endpoint, () => child.exitCode !== null);
+    await Promise.race([early, answering]);
     return await work(endpoint);
   } finally {
     if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, "SIGKILL");
@@ -223,9 +224,9 @@ async function withServer<T>(
   }
 }
 
-async function untilAnswering(endpoint: string): Promise<void> {
+async function untilAnswering(endpoint: string, hasEnded: () => boolean): Promise<void> {
   const deadline = Date.now() + START_MS;
-  while (Date.now() < deadline) {
+  while (Date.now() < deadline && !hasEnded()) {
     stop.signal.throwIfAborted();
     const limit = AbortSignal.timeout(2_000);
     const answer = await fetch(endpoint, { signal: limit }).catch(() => undefined);

@@ -10,6 +10,12 @@ const { isDeepStrictEqual } = require("node:util");
 module.exports = { bucket: resource("bucket"), cors: resource("cors"), policy: resource("policy") };
 
 /**
+ * The answer of `diff` in operations.ts for equal inputs. A replacement that failed is pending, and
+ * the engine asks in which order to complete it, even if the inputs are the old ones again.
+ */
+const UNCHANGED = { changes: false, replaces: [], deleteBeforeReplace: true };
+
+/**
  * What a resource does on the server is in operations.ts. A preview of an unchanged resource does
  * not load that file: TypeScript would cost it more time than all else here.
  */
@@ -28,7 +34,7 @@ function resource(name) {
       configuration = request;
     },
     diff: async (id, olds, news) =>
-      isDeepStrictEqual(olds, news) ? { changes: false } : diff(id, olds, news),
+      isDeepStrictEqual(olds, news) ? UNCHANGED : diff(id, olds, news),
     create: call("create"),
     read: call("read"),
     update: call("update"),

@@ -82,14 +82,15 @@ export const commonKeys = {
   ),
 };
 
+/** The schema of `keyGeneration`. */
+export function generationNumber(description: string): ReturnType<typeof integer> {
+  return integer(description, 1, 1_000_000);
+}
+
 /** The keys of the providers that create authentik's access keys (`providers/rotation.ts`). */
 export const rotationKeys = {
   keyGeneration: optional(
-    integer(
-      "Raise it by one to give authentik a new key. The previous key stays valid.",
-      1,
-      1_000_000,
-    ),
+    generationNumber("Raise it by one to give authentik a new key. The previous key stays valid."),
     "1",
   ),
   retirePreviousKey: optional(

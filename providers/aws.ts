@@ -29,6 +29,7 @@ import {
 } from "../authentik/permissions.ts";
 import { parseRelease, releaseRules } from "../authentik/release.ts";
 import {
+  generationNumber,
   parseTags,
   tagKeys,
   type CommonConfig,
@@ -141,11 +142,9 @@ const keys = {
   ),
   // Without defaults: a value says that authentik had other credentials before.
   keyGeneration: optional(
-    integer(
+    generationNumber(
       "Raise it by one, from 1, to give authentik a new key. The previous key stays valid. " +
         "Beside credentials other than `user`, it keeps the user with the key of this generation.",
-      1,
-      1_000_000,
     ),
   ),
   retirePreviousKey: optional(
@@ -494,7 +493,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     super(
       "authentik-storage:aws:AwsStorage",
       name,
-      { keyGeneration, retirePreviousKey, signers: signersOf(args) },
+      { keyGeneration, retirePreviousKey, signers: namedSigners(args) },
       guardRotation(name, options, known),
     );
     const child = { parent: this, provider: this.#provider(name, args) };
@@ -768,7 +767,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       );
     const key = make(current);
     const older =
-      previous && signersOf(args) === undefined ? { [previous.generation]: make(previous) } : {};
+      previous && namedSigners(args) === undefined ? { [previous.generation]: make(previous) } : {};
     const keys = { ...older, [current.generation]: key };
     return {
       credentials: all([key.id, key.urn, key.secret]).apply(([accessKey, urn, secretKey]) => {
@@ -809,7 +808,11 @@ interface Signer {
 }
 
 /** The signers for the guard, the current one first; undefined if they are the keys of the rotation. */
-function signersOf({ credentials, previous, keyGeneration }: AwsStorageArgs): string[] | undefined {
+function namedSigners({
+  credentials,
+  previous,
+  keyGeneration,
+}: AwsStorageArgs): string[] | undefined {
   if (credentials.kind === "user" && !previous) return undefined;
   return [credentials, ...(previous ? [previous] : [])].map((signer) => {
     if (signer.kind === "user") return keySigner(keyGeneration);

@@ -45,13 +45,8 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
   });
 
   const up = (...args: string[]) => project.expectOk("up", "--yes", "--skip-preview", ...args);
-  const fails = async (...args: string[]) => {
-    const { ok, text } = await project.run(...args);
-    expect(ok, text).to.equal(false);
-    return text;
-  };
-  const upFails = () => fails("up", "--yes", "--skip-preview");
-  const destroyFails = () => fails("destroy", "--yes", "--skip-preview");
+  const upFails = () => project.expectFailure("up", "--yes", "--skip-preview");
+  const destroyFails = () => project.expectFailure("destroy", "--yes", "--skip-preview");
   const ids = async () => [...(await aws.keys()).keys()];
   const exported = async () => await project.expectOk("stack", "output", "env", "--show-secrets");
   /** Changes what the stack has stored. */
@@ -82,7 +77,7 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     await project.configure({ keyGeneration: 2 });
     expect(await upFails()).to.contain("LimitExceeded");
     await project.configure({ keyGeneration: 3 });
-    expect(await fails("preview")).to.contain('so authentik still has "key 1"');
+    expect(await project.expectFailure("preview")).to.contain('so authentik still has "key 1"');
     await project.configure({ keyGeneration: 1, retirePreviousKey: true });
     await up();
     expect(await exported()).to.contain(first);
@@ -106,7 +101,7 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     const before = await ids();
     await editResources((resource) => delete resource.replacementTrigger);
     await project.configure({ keyGeneration: 3 });
-    expect(await fails("preview")).to.contain("the engine did not replace it");
+    expect(await project.expectFailure("preview")).to.contain("the engine did not replace it");
     const [, urn = ""] = /--replace '([^']+)'/.exec(await upFails()) ?? [];
     await up("--replace", urn);
     const after = await ids();
@@ -263,7 +258,7 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
       for (const [to, values] of Object.entries(KINDS)) {
         if (to === from) continue;
         await set(values);
-        expect(await fails("preview"), `${from} to ${to}`).to.match(
+        expect(await project.expectFailure("preview"), `${from} to ${to}`).to.match(
           /would delete "[^"]+", which authentik has until it gets "[^"]+"; (keep|set) /,
         );
       }
@@ -290,7 +285,7 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
         await up();
         if (kind === "role") await expectNoDirectWay("user");
         await set({ ...values, keyGeneration: 1, retirePreviousKey: true });
-        expect(await fails("preview")).to.contain(
+        expect(await project.expectFailure("preview")).to.contain(
           'retirePreviousKey = "true" would delete "key 1"',
         );
         const after = await expectTwoSteps({ ...values, keyGeneration: 1 }, values);

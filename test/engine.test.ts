@@ -52,8 +52,7 @@ const SECRETS = {
       origins: ["https://a.company/"],
       bucketname: "x",
     });
-    const { ok, text } = await project.run("preview");
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("preview");
     for (const key of ["endpoint", "origins[0]", "bucketname", "accessKey", "secretKey"])
       expect(text).to.contain(`  ${key} `);
     expect(text).not.to.match(/\n\s+at /);
@@ -142,8 +141,7 @@ const SECRETS = {
 
   it("does not replace a protected bucket under another name", async () => {
     await project.configure({ bucketName: "other-media" });
-    const { ok, text } = await project.run("up", "--yes", "--skip-preview");
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("up", "--yes", "--skip-preview");
     expect(text).to.match(/protect/);
     await project.configure({ bucketName: undefined });
   });
@@ -151,7 +149,7 @@ const SECRETS = {
   it("repairs a CORS policy that somebody else changed", async () => {
     const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
     await s3.send(new PutBucketCorsCommand({ Bucket, CORSConfiguration: { CORSRules: [rule] } }));
-    expect((await project.run("preview", "--refresh", "--expect-no-changes")).ok).to.equal(false);
+    await project.expectFailure("preview", "--refresh", "--expect-no-changes");
     await project.expectOk("up", "--yes", "--skip-preview", "--refresh");
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
@@ -168,8 +166,7 @@ const SECRETS = {
     // A change without a call to the server stores the new keys.
     await project.configure({ adopt: true });
     await project.expectOk("up", "--yes", "--skip-preview");
-    const { ok, text } = await project.run("refresh", "--yes", "--skip-preview");
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("refresh", "--yes", "--skip-preview");
     expect(text).to.contain("credentials of the last pulumi up");
     await project.configure({}, { adminSecretKey: proper });
     await project.expectOk("up", "--yes", "--skip-preview");
@@ -177,8 +174,7 @@ const SECRETS = {
   });
 
   it("destroys nothing while the bucket is protected", async () => {
-    const { ok, text } = await project.run("destroy", "--yes", "--skip-preview");
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("destroy", "--yes", "--skip-preview");
     expect(text).to.match(/protect/);
     expect(await origins()).to.deep.equal(["https://auth.company"]);
   });
@@ -187,8 +183,7 @@ const SECRETS = {
     await project.configure({ protect: false });
     await project.expectOk("up", "--yes", "--skip-preview");
     await s3.send(new PutObjectCommand({ Bucket, Key: "media/public/a", Body: "x" }));
-    const { ok, text } = await project.run("destroy", "--yes", "--skip-preview");
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("destroy", "--yes", "--skip-preview");
     expect(text).to.match(/not empty.*forceDestroy: true/);
     expect(await origins()).to.deep.equal(["https://auth.company"]);
     await s3.send(new DeleteObjectCommand({ Bucket, Key: "media/public/a" }));
@@ -217,8 +212,7 @@ const SECRETS = {
       const file = join(checkout.dir, "program/index.js");
       await writeFile(file, (await readFile(file, "utf8")).replace(">=3.208.0", ">=99.0.0"));
       await other.configure({ provider: "s3" });
-      const { ok, text } = await other.run("preview");
-      expect(ok).to.equal(false);
+      const text = await other.expectFailure("preview");
       expect(text).to.contain("99.0.0").and.not.to.contain("authentik-bucket");
     } finally {
       await other.remove();
@@ -260,8 +254,7 @@ const SECRETS = {
         { rootKey: ROOT.accessKey, rootSecret: ROOT.secretKey },
       );
 
-      const { ok, text } = await other.run("preview");
-      expect(ok).to.equal(false);
+      const text = await other.expectFailure("preview");
       const entry = /"(#[a-z-]+)": "authentik-storage(\/[a-z0-9/-]+\.cjs)"/.exec(text);
       if (!entry?.[1]) throw new Error(`the error does not say which import to add:\n${text}`);
       expect(text).not.to.match(/\n\s+at /);

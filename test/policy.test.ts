@@ -629,8 +629,7 @@ describe("policy pack", function () {
 
   it("stops the preview of a bucket without protection, and says what, where, why and what to do", async () => {
     await project.configure({ protect: false });
-    const { ok, text } = await project.run("preview", ...pack);
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("preview", ...pack);
     expect(text).to.match(/\[mandatory\] +protected-bucket/);
     expect(text).to.match(
       /protect is false, so .*; remove protect .*\(urn:pulumi:test::authentik-storage::\S+::authentik-bucket\)/,
@@ -639,8 +638,7 @@ describe("policy pack", function () {
   });
 
   it("creates nothing in an update without a preview", async () => {
-    const { ok, text } = await project.run("up", "--yes", "--skip-preview", ...pack);
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("up", "--yes", "--skip-preview", ...pack);
     expect(text)
       .to.match(/protected-bucket/)
       .and.not.to.match(/could not/);
@@ -651,8 +649,7 @@ describe("policy pack", function () {
       /\[advisory\] +protected-bucket/,
     );
     await project.configure({ endpoint: "http://s3.provider", secureUrls: false });
-    const { ok, text } = await project.run("preview", ...relaxed);
-    expect(ok).to.equal(false);
+    const text = await project.expectFailure("preview", ...relaxed);
     expect(text)
       .to.match(/\[mandatory\] +tls-only/)
       .and.to.match(/endpoint = "http:\/\/s3.provider"/)

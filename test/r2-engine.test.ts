@@ -43,12 +43,7 @@ const CONFIG = {
   });
 
   const up = () => project.expectOk("up", "--yes", "--skip-preview");
-  const upFails = () => fails("up", "--yes", "--skip-preview");
-  const fails = async (...args: string[]) => {
-    const { ok, text } = await project.run(...args);
-    expect(ok, text).to.equal(false);
-    return text;
-  };
+  const upFails = () => project.expectFailure("up", "--yes", "--skip-preview");
   const bucketOf = (place: string) => {
     const bucket = fake.buckets.get(place);
     if (!bucket) throw new Error(`there is no bucket ${place}`);
@@ -159,7 +154,9 @@ const CONFIG = {
     await up();
     const before = rights();
     const writes = fake.writes.length;
-    expect(await fails("destroy", "--yes", "--skip-preview")).to.contain("protected");
+    expect(await project.expectFailure("destroy", "--yes", "--skip-preview")).to.contain(
+      "protected",
+    );
     await project.configure({ bucketName: "other" });
     expect(await upFails()).to.contain("would replace the protected bucket");
     expect(fake.writes).to.have.length(writes);
@@ -167,7 +164,9 @@ const CONFIG = {
     await project.configure({ protect: false, bucketName: "media" });
     await up();
     bucketOf("eu/media").isEmpty = false;
-    expect(await fails("destroy", "--yes", "--skip-preview")).to.contain("is not empty");
+    expect(await project.expectFailure("destroy", "--yes", "--skip-preview")).to.contain(
+      "is not empty",
+    );
     expect(bucketOf("eu/media").cors).not.to.equal(undefined);
     expect(rights()).to.deep.equal(before);
   });
@@ -215,7 +214,7 @@ const CONFIG = {
     await project.configure({ adopt: true });
     for (const command of ["preview", "up"]) {
       const args = command === "up" ? ["--yes", "--skip-preview"] : [];
-      expect(await fails(command, ...args)).to.contain(
+      expect(await project.expectFailure(command, ...args)).to.contain(
         'adopt = "true" would import a bucket again that this stack has',
       );
     }

@@ -104,9 +104,7 @@ describe("rotation of keys", () => {
   const expectRefused = async (values: Record<string, unknown>, message: string) => {
     await project.configure(values);
     for (const command of [["preview"], ["up", "--yes", "--skip-preview"]]) {
-      const { ok, text } = await project.run(...command);
-      expect(ok, text).to.equal(false);
-      expect(text).to.contain(message);
+      expect(await project.expectFailure(...command)).to.contain(message);
     }
   };
 
@@ -126,7 +124,7 @@ describe("rotation of keys", () => {
 
   it("after an update that failed, allows the same again and the way back", async () => {
     await project.configure({ keyGeneration: 3, retirePreviousKey: false, fail: true });
-    expect((await project.run("up", "--yes", "--skip-preview")).ok).to.equal(false);
+    await project.expectFailure("up", "--yes", "--skip-preview");
     await project.configure({ fail: false });
     for (const values of [{ keyGeneration: 4 }, { keyGeneration: 3, retirePreviousKey: true }])
       await expectRefused(values, 'so authentik still has "key 2"');

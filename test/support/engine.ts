@@ -175,6 +175,13 @@ export class EngineProject {
     return text;
   }
 
+  /** @returns what the command wrote before it failed */
+  async expectFailure(...args: string[]): Promise<string> {
+    const { ok, text } = await this.run(...args);
+    if (ok) throw new Error(`pulumi ${args.join(" ")} did not fail:\n${text}`);
+    return text;
+  }
+
   /** The operations that a preview plans, by the resource's name, without unchanged resources. */
   async plan(...args: string[]): Promise<Record<string, string>> {
     const { steps } = v.parse(Plan, JSON.parse(await this.expectOk("preview", "--json", ...args)));

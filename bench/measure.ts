@@ -40,10 +40,9 @@ export function report(
   own: string,
   { json }: { json: boolean },
 ): void {
-  const cells = cellsOf(samples).map((cell) => {
-    const base = cellsOf(samples).find(({ column, tool }) => {
-      return column === cell.column && tool === own;
-    });
+  const measured = cellsOf(samples);
+  const cells = measured.map((cell) => {
+    const base = measured.find(({ column, tool }) => column === cell.column && tool === own);
     return {
       ...cell,
       ratio: base && cell.tool !== own ? ratio(base.median, cell.median) : undefined,

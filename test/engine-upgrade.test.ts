@@ -192,6 +192,7 @@ async function moveFiles(dir: string): Promise<void> {
     "providers/s3/operations.ts",
     "moved/actions.ts",
     ['"./', '"../providers/s3/'],
+    ['"../retention.ts"', '"../providers/retention.ts"'],
     ['"../../', '"../'],
   );
   await move("providers/s3/dynamic-provider.cjs", "moved/entry.cjs", [

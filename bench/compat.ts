@@ -2,7 +2,7 @@
  * `npm run compat`: runs the provider `s3`, `verify` and `migrate` against each S3 server that is on
  * PATH, and prints what works as one table.
  */
-import { execFile, spawn, type ExecFileOptions } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -15,6 +15,7 @@ import * as v from "valibot";
 import { EngineProject, STACK } from "../test/support/engine.ts";
 import { MIB, numbered, readTree, writeTree } from "../test/support/migration.ts";
 import { onPath } from "../tools/lib/programs.ts";
+import { runPulumi } from "../tools/lib/pulumi.ts";
 import { freePort } from "../tools/start/versitygw.ts";
 
 const ORIGIN = "https://authentik.company";
@@ -162,17 +163,13 @@ interface Ended {
 async function execute(
   program: string,
   args: readonly string[],
-  options: ExecFileOptions = {},
+  timeout = COMMAND_MS,
 ): Promise<Ended> {
-  stop.signal.throwIfAborted();
+  const options = { timeout, maxBuffer: 50 * MIB, signal: stop.signal };
   return new Promise((resolve) => {
-    const all = { timeout: COMMAND_MS, maxBuffer: 50 * MIB, ...options };
-    const child = execFile(program, args, all, (error, out, err) => {
-      stop.signal.removeEventListener("abort", kill);
-      resolve({ ok: error === null, out: String(out), err: String(err) });
+    execFile(program, args, options, (error, out, err) => {
+      resolve({ ok: error === null, out, err });
     });
-    const kill = () => child.kill();
-    stop.signal.addEventListener("abort", kill);
   });
 }
 
@@ -187,7 +184,7 @@ function shortReason(error: unknown): string {
 
 async function versionOf(path: string, { program, version }: Server): Promise<string> {
   if (version === undefined) return program;
-  const { out, err } = await execute(path, [version], { timeout: VERSION_MS });
+  const { out, err } = await execute(path, [version], VERSION_MS);
   const found = /\bv?\d+\.\d+(?:\.\d+)?\S*|RELEASE\.\S+|DEVELOPMENT\.\S+/.exec(
     (out + err).replace(/^\d\d:\d\d:\S+/gm, ""),
   );
@@ -278,11 +275,14 @@ async function tryServer(endpoint: string): Promise<Row["results"]> {
   const folder = mkdtempSync(join(tmpdir(), "compat-"));
   const project = await EngineProject.create();
   const pulumi = async (...args: string[]) => {
-    const options = { cwd: project.dir, env: { ...process.env, ...project.env } };
-    const all = [...args, "--stack", STACK, "--non-interactive"];
-    const { ok, out, err } = await execute("pulumi", all, options);
-    if (!ok) throw new Error(out + err);
-    return out;
+    const place = { workDir: project.dir, envVars: project.env };
+    const limits = { timeoutMs: COMMAND_MS, signal: stop.signal };
+    const { code, stdout, stderr } = await runPulumi([...args, "--stack", STACK], {
+      ...place,
+      ...limits,
+    });
+    if (code !== 0) throw new Error(stdout + stderr);
+    return stdout;
   };
   const preview = () => pulumi("preview", "--expect-no-changes");
   const step = async (name: (typeof STEPS)[number], work: () => Promise<unknown>) => {

@@ -48,11 +48,13 @@ describe("compat", function () {
     const [id, folder] = [randomUUID(), temporaryFolder()];
     const child = start(["versitygw"], { COMPAT_TEST: id, TMPDIR: folder });
     const ended = once(child, "exit");
-    while ((await readdir(folder)).every((name) => !/^authentik-storage-engine-/.test(name))) {
-      await sleep(100);
-    }
-    // By then pulumi runs.
-    await sleep(3_000);
+    // In the middle of `up`. A language host that pulumi is just starting would not end with it.
+    const isUp = async () => {
+      const names = (await readdir(folder)).filter((name) => name.startsWith("compat-server-"));
+      const buckets = await Promise.all(names.map((name) => readdir(join(folder, name))));
+      return buckets.flat().includes("compat-media");
+    };
+    while (!(await isUp())) await sleep(20);
     child.kill("SIGINT");
     expect(await ended).to.deep.equal([130, null]);
     const deadline = Date.now() + 10_000;

@@ -197,6 +197,7 @@ export class FakeArm {
     const place = location !== undefined && { location: type.location ?? location };
     const shown: Record<string, unknown> = { ...added, ...properties };
     if (type === TYPES.UserAssignedIdentity) Object.assign(shown, IDENTITY);
+    if (type === TYPES.RoleAssignment) shown.scope = id.split("/providers/Microsoft.Auth")[0];
     if (type === TYPES.StorageAccount)
       shown.primaryEndpoints = { blob: `https://${name}.blob.core.windows.net/` };
     if (type === TYPES.ContainerApp) {
@@ -229,6 +230,7 @@ function metadata(url: string): object {
   return {
     name: "AzureCloud",
     resourceManager: `${url}/`,
+    microsoftGraphResourceId: `${url}/graph/`,
     authentication: { loginEndpoint: `${url}/`, audiences: [`${url}/`], tenant: "common" },
     suffixes: { storage: "core.windows.net", keyVaultDns: "vault.azure.net" },
   };

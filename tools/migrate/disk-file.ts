@@ -77,7 +77,7 @@ export function isUnchanged({ at, version }: Item, path: string, now: BigIntStat
   return versionOf(lstatSync(at, { bigint: true })) === version;
 }
 
-export const openFile = promisify(open);
+const openFile = promisify(open);
 const readBytes = promisify(read);
 const writeBuffers = promisify(writev);
 const flushToDisk = promisify(fdatasync);

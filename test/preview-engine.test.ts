@@ -258,7 +258,7 @@ class Scenes {
     const types = "authentik-storage:s3:S3Storage$pulumi-nodejs:dynamic/authentik-storage:S3Bucket";
     const urn = `urn:pulumi:${STACK}::authentik-storage::${types}::authentik-bucket`;
     await open.plan("target replaced", "--target-replace", urn);
-    const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET"] };
+    const rule = { AllowedOrigins: ["*"], AllowedMethods: ["GET", "PUT"] };
     await s3.send(
       new PutBucketCorsCommand({ Bucket: "open-media", CORSConfiguration: { CORSRules: [rule] } }),
     );

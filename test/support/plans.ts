@@ -117,6 +117,7 @@ export const EXPECTED = {
   },
   "CORS policy changed by hand": (report) => {
     const changes = [
+      { property: "methods", removed: ["PUT"], added: [] },
       { property: "origins", removed: ["*"], added: ["https://authentik.company"] },
       { property: "request headers", removed: [], added: ["Authorization"] },
       { property: "seconds that browsers cache it", removed: [], added: ["3000"] },

@@ -97,6 +97,7 @@ describe("migrate: answers that are not the requested ones", function () {
   const latin = listing(LAST + entry("media/é")).body;
   const noSize = listing(LAST + entry(B, "")).body;
   const badSize = listing(LAST + entry(B, "<Size>-1</Size>")).body;
+  const hugeSize = listing(LAST + entry(B, `<Size>${"9".repeat(16)}</Size>`)).body;
   const badUrl = listing(LAST + URL_ENCODED + entry("media/public/100%.png")).body;
   const badCharacter = listing(LAST + entry("media/public/&#x110000;.png")).body;
   const noToken = listing("<IsTruncated>true</IsTruncated>").body;
@@ -127,6 +128,7 @@ describe("migrate: answers that are not the requested ones", function () {
     ["has a key of another folder", otherFolder, 'it has "reports/public/b.csv", which is not in'],
     ["has folders that were not requested", folders, 'it has "media/", which is not in'],
     ["has an object without a size", noSize, "it has no <Size>"],
+    ["has a size that no object has", hugeSize, 'a <Size> is "9999999999999999"'],
     ["has a size that is no number", badSize, 'a <Size> is "-1"'],
     ["has a key that is not URL-encoded, but says so", badUrl, "URI malformed"],
     ["has a character that does not exist", badCharacter, "malformed character entity"],

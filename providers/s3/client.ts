@@ -19,7 +19,7 @@ export interface ClientOptions
   endpoint?: string;
   /** The limit for connecting, in milliseconds. */
   connectionTimeout: number;
-  /** The limit for an answer, in milliseconds: for its headers, and for its body. */
+  /** The limit for a whole answer, in milliseconds. */
   requestTimeout: number;
 }
 
@@ -48,27 +48,28 @@ export function s3ClientConfig(options: ClientOptions): S3ClientConfig {
 
 /** The SDK's own limit ends with an answer's headers, and it would read a body without end. */
 class LimitedHandler extends NodeHttpHandler {
-  private readonly bodyTimeout: number;
+  private readonly requestTimeout: number;
 
-  constructor(bodyTimeout: number, options: () => Promise<NodeHttpHandlerOptions>) {
+  constructor(requestTimeout: number, options: () => Promise<NodeHttpHandlerOptions>) {
     super(options);
-    this.bodyTimeout = bodyTimeout;
+    this.requestTimeout = requestTimeout;
   }
 
   override async handle(...args: Parameters<NodeHttpHandler["handle"]>) {
+    const end = performance.now() + this.requestTimeout;
     const answer = await super.handle(...args);
     const body: unknown = answer.response.body;
     if (body instanceof Readable) {
-      answer.response.body = Readable.from(this.inTime(body), { objectMode: false });
+      answer.response.body = Readable.from(this.readBefore(end, body), { objectMode: false });
     }
     return answer;
   }
 
-  private async *inTime(body: Readable): AsyncGenerator<Uint8Array> {
+  private async *readBefore(end: number, body: Readable): AsyncGenerator<Uint8Array> {
     const timer = setTimeout(() => {
-      const error = new Error(`the answer did not end within ${this.bodyTimeout} ms`);
+      const error = new Error(`the answer did not end within ${this.requestTimeout} ms`);
       body.destroy(Object.assign(error, { name: "TimeoutError" }));
-    }, this.bodyTimeout);
+    }, end - performance.now());
     try {
       yield* limited(body);
     } finally {

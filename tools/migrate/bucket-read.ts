@@ -204,7 +204,7 @@ async function* bytesOf(stream: ObjectStream, first: number, end: number): Async
     if (at > end) throw otherSize(at, end);
     if (rest.length > 0) yield rest;
   }
-  if (at !== end) throw incompleteBody(at, end);
+  if (at !== end) throw incompleteBody(at, end, stream.headers);
 }
 
 /** A part of an object that was requested. */

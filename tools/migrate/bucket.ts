@@ -85,10 +85,12 @@ export class Bucket implements Storage {
   ): Promise<Bucket> {
     const folders = (await client.folders()).sort(compareKeys);
     const others = folders.filter((folder) => !USAGES.some((usage) => folder === `${usage}/`));
-    const dangerous = others.filter((folder) => /^\.{0,2}\/$|\0/.test(folder));
-    const misplaced = others.filter((folder) => isMisplaced(folder, options.schemas ?? []));
+    const { schemas = [] } = options;
+    const isDangerous = (folder: string) => /^\.{0,2}\/$|\0/.test(folder);
+    const dangerous = others.filter(isDangerous);
+    const misplaced = others.filter((folder) => isMisplaced(folder, schemas));
     const foreign = others.filter(
-      (folder) => !dangerous.includes(folder) && !misplaced.includes(folder),
+      (folder) => !isDangerous(folder) && !isMisplaced(folder, schemas),
     );
     return new Bucket(client, { misplaced, dangerous, foreign }, memory, options);
   }

@@ -163,8 +163,14 @@ export function slowAnswer(received: number, ms: number): S3Error {
 }
 
 /** For an object's bytes that end too early. A retry may succeed. */
-export function incompleteBody(received: number, length: number): S3Error {
-  return new S3Error("IncompleteBody", 0, `${received} of ${length} bytes arrived`);
+export function incompleteBody(
+  received: number,
+  length: number,
+  { "content-encoding": encoding }: AnswerHeaders,
+): S3Error {
+  const hint =
+    encoding === undefined ? "" : `, encoded as ${encoding}; look for a proxy that compresses them`;
+  return new S3Error("IncompleteBody", 0, `${received} of ${length} bytes arrived${hint}`);
 }
 
 /** For an object that does not have the size that the listing showed. */
@@ -381,7 +387,7 @@ function required(parent: XmlElement, name: string): string {
 
 function wholeNumber(parent: XmlElement, name: string): number {
   const text = required(parent, name).trim();
-  if (!/^\d+$/.test(text)) throw invalidAnswer(`a <${name}> is ${begin(text)}`);
+  if (!/^\d{1,15}$/.test(text)) throw invalidAnswer(`a <${name}> is ${begin(text)}`);
   return Number(text);
 }
 

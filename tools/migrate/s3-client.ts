@@ -222,7 +222,7 @@ export class BucketClient implements Retrier {
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
       expectLength(answer.headers, size);
       const received = answer.chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-      if (received !== size) throw incompleteBody(received, size);
+      if (received !== size) throw incompleteBody(received, size, answer.headers);
       return answer;
     });
   }

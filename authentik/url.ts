@@ -35,7 +35,7 @@ const NO_CUSTOM_DOMAIN = "authentik 2024.8.0 raises an error for every URL of a 
  *
  * @throws UrlError if the setting is not a duration
  */
-export function urlExpirySeconds(settings: StorageSettings, rules: ReleaseRules): number {
+function urlExpirySeconds(settings: StorageSettings, rules: ReleaseRules): number {
   if (!rules.readsUrlExpiry) return LEGACY_EXPIRY;
   const { urlExpiry = DEFAULTS.urlExpiry } = settings;
   const seconds = durationSeconds(urlExpiry);

@@ -181,26 +181,6 @@ describe("Azure: storage", () => {
     expect(options.ignoreChanges).to.have.members([...names, "azureApiVersion"]);
   });
 
-  it("destroy begins with the container, before all that authentik needs", async () => {
-    const recording = await record(valid);
-    const needed = new Set(["authentik-bucket"]);
-    // The set grows while it is read.
-    for (const name of needed) {
-      const resource = recording.resources.find((other) => other.name === name);
-      for (const other of resource?.options.dependsOn ?? []) needed.add(other);
-    }
-    const first = recording.resources.filter(({ name }) => !needed.has(name));
-    // These three are not deleted on a server: the component, and settings that go with the container.
-    expect(first.map(({ name }) => name)).to.have.members([
-      "authentik",
-      "authentik-cors",
-      "authentik-policy",
-    ]);
-    for (const { name, options } of first.slice(1)) {
-      expect(options.deletedWith, name).to.equal("authentik-bucket");
-    }
-  });
-
   it("a new container is created before the old one is deleted, new settings after the old ones", async () => {
     const recording = await record(valid);
     const order = ["authentik-bucket", "authentik-cors", "authentik-policy"].map((name) => {
@@ -219,20 +199,6 @@ describe("Azure: storage", () => {
     expect(recording.one("azure-native:storage:ManagementPolicy").inputs).to.have.nested.property(
       "policy.rules[0].definition.actions.baseBlob.delete.daysAfterModificationGreaterThan",
       7,
-    );
-  });
-
-  it("is adopted by the ids of account and container", async () => {
-    const recording = await record({
-      ...valid,
-      adopt: "true",
-      subscriptionId: SUBSCRIPTION,
-      storageAccountName: "companymedia",
-    });
-    const account = `/subscriptions/${SUBSCRIPTION}/resourceGroups/authentik/providers/Microsoft.Storage/storageAccounts/companymedia`;
-    expect(recording.one("azure-native:storage:StorageAccount").options.import).to.equal(account);
-    expect(recording.one("azure-native:storage:BlobContainer").options.import).to.equal(
-      `${account}/blobServices/default/containers/authentik-media`,
     );
   });
 });

@@ -13,9 +13,9 @@ export const ACCOUNT = "0123456789abcdef0123456789abcdef";
 /** Another account, which is for previews: its buckets are those of the first. */
 export const OTHER_ACCOUNT = "fedcba9876543210fedcba9876543210";
 /** The only API token that the fake accepts. */
-export const API_TOKEN = "0123456789012345678901234567890123456789";
+const API_TOKEN = "0123456789012345678901234567890123456789";
 
-export const GROUPS = ["Read", "Write"].map((right) => ({
+const GROUPS = ["Read", "Write"].map((right) => ({
   id: right.toLowerCase().padEnd(32, "0"),
   name: `Workers R2 Storage Bucket Item ${right}`,
   scopes: ["com.cloudflare.edge.r2.bucket"],

@@ -134,7 +134,7 @@ export const EXPECTED = {
 
 export type PlanName = keyof typeof EXPECTED;
 
-export function isPlanName(name: string): name is PlanName {
+function isPlanName(name: string): name is PlanName {
   return name in EXPECTED;
 }
 

@@ -29,7 +29,7 @@ import { SkipError, type Item } from "./storage.ts";
 const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 /** How many bytes are read or written at once. */
 const READ_BYTES = 1024 * 1024;
-const WRITE_BYTES = 256 * 1024;
+const WRITE_BYTES = 512 * 1024;
 /** After so many bytes the disk is told to store them, while the next ones arrive. */
 const SYNC_BYTES = 32 * 1024 * 1024;
 /** How many files are synced at once where no program syncs them together. */
@@ -77,7 +77,7 @@ export function isUnchanged({ at, version }: Item, path: string, now: BigIntStat
   return versionOf(lstatSync(at, { bigint: true })) === version;
 }
 
-export const openFile = promisify(open);
+const openFile = promisify(open);
 const readBytes = promisify(read);
 const writeBuffers = promisify(writev);
 const flushToDisk = promisify(fdatasync);

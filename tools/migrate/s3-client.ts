@@ -654,7 +654,7 @@ class Collector implements Dispatcher.DispatchHandler {
 }
 
 /** A paused answer is continued when fewer bytes wait for its reader. */
-const PAUSE_BYTES = 64 * 1024;
+const PAUSE_BYTES = 512 * 1024;
 
 interface StreamOptions {
   ahead: number;

@@ -1,0 +1,121 @@
+/** The provider `azure` on the real engine, with the azure-native plugin and a fake of Azure's API. */
+import { expect } from "chai";
+import { checkDrift } from "../tools/preview/preview.ts";
+import { renderText } from "../tools/preview/render.ts";
+import { FakeArm, GROUP, SUBSCRIPTION } from "./support/arm.ts";
+import { EngineProject, hasPlugin, pulumi, STACK } from "./support/engine.ts";
+
+/** Only on Linux does the plugin trust the fake's certificate by SSL_CERT_FILE. */
+const isPossible =
+  process.platform === "linux" &&
+  pulumi !== undefined &&
+  (await hasPlugin("azure-native")) &&
+  (await hasPlugin("random"));
+const ACCOUNT = `${GROUP}/providers/Microsoft.Storage/storageAccounts/companymedia`;
+const CONTAINER = `${ACCOUNT}/blobServices/default/containers/media`;
+const CONFIG = {
+  provider: "azure",
+  location: "westeurope",
+  resourceGroupName: "authentik",
+  storageAccountName: "companymedia",
+  bucketName: "media",
+  origins: ["https://authentik.company"],
+};
+
+(isPossible ? describe : describe.skip)("Azure on the real engine and plugin", function () {
+  this.timeout(300_000);
+  this.slow(20_000);
+  let fake: FakeArm;
+  let project: EngineProject;
+
+  beforeEach(async () => {
+    fake = await FakeArm.start();
+    project = await EngineProject.create();
+    Object.assign(project.env, fake.env);
+    await project.configure(CONFIG);
+  });
+  afterEach(async () => {
+    await project.remove();
+    await fake.stop();
+  });
+
+  /** What `npm run drift` finds. */
+  const drift = async () => {
+    const options = { workDir: project.dir, envVars: project.env, timeoutMs: 120_000 };
+    const found = await checkDrift(STACK, options);
+    return found.kind === "none" ? "" : renderText(found.report, { color: false });
+  };
+  /** What an update changes on the server. */
+  const up = async (...args: string[]) => {
+    const before = fake.writes.length;
+    await project.expectOk("up", "--yes", "--skip-preview", ...args);
+    return fake.writes.slice(before);
+  };
+  const metadata = () => fake.resources.get(CONTAINER)?.properties.metadata;
+
+  it("comes up, has no drift, rotates, and is destroyed", async () => {
+    const created = await up();
+    expect(created).to.have.members([
+      ...fake.types.map((type) => `PUT ${type}`),
+      "PUT ?cors",
+      "PUT ?policy",
+    ]);
+    expect(await drift()).to.equal("");
+    const before = metadata();
+    await project.configure({ keyGeneration: 2 });
+    expect(await up("--refresh")).to.deep.equal(["PUT ContainerApp"]);
+    expect(metadata()).to.deep.equal(before);
+    expect(await drift()).to.equal("");
+    await project.configure({ protect: false, forceDestroy: true });
+    expect(await up()).to.deep.equal([]);
+    await project.expectOk("destroy", "--yes", "--skip-preview");
+    expect(fake.resources.size).to.equal(0);
+  });
+
+  it("keeps the gateway and all settings when Azure refuses to delete the container", async () => {
+    await project.configure({ protect: false, forceDestroy: true });
+    await up();
+    const before = fake.writes.length;
+    fake.lockedType = "BlobContainer";
+    expect(await project.expectFailure("destroy", "--yes", "--skip-preview")).to.contain("Locked");
+    expect(fake.writes).to.have.length(before);
+    fake.lockedType = undefined;
+    await up();
+    expect(fake.writes.slice(before)).to.have.members(["PUT ?cors", "PUT ?policy"]);
+    expect(await drift()).to.equal("");
+  });
+
+  it("changes no container for other origins, and keeps its metadata when it is made private again", async () => {
+    await up();
+    await project.expectOk("refresh", "--yes", "--skip-preview");
+    await project.configure({ origins: ["https://auth.company"] });
+    expect(await up()).to.deep.equal(["PUT ?cors"]);
+    const before = metadata();
+    expect(before).to.have.keys("cors", "policy");
+    const container = fake.resources.get(CONTAINER)?.properties ?? {};
+    container.publicAccess = "Blob";
+    expect(await up("--refresh")).to.deep.equal(["PUT BlobContainer"]);
+    expect(fake.resources.get(CONTAINER)?.properties).to.include({ publicAccess: "None" });
+    expect(metadata()).to.deep.equal(before);
+    expect(await drift()).to.equal("");
+  });
+
+  it("adopts an account and a container, and keeps the container's metadata", async () => {
+    fake.resources.set(ACCOUNT, {
+      location: "westeurope",
+      kind: "StorageV2",
+      sku: { name: "Standard_LRS" },
+      properties: { allowBlobPublicAccess: true },
+    });
+    const mine = { mine: "1" };
+    fake.resources.set(CONTAINER, { properties: { publicAccess: "Blob", metadata: mine } });
+    await project.configure({ adopt: true, subscriptionId: SUBSCRIPTION });
+    await up();
+    expect(fake.resources.get(ACCOUNT)?.properties).to.include({ allowBlobPublicAccess: false });
+    expect(fake.resources.get(CONTAINER)?.properties).to.include({ publicAccess: "None" });
+    expect(metadata()).to.include(mine).and.have.keys("mine", "cors", "policy");
+    await project.configure({ adopt: undefined });
+    expect(await up()).to.deep.equal([]);
+    expect(await drift()).to.equal("");
+  });
+});

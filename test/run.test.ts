@@ -1,0 +1,49 @@
+import { execFile } from "node:child_process";
+import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { expect } from "chai";
+import { REPOSITORY } from "../tools/lib/repository.ts";
+
+describe("tools/run.js", function () {
+  this.timeout(30_000);
+  let dir: string;
+  const inDir = (path: string, text: string) => writeFile(join(dir, path), text);
+  const run = async () => {
+    const args = ["tools/run.js", "tools/command.ts", "a", "b"];
+    return (await promisify(execFile)(process.execPath, args, { cwd: dir })).stdout;
+  };
+
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), "run-test-"));
+    for (const folder of ["tools", "node_modules"]) await mkdir(join(dir, folder));
+    for (const name of ["esbuild", "tsx"]) {
+      await symlink(join(REPOSITORY, "node_modules", name), join(dir, "node_modules", name));
+    }
+    await cp(join(REPOSITORY, "tools/run.js"), join(dir, "tools/run.js"));
+    await inDir("package.json", '{"type":"module"}');
+    await inDir("node_modules/.package-lock.json", "{}");
+    await inDir("tools/text.ts", 'export const text: string = "one " + import.meta.url;');
+    await inDir(
+      "tools/command.ts",
+      'import { text } from "./text.ts"; console.log(text, ...process.argv.slice(2));',
+    );
+  });
+  afterEach(() => rm(dir, { recursive: true }));
+
+  it("runs the sources as they are now", async () => {
+    const url = pathToFileURL(join(dir, "tools/text.ts")).href;
+    expect(await run()).to.equal(`one ${url} a b\n`);
+    expect(await readdir(join(dir, "node_modules/.cache/commands"))).to.have.lengthOf(1);
+    expect(await run()).to.equal(`one ${url} a b\n`);
+    await inDir("tools/text.ts", 'export const text: string = "two";');
+    expect(await run()).to.equal("two a b\n");
+  });
+
+  it("runs the sources themselves if nothing can be written", async () => {
+    await inDir("node_modules/.cache", "a file in the place of the folder");
+    expect(await run()).to.match(/^one .* a b\n$/);
+  });
+});

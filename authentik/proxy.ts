@@ -87,8 +87,32 @@ export async function fetchByProxy(
 async function whole(response: {
   status: number;
   headers: Iterable<[string, string]>;
-  arrayBuffer(): Promise<ArrayBuffer>;
+  body: AsyncIterable<unknown> | null;
 }): Promise<FetchedAnswer> {
-  const body = Buffer.from(await response.arrayBuffer());
-  return { status: response.status, headers: new Headers([...response.headers]), body };
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of limited(response.body ?? [])) chunks.push(chunk);
+  const { status, headers } = response;
+  return { status, headers: new Headers([...headers]), body: Buffer.concat(chunks) };
+}
+
+/** The limit of an answer, in MiB. S3's answers, and the files that tools read, are smaller. */
+const MAX_ANSWER_MIB = 16;
+
+/**
+ * The bytes of an answer's body.
+ *
+ * @throws Error when there are too many
+ */
+export async function* limited(
+  body: AsyncIterable<unknown> | Iterable<unknown>,
+): AsyncGenerator<Uint8Array> {
+  let length = 0;
+  for await (const chunk of body) {
+    if (!(chunk instanceof Uint8Array)) continue;
+    length += chunk.length;
+    if (length > MAX_ANSWER_MIB * 1024 * 1024) {
+      throw new Error(`the answer is longer than ${MAX_ANSWER_MIB} MiB`);
+    }
+    yield chunk;
+  }
 }

@@ -1,5 +1,7 @@
 import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
 import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
+import { join } from "node:path";
 import { expect } from "chai";
 import {
   expectSameFiles,
@@ -10,6 +12,7 @@ import {
   putObjects,
   readTree,
   repair,
+  repairStoredTypes,
   run,
   settingsOf,
   TEST_RETRY_POLICY,
@@ -94,9 +97,12 @@ describe("migrate: answers that are not the requested ones", function () {
   const latin = listing(LAST + entry("media/é")).body;
   const noSize = listing(LAST + entry(B, "")).body;
   const badSize = listing(LAST + entry(B, "<Size>-1</Size>")).body;
+  const hugeSize = listing(LAST + entry(B, `<Size>${"9".repeat(16)}</Size>`)).body;
   const badUrl = listing(LAST + URL_ENCODED + entry("media/public/100%.png")).body;
   const badCharacter = listing(LAST + entry("media/public/&#x110000;.png")).body;
   const noToken = listing("<IsTruncated>true</IsTruncated>").body;
+  const otherFolder = listing(LAST + entry("reports/public/b.csv")).body;
+  const folders = listing(`${LAST}<CommonPrefixes><Prefix>media/</Prefix></CommonPrefixes>`).body;
   const badFlag = listing("<IsTruncated>maybe</IsTruncated>").body;
   const tooLong = listing(LAST + "x".repeat(16 * MIB)).body;
   // biome-ignore format: a table of cases
@@ -119,7 +125,10 @@ describe("migrate: answers that are not the requested ones", function () {
     ["says neither true nor false", badFlag, 'its <IsTruncated> is "maybe"'],
     ["has a next page without a token", noToken, "it has no <NextContinuationToken>"],
     ["names itself as the next one", listing(morePages("next")).body, "is endless"],
+    ["has a key of another folder", otherFolder, 'it has "reports/public/b.csv", which is not in'],
+    ["has folders that were not requested", folders, 'it has "media/", which is not in'],
     ["has an object without a size", noSize, "it has no <Size>"],
+    ["has a size that no object has", hugeSize, 'a <Size> is "9999999999999999"'],
     ["has a size that is no number", badSize, 'a <Size> is "-1"'],
     ["has a key that is not URL-encoded, but says so", badUrl, "URI malformed"],
     ["has a character that does not exist", badCharacter, "malformed character entity"],
@@ -193,23 +202,28 @@ describe("migrate: answers that are not the requested ones", function () {
     expect(id).to.equal("the-id");
   });
 
-  it("a listing whose pages name each other as the next one: nothing is deleted", async () => {
-    const { bucket, folder, state } = server.fresh();
-    writeTree(folder, { [A]: "x" });
-    const tree = readTree(folder);
-    let requests = 0;
-    const answer = (request: IncomingMessage): ProxyAnswer | undefined => {
-      if (!isOfMedia(request)) return undefined;
-      requests++;
-      return listing(morePages(has(request, "continuation-token=odd") ? "even" : "odd"));
-    };
-    const failure = await throughProxy(bucket, { answer }, (through) =>
-      failureOf(run(through, folder, { state, delete: true })),
-    );
-    expect(failure).to.include("the server's listing is endless");
-    expect(requests).to.equal(3);
-    expect(readTree(folder)).to.deep.equal(tree);
-  });
+  // biome-ignore format: a table of cases
+  const ENDLESS: [name: string, tokens: number, page: string, requests: number][] = [
+    ["whose pages name each other as the next one", 2, "", 3],
+    ["whose pages are empty without end", Infinity, "", 1001],
+    ["whose pages are the same without end", Infinity, entry(A), 1002],
+  ];
+  for (const [name, tokens, page, count] of ENDLESS) {
+    it(`a listing ${name}: nothing is deleted`, async () => {
+      const { bucket, folder, state } = server.fresh();
+      writeTree(folder, { [A]: "x" });
+      const tree = readTree(folder);
+      let requests = 0;
+      const answer = (request: IncomingMessage): ProxyAnswer | undefined =>
+        isOfMedia(request) ? listing(morePages(`${requests++ % tokens}`) + page) : undefined;
+      const failure = await throughProxy(bucket, { answer }, (through) =>
+        failureOf(run(through, folder, { state, delete: true })),
+      );
+      expect(failure).to.include("the server's listing is endless");
+      expect(requests).to.equal(count);
+      expect(readTree(folder)).to.deep.equal(tree);
+    });
+  }
 
   it("a listing that is valid at the second try", async () => {
     const { bucket, folder, inBucket, state } = server.fresh();
@@ -239,6 +253,26 @@ describe("migrate: answers that are not the requested ones", function () {
     }
   });
 
+  it("a listing without ETags: files are changed and repaired", async () => {
+    const { bucket, inBucket, folder, state } = server.fresh();
+    writeTree(folder, { [A]: "y" });
+    await putObjects(bucket, { [A]: "x" }, { "content-type": "text/plain" });
+    await putObjects(bucket, { "public/b.png": "b" });
+    const answer = (request: IncomingMessage): ProxyAnswer | undefined => {
+      const ofRoot = has(request, "prefix=public") ? "public/b.png" : "";
+      const key = isOfMedia(request) ? A : ofRoot;
+      const object = `<Contents><Key>${key}</Key><Size>1</Size></Contents>`;
+      return isListing(request) && key !== "" ? listing(LAST + object) : undefined;
+    };
+    await throughProxy(bucket, { answer }, async (through) => {
+      expect(problemsOf(await repairStoredTypes(through, { state }))).to.deep.equal([]);
+      expect(problemsOf(await run(folder, through, { state }))).to.deep.equal([]);
+      expect(problemsOf(await repair(through, true, { state }))).to.deep.equal([]);
+    });
+    expect(readFileSync(join(inBucket, A), "utf8")).to.equal("y");
+    expect(filesIn(inBucket)).to.deep.equal([A, B]);
+  });
+
   it("HEAD without a Content-Length for an empty object, as Ceph answers", async () => {
     const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, { [A]: "" });
@@ -259,8 +293,8 @@ describe("migrate: answers that are not the requested ones", function () {
   it("501 to a checksum: the server's message, and what to set", async () => {
     const { bucket, folder, state } = server.fresh();
     writeTree(folder, { [A]: "a" });
-    const message = "A header you provided implies functionality that is not implemented.";
-    const body = `<Error><Code>NotImplemented</Code><Message>${message}</Message></Error>`;
+    const message = "A header you provided implies functionality that is not implemented";
+    const body = `<Error><Code>NotImplemented</Code><Message>${message}.</Message></Error>`;
     const answer = (request: IncomingMessage) =>
       request.headers["x-amz-checksum-crc32"] === undefined ? undefined : { status: 501, body };
     await throughProxy(bucket, { answer }, async (through) => {

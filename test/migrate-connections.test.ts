@@ -17,6 +17,7 @@ import {
   command,
   envFile,
   expectSameFiles,
+  failureOf,
   MIB,
   MIGRATE,
   numbered,
@@ -197,8 +198,34 @@ describe("migrate: connections and credentials", function () {
       command([folder, envFile(top, through), "--yes", "--state", state]),
     );
     expect(result.code).to.equal(2);
-    const message = "301 PermanentRedirect: Elsewhere.: it redirects to eu-south-2";
+    const message = "301 PermanentRedirect: Elsewhere; it names the region eu-south-2; set this";
     expect(result.err).to.include(message);
+  });
+
+  it("an error that has a known cause says what to do", async () => {
+    const date = new Date(Date.now() + 3_600_000).toUTCString();
+    const skew = "<Code>RequestTimeTooSkewed</Code>";
+    const malformed = "<Code>AuthorizationHeaderMalformed</Code><Region>eu-south-2</Region>";
+    const location = "https://login.company/";
+    // biome-ignore format: a table of cases
+    const CASES: [status: number, headers: Record<string, string>, body: string, message: string][] = [
+      [302, { location }, "<html>", "answered 302; it redirects to https://login.company/; correct"],
+      [307, {}, "<Error><Endpoint>s3.company</Endpoint></Error>", "it redirects to s3.company; cor"],
+      [400, {}, `<Error>${malformed}</Error>`, "it names the region eu-south-2; set this region"],
+      [403, { date }, `<Error>${skew}</Error>`, " s behind the server's; set the clocks"],
+      [413, {}, "<html>", "allow at least 8 MiB"],
+      [502, {}, "<html><center>nginx</center></html>", "the server answered 502"],
+    ];
+    for (const [status, headers, body, message] of CASES) {
+      const { bucket, folder, state } = server.fresh();
+      writeTree(folder, { [X]: "x" });
+      const failure = await throughProxy(
+        bucket,
+        { answer: () => ({ status, headers, body }) },
+        (through) => failureOf(run(folder, through, { state })),
+      );
+      expect(failure).to.include(message);
+    }
   });
 
   it("permissions that end during a run fail each file with the cause, and keep files", async () => {

@@ -27,7 +27,7 @@ import type { ProxyOptions } from "./support/proxy.ts";
 
 // biome-ignore format: a list of cases
 const FAULTS: readonly Exclude<Fault, object>[] = [
-  "reset", "lost", "slow-down", "stall", "stall-body", "truncate", "corrupt", "corrupt-request",
+  "reset", "lost", "slow-down", "stall", "stall-body", "hints", "drip", "truncate", "corrupt", "corrupt-request",
 ];
 
 describe("migrate: faults", function () {
@@ -48,8 +48,8 @@ describe("migrate: faults", function () {
       const { bucket, inBucket, folder, state } = server.fresh();
       writeTree(folder, files);
       const tree = readTree(folder);
-      // Only the first try of a call fails. Stalls are rarer, because they take time.
-      const every = fault.startsWith("stall") ? 13 : 3;
+      // Only the first try of a call fails. What takes time is rarer.
+      const every = /stall|hints|drip/.test(fault) ? 13 : 3;
       const seen = new Set<string>();
       const choose: FaultChooser = ({ method, path }) => {
         const isFirst = seen.size < seen.add(`${method} ${path}`).size;

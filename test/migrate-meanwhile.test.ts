@@ -41,6 +41,8 @@ const SERVERS: Readonly<Record<string, Rejection | undefined>> = {
   "finds no condition fulfilled": { status: 412, code: "PreconditionFailed" },
 };
 
+const CONFLICT: Rejection = { status: 409, code: "Conflict" };
+
 const isJoining: RequestTest = ({ method, url = "" }) =>
   method === "POST" && url.includes("uploadId=");
 const isRequest =
@@ -192,6 +194,15 @@ describe("migrate: changes by others during a run", function () {
     });
   }
 
+  it("409 without a change is the server's failure, and not another program's change", async () => {
+    const { bucket, folder, state } = server.fresh();
+    writeTree(folder, { [SMALL]: "x" });
+    const event = { at: () => true, happens: () => undefined, rejection: CONFLICT };
+    const { problems } = await during(bucket, event, (through) => run(folder, through, { state }));
+    const reason = "the server answered 409 Conflict";
+    expect(problems).to.deep.equal([{ key: SMALL, kind: "failed", reason }]);
+  });
+
   it("the same content from another run is no conflict, and no part is left", async () => {
     const { bucket, inBucket, folder, state, top } = server.fresh();
     const other = server.fresh();
@@ -265,6 +276,21 @@ describe("migrate: changes by others during a run", function () {
     expect(copied.files).to.equal(1);
     expect(readFileSync(join(inBucket, SMALL), "utf8")).to.equal("newer");
     expect(readFileSync(join(inBucket, OLD), "utf8")).to.equal("old");
+  });
+
+  it("a repair does not delete an object whose copy was deleted", async () => {
+    const { bucket, inBucket, state } = server.fresh();
+    await putObjects(bucket, { [OLD]: "x", [SMALL]: "x" });
+    const happens = (): void => {
+      rmSync(join(inBucket, SMALL));
+    };
+    const event = { at: isRequest("HEAD", SMALL), happens };
+    const { problems, deleted } = await during(bucket, event, (through) =>
+      repair(through, true, { state }),
+    );
+    expect(problems.map(({ reason }) => reason)).to.deep.equal(["the server answered 404"]);
+    expect(deleted.files).to.equal(0);
+    expect(readFileSync(join(inBucket, OLD), "utf8")).to.equal("x");
   });
 
   it("a repair does not delete an object that was changed after its copy was checked", async () => {

@@ -749,13 +749,57 @@ describe("verify", function () {
       });
     }
 
-    it("a web page in the place of the answers to uploads", async () => {
-      const page = { status: 200, headers: { "content-type": "text/html" }, body: "<html></html>" };
-      const answer: ProxyOptions["answer"] = ({ method }) => (method === "PUT" ? page : undefined);
+    const html = { headers: { "content-type": "text/html" }, body: "<html></html>" };
+    for (const [what, status, symptom] of [
+      ["a web page", 200, "not-s3"],
+      ["a redirect that is not S3's", 308, "not-s3"],
+      ["a proxy's limit", 413, "too-large"],
+    ] as const) {
+      it(`${what} in the place of the answers to uploads`, async () => {
+        const page = { ...html, status };
+        const answer: ProxyOptions["answer"] = ({ method }) =>
+          method === "PUT" ? page : undefined;
+        await behindProxy({ answer }, async (host) => {
+          const verified = target(await bucket(), { endpoint: `http://${host}` });
+          await expectSymptoms(verified, { upload: symptom });
+        });
+      });
+    }
+
+    it("a web page in the place of the answers to deletions", async () => {
+      const page = { ...html, status: 200 };
+      const answer: ProxyOptions["answer"] = ({ method }) =>
+        method === "DELETE" ? page : undefined;
       await behindProxy({ answer }, async (host) => {
         const verified = target(await bucket(), { endpoint: `http://${host}` });
-        await expectSymptoms(verified, { upload: "not-s3" });
+        const both = { "abort upload": "not-s3", delete: "left-behind" } as const;
+        await expectSymptoms(verified, both);
       });
+    });
+
+    it("answers that are longer than any of S3", async () => {
+      const page = { status: 200, body: Buffer.alloc(17 * 1024 * 1024) };
+      await behindProxy({ answer: () => page }, async (host) => {
+        const results = await verify(target("any", { endpoint: `http://${host}` }));
+        for (const check of ["endpoint", "bucket access"]) {
+          expect(resultOf(results, check).got).to.include("longer than 16 MiB");
+        }
+      });
+    });
+
+    it("answers to uploads and deletions that do not end", async () => {
+      const name = await bucket();
+      const faults: Readonly<Record<string, Fault>> = { POST: "drip", DELETE: "stall" };
+      await withFaults(
+        ({ method }) => faults[method],
+        async (endpoint) => {
+          const start = Date.now();
+          const results = await verify(target(name, { endpoint }), { timeoutMs: 7_000 });
+          expect(Date.now() - start).to.be.lessThan(8_000);
+          expect(resultOf(results, "multipart upload").symptom).to.equal("timeout");
+          expect(resultOf(results, "delete").symptom).to.equal("left-behind");
+        },
+      );
     });
 
     it("an answer lost after the upload was done, which is cleaned up", async () => {

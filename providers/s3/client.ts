@@ -1,7 +1,8 @@
 /** The config of every S3 client of the project. It loads no client, so that previews start fast. */
+import { Readable } from "node:stream";
 import type { S3ClientConfig } from "@aws-sdk/client-s3";
 import { NodeHttpHandler, type NodeHttpHandlerOptions } from "@smithy/node-http-handler";
-import { proxyFor } from "../../authentik/proxy.ts";
+import { limited, proxyFor } from "../../authentik/proxy.ts";
 
 /** Keys, or the name of an AWS profile; with neither, the SDK's default chain looks for credentials. */
 export interface ClientKeys {
@@ -18,7 +19,7 @@ export interface ClientOptions
   endpoint?: string;
   /** The limit for connecting, in milliseconds. */
   connectionTimeout: number;
-  /** The limit for an answer, in milliseconds. */
+  /** The limit for a whole answer, in milliseconds. */
   requestTimeout: number;
 }
 
@@ -38,8 +39,43 @@ export function s3ClientConfig(options: ClientOptions): S3ClientConfig {
   return {
     ...config,
     ...credentialsOf(keys),
-    requestHandler: new NodeHttpHandler(async () => ({ ...timeouts, ...(await agents(proxy)) })),
+    requestHandler: new LimitedHandler(requestTimeout, async () => ({
+      ...timeouts,
+      ...(await agents(proxy)),
+    })),
   };
+}
+
+/** The SDK's own limit ends with an answer's headers, and it would read a body without end. */
+class LimitedHandler extends NodeHttpHandler {
+  private readonly requestTimeout: number;
+
+  constructor(requestTimeout: number, options: () => Promise<NodeHttpHandlerOptions>) {
+    super(options);
+    this.requestTimeout = requestTimeout;
+  }
+
+  override async handle(...args: Parameters<NodeHttpHandler["handle"]>) {
+    const end = performance.now() + this.requestTimeout;
+    const answer = await super.handle(...args);
+    const body: unknown = answer.response.body;
+    if (body instanceof Readable) {
+      answer.response.body = Readable.from(this.readBefore(end, body), { objectMode: false });
+    }
+    return answer;
+  }
+
+  private async *readBefore(end: number, body: Readable): AsyncGenerator<Uint8Array> {
+    const timer = setTimeout(() => {
+      const error = new Error(`the answer did not end within ${this.requestTimeout} ms`);
+      body.destroy(Object.assign(error, { name: "TimeoutError" }));
+    }, end - performance.now());
+    try {
+      yield* limited(body);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
 }
 
 function credentialsOf(keys: ClientKeys): Pick<S3ClientConfig, "credentials" | "profile"> {

@@ -9,6 +9,7 @@ import {
   type IncomingMessage,
   type ServerResponse,
 } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
 import { listen } from "./listen.ts";
 
 /** What may happen to a request, or to its answer. */
@@ -23,6 +24,10 @@ export type Fault =
   | "slow-down"
   /** No answer ever arrives. */
   | "stall"
+  /** Interim answers arrive (status 103), and never another one. */
+  | "hints"
+  /** The answer's body arrives a byte at a time, so slowly that it takes hours. */
+  | "drip"
   /** Half of the answer's body arrives, and then nothing. */
   | "stall-body"
   /** The answer ends after half of its body, although its Content-Length is larger. */
@@ -73,6 +78,7 @@ export async function startFaultProxy(target: string, choose: FaultChooser): Pro
     if (fault === "reset") request.socket.resetAndDestroy();
     else if (typeof fault === "object") reject(fault, request, response);
     else if (fault === "slow-down") reject(SLOW_DOWN, request, response);
+    else if (fault === "hints") sendHints(response);
     else if (fault !== "stall") forward(target, request, response, fault);
   });
   server.keepAliveTimeout = 60_000;
@@ -124,7 +130,8 @@ function forward(
       return;
     }
     response.writeHead(answer.statusCode ?? 502, answer.rawHeaders);
-    if (fault === "truncate" || fault === "stall-body") void cut(answer, response, fault);
+    if (fault === "drip") void drip(answer, response);
+    else if (fault === "truncate" || fault === "stall-body") void cut(answer, response, fault);
     else void pipe(answer, response, fault === "corrupt");
   });
   upstream.once("error", () => request.socket.destroy());
@@ -182,6 +189,28 @@ async function cut(
     if (part.length > 0) response.write(part);
   }
   if (fault === "truncate") response.socket?.end();
+}
+
+const DRIP_MS = 100;
+
+async function drip(source: IncomingMessage, response: ServerResponse): Promise<void> {
+  for await (const chunk of buffers(source)) {
+    for (const byte of chunk) {
+      if (response.destroyed) return;
+      response.write(Buffer.of(byte));
+      await sleep(DRIP_MS);
+    }
+  }
+  response.end();
+}
+
+function sendHints(response: ServerResponse): void {
+  const timer = setInterval(() => {
+    response.writeEarlyHints({ link: "</x>; rel=preload" });
+  }, DRIP_MS);
+  response.once("close", () => {
+    clearInterval(timer);
+  });
 }
 
 async function* buffers(source: IncomingMessage): AsyncGenerator<Buffer> {

@@ -106,7 +106,8 @@ async function listedSize(client: BucketClient, key: string): Promise<number> {
 /**
  * The version if the object is what the change makes.
  *
- * @throws SkipError if it is not, ContentError when the server no longer knows the upload
+ * @throws SkipError if it is not, ContentError when the server no longer knows the upload, the cause
+ *   if the object is still what the plan found
  */
 async function settle(
   change: GuardedChange,
@@ -117,6 +118,7 @@ async function settle(
   if (cause?.code === "NoSuchUpload") {
     throw new ContentError("the server no longer knows the upload", { cause });
   }
+  if (cause && isSameVersion(now, change.seen)) throw cause;
   throw new SkipError(
     now
       ? "it was created or changed in the bucket during this run, and is kept"
@@ -142,6 +144,8 @@ function conditionOf(seen: Item | undefined): Condition | undefined {
   return seen.version === "" ? undefined : { "if-match": `"${seen.version}"` };
 }
 
+/** Some servers name no ETag in their listings. Then the size decides. */
 function isSameVersion(a: Item | undefined, b: Item | undefined): boolean {
-  return a?.size === b?.size && a?.version === b?.version;
+  const isVersion = a?.version === b?.version || a?.version === "" || b?.version === "";
+  return a?.size === b?.size && isVersion;
 }

@@ -31,6 +31,8 @@ const MAX_RANGE = 8 * MIB;
 const MIN_RANGE = MIB;
 /** The next range is requested when so much of one is left. */
 const NEXT_BYTES = MIB / 4;
+/** How many bytes between two failures show that reading goes on. */
+const PROGRESS_BYTES = 64 * 1024;
 
 /**
  * The object's content. Its chunks end with an error unless the bytes are those that the server
@@ -163,6 +165,7 @@ async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator
   const { size } = object;
   let received = 0;
   let failures = 0;
+  let failedAt = 0;
   let next: Range | undefined;
   await client.largeReads.acquire(MIN_RANGE);
   try {
@@ -175,13 +178,14 @@ async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator
         const stop = stream.isWhole ? size : end;
         for await (const chunk of bytesOf(stream, received, stop)) {
           received += chunk.length;
-          failures = 0;
           yield chunk;
           if (stop < size && stop - received < NEXT_BYTES) next ??= request(client, object, stop);
         }
       } catch (error) {
         cancel(next);
         next = undefined;
+        if (received - failedAt >= PROGRESS_BYTES) failures = 0;
+        failedAt = received;
         await pauseAfter(client, error, ++failures);
       }
     }
@@ -200,7 +204,7 @@ async function* bytesOf(stream: ObjectStream, first: number, end: number): Async
     if (at > end) throw otherSize(at, end);
     if (rest.length > 0) yield rest;
   }
-  if (at !== end) throw incompleteBody(at, end);
+  if (at !== end) throw incompleteBody(at, end, stream.headers);
 }
 
 /** A part of an object that was requested. */

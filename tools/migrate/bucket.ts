@@ -85,10 +85,12 @@ export class Bucket implements Storage {
   ): Promise<Bucket> {
     const folders = (await client.folders()).sort(compareKeys);
     const others = folders.filter((folder) => !USAGES.some((usage) => folder === `${usage}/`));
-    const dangerous = others.filter((folder) => /^\.{0,2}\/$|\0/.test(folder));
-    const misplaced = others.filter((folder) => isMisplaced(folder, options.schemas ?? []));
+    const { schemas = [] } = options;
+    const isDangerous = (folder: string) => /^\.{0,2}\/$|\0/.test(folder);
+    const dangerous = others.filter(isDangerous);
+    const misplaced = others.filter((folder) => isMisplaced(folder, schemas));
     const foreign = others.filter(
-      (folder) => !dangerous.includes(folder) && !misplaced.includes(folder),
+      (folder) => !isDangerous(folder) && !isMisplaced(folder, schemas),
     );
     return new Bucket(client, { misplaced, dangerous, foreign }, memory, options);
   }
@@ -264,11 +266,20 @@ export class Bucket implements Storage {
    * @throws SkipError when an object was created there since the plan, or the copy differs
    */
   async repair(item: Item, sizes: CopySizes = COPY_SIZES): Promise<void> {
-    const { key, at = key } = item;
-    const { headers } = await this.client.head(at);
+    const { headers } = await this.client.head(item.at ?? item.key);
     const isCopy = async (now: Item | undefined) => now !== undefined && this.isCopy(item, now);
     await this.copy(item, headers, undefined, sizes, isCopy);
-    if (await isCopy(await this.refresh({ key, size: item.size, version: "" }))) return;
+    await this.expectCopy(item);
+  }
+
+  /**
+   * Expects a copy of a misplaced object where authentik looks.
+   *
+   * @throws SkipError when the object there differs
+   */
+  async expectCopy(item: Item): Promise<void> {
+    const { key, at = key, size } = item;
+    if (await this.isCopy(item, await this.refresh({ key, size, version: "" }))) return;
     throw new SkipError(`the copy "${key}" differs from "${at}"`);
   }
 
@@ -281,9 +292,6 @@ export class Bucket implements Storage {
   async repairType(item: Item, sizes: CopySizes = COPY_SIZES): Promise<string> {
     const { key } = item;
     const { headers } = await this.client.head(key);
-    if (unquote(headers.etag ?? "") !== item.version) {
-      throw new SkipError("it was changed in the bucket during this run, and is kept");
-    }
     const hasMd5 = isMd5(item.version, headers);
     const digest = (of: Item) => digestOfObject(this.client, hasMd5 ? "md5" : "sha256", of);
     const before = hasMd5 ? item.version : await digest(item);
@@ -305,8 +313,11 @@ export class Bucket implements Storage {
     { whole, part }: CopySizes,
     isMade: (now: Item | undefined) => Promise<boolean>,
   ): Promise<void> {
-    const { key, size, at = key } = item;
-    const source: S3Object = { key: at, size, etag: item.version };
+    const { key, size, version, at = key } = item;
+    if (version !== "" && unquote(headers.etag ?? "") !== version) {
+      throw new SkipError("it was changed in the bucket during this run, and is kept");
+    }
+    const source: S3Object = { key: at, size, etag: version };
     const wanted = rightHeaders(key, storedHeaders(headers));
     const stored = { ...wanted, ...bucketHeaders(headers) };
     if (size <= whole) {

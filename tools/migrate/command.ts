@@ -279,15 +279,17 @@ async function openBucket(
 /** How many names a note has. */
 const MAX_NAMES = 20;
 
+function namesOf(names: readonly string[]): string {
+  const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
+  return names.slice(0, MAX_NAMES).join(", ") + more;
+}
+
 function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
   const { name, beside } = storage;
   const notes: string[] = [];
   if (beside.size > 0) {
-    const names = [...beside];
-    const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
-    const others = names.slice(0, MAX_NAMES).join(", ") + more;
     notes.push(
-      `${name} also has ${others} beside the folders of schemas. ` +
+      `${name} also has ${namesOf([...beside])} beside the folders of schemas. ` +
         "They are neither copied nor changed nor deleted.",
     );
   }
@@ -300,14 +302,13 @@ function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
     );
   }
   if (root.misplaced.length > 0 && !flags.repairLayout) {
-    const folders = root.misplaced.join(", ");
     notes.push(
-      `${name} has ${folders} at its root, where authentik does not look; ` +
+      `${name} has ${namesOf(root.misplaced)} at its root, where authentik does not look; ` +
         "--repair-layout repairs that.",
     );
   }
   if (root.foreign.length > 0) {
-    const folders = root.foreign.join(", ");
+    const folders = namesOf(root.foreign);
     notes.push(`${name} also has ${folders}, which are not authentik's and were not touched.`);
   }
   return notes;

@@ -208,7 +208,7 @@ async function repairLayoutOnce(
         await bucket.repair(from);
         run.advance(from.size);
         run.copied(from);
-      }
+      } else await bucket.expectCopy(from);
       if (deleteOld) await run.remove(from, bucket);
     });
     await run.abortLeftUploads(bucket);

@@ -80,21 +80,66 @@ function decoded(body: Buffer): string {
   }
 }
 
-/**
- * The server's description of a failure. For a redirect it includes the target: redirects are not
- * followed, because the signature is valid for one host.
- */
+/** The server's description of a failure, and what to do about it. */
 export function errorOf({ status, headers, body }: WholeAnswer): S3Error {
   const { root } = parseXml(body.toString().trimStart());
   const textOf = (name: string) => (root && findElement(root, name)?.text) || undefined;
-  const code = textOf("Code") ?? `HTTP ${status}`;
-  const target = [headers.location, headers["x-amz-bucket-region"]].filter(Boolean).join(", ");
-  const sentences = [
-    `the server answered ${status} ${code}`,
-    textOf("Message"),
-    status < 400 && target !== "" ? `it redirects to ${target}` : "",
+  const code = textOf("Code");
+  const description = [
+    ["the server answered", status, code].filter(Boolean).join(" "),
+    textOf("Message")?.replace(/\.$/, ""),
   ];
-  return new S3Error(code, status, sentences.filter(Boolean).join(": "));
+  const advice = [
+    placeAdvice(status, {
+      location: headers.location,
+      endpoint: textOf("Endpoint"),
+      region: headers["x-amz-bucket-region"] ?? textOf("Region"),
+    }),
+    code === "RequestTimeTooSkewed" ? clockAdvice(headers.date ?? textOf("ServerTime")) : undefined,
+    ADVICE[status],
+  ];
+  const text = [description.filter(Boolean).join(": "), ...advice].filter(Boolean).join("; ");
+  return new S3Error(code ?? `HTTP ${status}`, status, text);
+}
+
+const ADVICE: Readonly<Record<number, string>> = {
+  407: "the proxy of HTTP_PROXY or HTTPS_PROXY requires a user and a password",
+  413:
+    "a proxy in front of the server limits the size of requests (client_max_body_size of nginx); " +
+    "allow at least 8 MiB",
+};
+
+interface Place {
+  location: string | undefined;
+  endpoint: string | undefined;
+  region: string | undefined;
+}
+
+/**
+ * Where the bucket is, if the server says that it is elsewhere. Redirects are not followed, because
+ * the signature is valid for one host and one region.
+ */
+function placeAdvice(status: number, { location, endpoint, region }: Place): string | undefined {
+  if (status >= 400 && (status !== 400 || region === undefined)) return undefined;
+  const target = location ?? endpoint;
+  const places = [
+    target === undefined ? "" : `redirects to ${target}`,
+    region === undefined ? "" : `names the region ${region}`,
+  ].filter(Boolean);
+  const set =
+    region === undefined
+      ? "correct the endpoint's scheme, host and port"
+      : "set this region, and an endpoint in it";
+  return places.length === 0 ? set : `it ${places.join(" and ")}; ${set}`;
+}
+
+/** How much the clocks differ. */
+function clockAdvice(serverTime = ""): string {
+  const seconds = Math.round((Date.now() - Date.parse(serverTime)) / 1000);
+  const difference = Number.isNaN(seconds)
+    ? "differs from the server's"
+    : `is ${Math.abs(seconds)} s ${seconds > 0 ? "ahead of" : "behind"} the server's`;
+  return `this machine's clock ${difference}; set the clocks with NTP`;
 }
 
 /**
@@ -111,9 +156,21 @@ export function otherBytes(etag: string): S3Error {
   return new S3Error("OtherBytes", 200, message);
 }
 
+/** For an answer that would take hours. A retry may succeed. */
+export function slowAnswer(received: number, ms: number): S3Error {
+  const seconds = Math.round(ms / 1000);
+  return new S3Error("SlowAnswer", 0, `only ${received} bytes arrived in ${seconds} s`);
+}
+
 /** For an object's bytes that end too early. A retry may succeed. */
-export function incompleteBody(received: number, length: number): S3Error {
-  return new S3Error("IncompleteBody", 0, `${received} of ${length} bytes arrived`);
+export function incompleteBody(
+  received: number,
+  length: number,
+  { "content-encoding": encoding }: AnswerHeaders,
+): S3Error {
+  const hint =
+    encoding === undefined ? "" : `, encoded as ${encoding}; look for a proxy that compresses them`;
+  return new S3Error("IncompleteBody", 0, `${received} of ${length} bytes arrived${hint}`);
 }
 
 /** For an object that does not have the size that the listing showed. */
@@ -156,6 +213,12 @@ export function copyEtag(xml: XmlDocument): string {
   return unquote(valueOf(rootOf(xml, "CopyObjectResult"), "ETag") ?? "");
 }
 
+/** What of a bucket is listed. */
+interface ListingQuery {
+  prefix?: string;
+  delimiter?: string;
+}
+
 /** A page of a listing. */
 export interface Listing {
   objects: S3Object[];
@@ -167,9 +230,10 @@ export interface Listing {
 /**
  * Reads a page of ListObjectsV2. Its keys may be URL-encoded, with a space as `+` as in boto3.
  *
- * @throws S3Error also when the page may have objects that were not found in it
+ * @throws S3Error also when the page may have objects that were not found in it, or has others than
+ *   those of the query
  */
-export function parseListing(xml: XmlDocument): Listing {
+export function parseListing(xml: XmlDocument, query: ListingQuery): Listing {
   const result = rootOf(xml, "ListBucketResult");
   const encoded = valueOf(result, "EncodingType") === "url";
   const text = (key: string): string => (encoded ? decodeUrl(key) : key);
@@ -182,10 +246,32 @@ export function parseListing(xml: XmlDocument): Listing {
   const prefixes = elements(result, "CommonPrefixes");
   const folders = prefixes.map((prefix) => text(required(prefix, "Prefix")));
   expectComplete(result, objects.length + folders.length);
+  expectListed(query, objects, folders);
   const token = valueOf(result, "NextContinuationToken");
   const hasNext = isTruncated(result) ?? Boolean(token);
   const next = hasNext ? required(result, "NextContinuationToken") : undefined;
   return { objects, folders, next };
+}
+
+/**
+ * Expects only what was requested. A cache or a proxy may answer for the query of another listing,
+ * and an object of another folder would look like one that is to be deleted.
+ */
+function expectListed(
+  { prefix = "", delimiter }: ListingQuery,
+  objects: readonly S3Object[],
+  folders: readonly string[],
+): void {
+  const isOther = (key: string) => !key.startsWith(prefix);
+  const isInFolder = ({ key }: S3Object) =>
+    delimiter !== undefined && key.includes(delimiter, prefix.length);
+  const other = objects.find((object) => isOther(object.key) || isInFolder(object))?.key;
+  const wrong = other ?? (delimiter === undefined ? folders[0] : folders.find(isOther));
+  if (wrong === undefined) return;
+  throw invalidAnswer(
+    `it has ${begin(wrong)}, which is not in the requested listing (prefix "${prefix}"); look for a ` +
+      "cache or a proxy that changes the query",
+  );
 }
 
 const MAX_KEYS = 1000;
@@ -301,7 +387,7 @@ function required(parent: XmlElement, name: string): string {
 
 function wholeNumber(parent: XmlElement, name: string): number {
   const text = required(parent, name).trim();
-  if (!/^\d+$/.test(text)) throw invalidAnswer(`a <${name}> is ${begin(text)}`);
+  if (!/^\d{1,15}$/.test(text)) throw invalidAnswer(`a <${name}> is ${begin(text)}`);
   return Number(text);
 }
 

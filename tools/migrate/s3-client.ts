@@ -33,6 +33,7 @@ import {
   readAnswer,
   resultEtag,
   S3Error,
+  slowAnswer,
   type Listing,
   type Part,
   type S3Answer,
@@ -61,6 +62,10 @@ const ERROR_BYTES = 64 * 1024;
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 /** The slowest copy on a server that is waited for, in bytes a millisecond. */
 const SLOWEST_SERVER = 10_000;
+/** The slowest answer that is waited for, in bytes a millisecond. */
+const SLOWEST_ANSWER = 1;
+/** How many pages in a row may bring nothing new. AWS has some behind many deleted objects. */
+const MAX_IDLE_PAGES = 1000;
 
 interface ClientRequest extends BucketRequest {
   /** Bytes that the server itself copies or joins before it answers. */
@@ -176,11 +181,15 @@ export class BucketClient implements Retrier {
   /** A listing's pages. The next one is requested while one is read. */
   private async *pages(query: Record<string, string>): AsyncGenerator<Listing> {
     const tokens = new Set<string>();
+    let [last, idle]: [string | undefined, number] = [undefined, 0];
     let page: Promise<Listing> | undefined = this.listPage(query);
     while (page) {
       const listing: Listing = await page;
       const { next } = listing;
-      if (next !== undefined && tokens.has(next)) {
+      const end = listing.objects.at(-1)?.key ?? listing.folders.at(-1);
+      idle = end === undefined || end === last ? idle + 1 : 0;
+      last = end ?? last;
+      if (next !== undefined && (tokens.has(next) || idle > MAX_IDLE_PAGES)) {
         throw new S3Error("EndlessListing", 200, "the server's listing is endless: a page repeats");
       }
       page =
@@ -193,9 +202,9 @@ export class BucketClient implements Retrier {
     }
   }
 
-  private async listPage(query: Record<string, string>): Promise<Listing> {
-    const whole = { "list-type": "2", "encoding-type": "url", ...query };
-    return this.send({ method: "GET", query: whole }, ({ xml }) => parseListing(xml));
+  private async listPage(listing: Record<string, string>): Promise<Listing> {
+    const query = { "list-type": "2", "encoding-type": "url", ...listing };
+    return this.send({ method: "GET", query }, ({ xml }) => parseListing(xml, listing));
   }
 
   /** @param part the part whose size and checksum are wanted, of an object uploaded in parts */
@@ -213,7 +222,7 @@ export class BucketClient implements Retrier {
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
       expectLength(answer.headers, size);
       const received = answer.chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-      if (received !== size) throw incompleteBody(received, size);
+      if (received !== size) throw incompleteBody(received, size, answer.headers);
       return answer;
     });
   }
@@ -233,7 +242,7 @@ export class BucketClient implements Retrier {
     const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
     const signed = await this.sign({ method: "GET", key, headers });
     const { keepsConnections } = this;
-    const options = { ahead, keepsConnections };
+    const options = { ahead, keepsConnections, silenceMs: this.retryPolicy.silenceMs };
     const stream = await this.answered<ObjectStream>((resolve, reject) => {
       this.pool.dispatch(signed, new ObjectStream(options, resolve, reject));
     });
@@ -300,7 +309,7 @@ export class BucketClient implements Retrier {
   private copyHeaders({ key, etag }: S3Object): Record<string, string> {
     return {
       "x-amz-copy-source": escapePath(`/${this.name}/${key}`),
-      "x-amz-copy-source-if-match": `"${etag}"`,
+      ...(etag === "" ? {} : { "x-amz-copy-source-if-match": `"${etag}"` }),
     };
   }
 
@@ -483,7 +492,10 @@ export class BucketClient implements Retrier {
   private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const signed = await this.sign(request);
     const answer = await this.answered<ObjectBytes & S3Answer>((resolve, reject) => {
-      this.pool.dispatch(signed, new Collector(limit, resolve, reject));
+      this.pool.dispatch(
+        signed,
+        new Collector({ bytes: limit, ms: signed.headersTimeout }, resolve, reject),
+      );
     });
     const { status, headers, chunks } = answer;
     if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
@@ -512,7 +524,7 @@ export class BucketClient implements Retrier {
   }
 
   /** The signed request, and how long its answer may take. */
-  private async sign(request: ClientRequest): Promise<Dispatcher.DispatchOptions> {
+  private async sign(request: ClientRequest): Promise<SignedOptions> {
     const { method, body, moves = 0 } = request;
     const { silenceMs, slowestRate } = this.retryPolicy;
     return {
@@ -524,6 +536,8 @@ export class BucketClient implements Retrier {
     };
   }
 }
+
+type SignedOptions = Dispatcher.DispatchOptions & { headersTimeout: number };
 
 /** An object's bytes, or some of them, in the pieces in which they arrived. */
 export interface ObjectBytes {
@@ -568,17 +582,29 @@ function withHint(error: S3Error, { headers = {} }: ClientRequest): S3Error {
   return new S3Error(error.code, error.status, `${error.message}; ${hint}`, { cause: error.cause });
 }
 
+/** Whether bytes arrive so slowly that their answer would take hours. */
+function isTooSlow(received: number, ms: number, silenceMs: number): boolean {
+  return ms > silenceMs + received / SLOWEST_ANSWER;
+}
+
+/** Of a whole answer: its bytes, and how many milliseconds it may be silent. */
+interface CollectorLimit {
+  bytes: number;
+  ms: number;
+}
+
 /** Takes an answer whole. A stream for each would cost more than the request. */
 class Collector implements Dispatcher.DispatchHandler {
   private answer: S3Answer = { status: 0, headers: {} };
   private readonly chunks: Buffer[] = [];
   private length = 0;
-  private readonly limit: number;
+  private start = 0;
+  private readonly limit: CollectorLimit;
   private readonly resolve: (answer: ObjectBytes & S3Answer) => void;
   private readonly reject: (error: Error) => void;
 
   constructor(
-    limit: number,
+    limit: CollectorLimit,
     resolve: (answer: ObjectBytes & S3Answer) => void,
     reject: (error: Error) => void,
   ) {
@@ -591,22 +617,31 @@ class Collector implements Dispatcher.DispatchHandler {
   onRequestStart(): void {
     this.length = 0;
     this.chunks.length = 0;
+    this.start = performance.now();
   }
 
   onResponseStart(
-    _controller: Dispatcher.DispatchController,
+    controller: Dispatcher.DispatchController,
     status: number,
     headers: IncomingHttpHeaders,
   ): void {
     this.answer = { status, headers: single(headers) };
+    if (status < 200) this.expectPace(controller);
+    else this.start = performance.now();
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.length += chunk.length;
     this.chunks.push(chunk);
-    if (this.length > this.limit) {
-      controller.abort(invalidAnswer(`it is longer than ${this.limit} bytes`));
-    }
+    const { bytes } = this.limit;
+    if (this.length > bytes) controller.abort(invalidAnswer(`it is longer than ${bytes} bytes`));
+    else this.expectPace(controller);
+  }
+
+  /** A server that sends a little now and then is never silent, so undici's limits do not end it. */
+  private expectPace(controller: Dispatcher.DispatchController): void {
+    const ms = performance.now() - this.start;
+    if (isTooSlow(this.length, ms, this.limit.ms)) controller.abort(slowAnswer(this.length, ms));
   }
 
   onResponseEnd(): void {
@@ -624,6 +659,7 @@ const PAUSE_BYTES = 512 * 1024;
 interface StreamOptions {
   ahead: number;
   keepsConnections: boolean;
+  silenceMs: number;
 }
 
 /**
@@ -634,6 +670,7 @@ export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<B
   private answer: S3Answer = { status: 0, headers: {} };
   private controller: Dispatcher.DispatchController | undefined;
   private mayPause = false;
+  private start = 0;
   private readonly waiting: Buffer[] = [];
   /** Bytes in `waiting`. */
   private bytes = 0;
@@ -664,6 +701,7 @@ export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<B
 
   onRequestStart(): void {
     this.waiting.length = 0;
+    this.start = performance.now();
   }
 
   onResponseStart(
@@ -671,6 +709,11 @@ export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<B
     status: number,
     headers: IncomingHttpHeaders,
   ): void {
+    if (status < 200) {
+      const ms = performance.now() - this.start;
+      if (isTooSlow(0, ms, this.options.silenceMs)) controller.abort(slowAnswer(0, ms));
+      return;
+    }
     this.answer = { status, headers: single(headers) };
     this.controller = controller;
     this.mayPause = this.options.keepsConnections && isKeeping(this.answer.headers);
@@ -710,11 +753,14 @@ export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<B
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
+    // Only the time counts in which the reader waits.
+    let [received, waitedMs] = [0, 0];
     try {
       for (;;) {
         const chunk = this.waiting.shift();
         if (chunk) {
           this.bytes -= chunk.length;
+          received += chunk.length;
           yield chunk;
         } else if (this.end) {
           if (this.end.error) throw this.end.error;
@@ -724,7 +770,12 @@ export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<B
             this.wake = wake;
           });
           this.controller?.resume();
+          const start = performance.now();
           await more;
+          waitedMs += performance.now() - start;
+          if (isTooSlow(received, waitedMs, this.options.silenceMs)) {
+            throw slowAnswer(received, waitedMs);
+          }
         }
       }
     } finally {

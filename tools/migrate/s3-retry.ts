@@ -62,7 +62,7 @@ export async function pauseAfter(
   await sleep(longest * (0.5 + Math.random() / 2));
 }
 
-/** S3's codes for temporary failures ("Error responses", AWS), beside every 5xx and 429. */
+/** S3's codes for temporary failures ("Error responses", AWS), beside every 5xx, 408, 425 and 429. */
 const RETRYABLE_CODES: ReadonlySet<string> = new Set([
   "RequestTimeout",
   "BadDigest",
@@ -80,7 +80,7 @@ const RETRYABLE_CODES: ReadonlySet<string> = new Set([
 export function isRetryable(error: unknown): boolean {
   if (!(error instanceof S3Error)) return false;
   const { status, code } = error;
-  const isTemporary = status === 0 || status === 429 || (status >= 500 && status !== 501);
+  const isTemporary = [0, 408, 425, 429].includes(status) || (status >= 500 && status !== 501);
   return isTemporary || RETRYABLE_CODES.has(code);
 }
 
@@ -105,7 +105,8 @@ export function isUnreachable(error: unknown): boolean {
 /** What undici and Node throw for a connection, as S3Error. Other errors stay as they are. */
 export function asS3Error(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof S3Error || !("code" in error)) return error;
-  const { code } = error;
+  // undici's parser has no code for most of what it cannot read.
+  const code = error.name === "HTTPParserError" ? "HPE_INVALID" : error.code;
   if (typeof code !== "string" || !isOneOf(CONNECTION_CODES, code)) return error;
   // A name with several addresses fails once for each.
   const causes = error instanceof AggregateError ? error.errors : [error];

@@ -25,7 +25,7 @@ export const SYMPTOMS = {
     "Change http to https or https to http in the endpoint or SECURE_URLS, or correct the port.",
   "not-s3":
     "Something answers that is not an S3 server, such as a web page or a login in front of it. " +
-    "Correct the endpoint's host, port and path.",
+    "Correct the endpoint's scheme, host, port and path.",
   clock:
     "The clocks differ too much for signatures. " +
     "Set the clocks of this machine and of authentik, or the clock of the server, with NTP.",
@@ -56,6 +56,9 @@ export const SYMPTOMS = {
   "checksum-unsupported":
     "The server refuses the checksums that boto3 sends. Set the stack's checksums to " +
     "when_required, or AWS_REQUEST_CHECKSUM_CALCULATION=when_required in authentik's environment.",
+  "too-large":
+    "A proxy in front of the server limits the size of requests, and authentik sends up to 8 MiB. " +
+    "Raise the limit, for nginx client_max_body_size.",
   "no-url":
     "authentik raises an error for every URL, and its pages answer 500. " +
     "Correct the setting, or upgrade authentik.",
@@ -153,6 +156,7 @@ const S3_CODES: Readonly<Record<string, Symptom>> = {
   AuthorizationHeaderMalformed: "wrong-region",
   AuthorizationQueryParametersError: "wrong-region",
   PermanentRedirect: "wrong-region",
+  TemporaryRedirect: "wrong-region",
   IllegalLocationConstraintException: "wrong-region",
   RequestTimeTooSkewed: "clock",
   NoSuchBucket: "no-bucket",
@@ -165,10 +169,15 @@ const S3_CODES: Readonly<Record<string, Symptom>> = {
 };
 
 const STATUSES: Readonly<Record<number, Symptom>> = {
-  301: "wrong-region",
-  307: "wrong-region",
+  // A redirect that is not S3's leads to a login, or from http to https.
+  301: "not-s3",
+  302: "not-s3",
+  303: "not-s3",
+  307: "not-s3",
+  308: "not-s3",
   401: "wrong-access-key",
   403: "missing-permission",
+  413: "too-large",
 };
 
 const PLAIN_HTTP_TO_TLS = /HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS/i;

@@ -1,4 +1,5 @@
 /** What authentik does with files, and the deletion of every file that a run has uploaded. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { hasRightType, USAGES } from "../../authentik/objects.ts";
 import { diagnose, isFatal, type Failure } from "./diagnosis.ts";
 import { failureOf } from "./request.ts";
@@ -305,12 +306,14 @@ export async function checkList(run: VerifyRun): Promise<void> {
 export async function cleanUp(run: VerifyRun): Promise<void> {
   const { objects, uploads } = run.leftovers;
   if (objects.size === 0 && uploads.size === 0) return;
-  await Promise.all([...uploads].map(async ([id, key]) => endUpload(run, key, id)));
+  const timeout = { code: "TimeoutError", message: "no answer in time" };
+  const late = sleep(run.cleanupMs, timeout, { ref: false });
+  const ended = [...uploads].map(async ([id, key]) => endUpload(run, key, id));
+  await Promise.race([late, Promise.all(ended)]);
   const keys = [...objects];
   const tried = `DeleteObject ${keys.join(", ")}`;
   await run.check({ name: "delete", tried }, async () => {
-    const failures = await Promise.all(keys.map(async (key) => deletionFailure(run, key)));
-    const failure = failures.find((found) => found !== undefined);
+    const failure = await Promise.race([late, deletionFailure(run, keys)]);
     if (!failure) return "204";
     const isDenied = diagnose(failure) === "missing-permission";
     const reason = isDenied ? ` ${lacks("s3:DeleteObject")}` : "";
@@ -319,8 +322,15 @@ export async function cleanUp(run: VerifyRun): Promise<void> {
   });
 }
 
-async function deletionFailure(run: VerifyRun, key: string): Promise<Failure | undefined> {
-  return run.storage.delete(key).then(() => undefined, failureOf);
+/** Undefined if all are deleted. */
+async function deletionFailure(
+  run: VerifyRun,
+  keys: readonly string[],
+): Promise<Failure | undefined> {
+  const failures = await Promise.all(
+    keys.map(async (key) => run.storage.delete(key).then(() => undefined, failureOf)),
+  );
+  return failures.find((failure) => failure !== undefined);
 }
 
 /**

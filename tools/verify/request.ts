@@ -77,6 +77,8 @@ const Thrown = v.object({
   message: v.optional(v.string(), ""),
   cause: v.optional(v.unknown()),
   $metadata: v.optional(v.object({ httpStatusCode: v.optional(v.number()) })),
+  $response: v.optional(v.object({ headers: v.optional(v.record(v.string(), v.string()), {}) })),
+  Region: v.optional(v.string()),
 });
 
 /**
@@ -86,7 +88,7 @@ const Thrown = v.object({
 export function failureOf(error: unknown): Failure {
   const thrown = v.safeParse(Thrown, error);
   if (!thrown.success) return { code: "Error", message: String(error) };
-  const { name, code, message, cause, $metadata } = thrown.output;
+  const { name, code, message, cause, $metadata, $response, Region } = thrown.output;
   const status = $metadata?.httpStatusCode;
   // What the SDK says if it cannot read a successful answer as S3's XML.
   if (message.includes("Deserialization error")) {
@@ -95,7 +97,9 @@ export function failureOf(error: unknown): Failure {
   // The SDK's message for an answer without a body, as every answer to HEAD is.
   const hasNoBody = message === "UnknownError";
   if (status !== undefined && hasNoBody) return { status, code: `HTTP ${status}`, message: "" };
-  if (status !== undefined) return { status, code: name, message };
+  const region = $response?.headers["x-amz-bucket-region"] ?? Region;
+  const place = region === undefined ? "" : ` The bucket's region is ${region}.`;
+  if (status !== undefined) return { status, code: name, message: message + place };
   if (cause !== undefined) return failureOf(cause);
   return { code: typeof code === "string" ? code : name, message };
 }

@@ -48,6 +48,8 @@ export interface VerifyOptions {
 
 /** The part of a run's time that is kept for cleanup. */
 const CLEANUP_MS = 6_000;
+/** What cleanup has at least, after a request that must not be aborted. */
+const MIN_CLEANUP_MS = 1_000;
 
 interface CheckFailureOptions {
   status?: "failed" | "warning";
@@ -143,6 +145,7 @@ export class VerifyRun {
   private readonly recorded: (CheckResult | undefined)[] = [];
   private readonly controller = new AbortController();
   private readonly deadline: NodeJS.Timeout;
+  private readonly endsAt: number;
   private readonly end = () => {
     this.controller.abort();
   };
@@ -151,6 +154,7 @@ export class VerifyRun {
     const { timeoutMs = 30_000, newKeyMs = 0, allTypes = false, signal } = options;
     // Each of the requests that run at the same time adds a listener.
     setMaxListeners(0, this.signal);
+    this.endsAt = performance.now() + timeoutMs;
     this.deadline = setTimeout(this.end, Math.max(1, timeoutMs - CLEANUP_MS));
     signal?.addEventListener("abort", this.end);
     if (signal?.aborted === true) this.end();
@@ -170,6 +174,11 @@ export class VerifyRun {
   /** Aborted when the run's time is over or the run is interrupted. */
   get signal(): AbortSignal {
     return this.controller.signal;
+  }
+
+  /** How long cleanup may take from now on. */
+  get cleanupMs(): number {
+    return Math.min(CLEANUP_MS, Math.max(MIN_CLEANUP_MS, this.endsAt - performance.now()));
   }
 
   /** Frees what the run holds. */

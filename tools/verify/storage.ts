@@ -15,6 +15,7 @@ import {
   UploadPartCommand,
   type S3ClientConfig,
 } from "@aws-sdk/client-s3";
+import * as v from "valibot";
 import type { StorageSettings } from "../../authentik/env.ts";
 import type { ReleaseRules } from "../../authentik/release.ts";
 import { clientEndpoint, presignV4, signingRegion, type SigningKeys } from "../../authentik/url.ts";
@@ -56,6 +57,7 @@ export class Storage {
     this.abort = { abortSignal: signal };
     this.plain = new S3Client(clientConfig(settings, rules, "WHEN_REQUIRED"));
     this.withChecksums = new S3Client(clientConfig(settings, rules, "WHEN_SUPPORTED"));
+    for (const client of [this.plain, this.withChecksums]) refusePages(client);
   }
 
   /**
@@ -223,6 +225,27 @@ export class Storage {
     return clientEndpoint(this.settings).startsWith("http:") ? body : Readable.from([body]);
   }
 }
+
+/** The SDK does not look at answers to deletions, so that a web page would pass for one. */
+function refusePages({ middlewareStack }: S3Client): void {
+  middlewareStack.add(
+    (next) => async (args) => {
+      const result = await next(args);
+      const { success, output } = v.safeParse(Page, { ...args, ...result });
+      if (success && output.request.method !== "HEAD") throw new NotS3Error("S3's content type");
+      return result;
+    },
+    { step: "deserialize", priority: "low", name: "refusePages" },
+  );
+}
+
+const Page = v.object({
+  request: v.object({ method: v.string() }),
+  response: v.object({
+    statusCode: v.pipe(v.number(), v.maxValue(299)),
+    headers: v.object({ "content-type": v.pipe(v.string(), v.startsWith("text/html")) }),
+  }),
+});
 
 function aclOf({ acl }: UploadOptions): { ACL?: "private" } {
   return acl ? { ACL: "private" } : {};

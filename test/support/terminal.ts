@@ -10,11 +10,13 @@ export interface Terminal {
   env?: NodeJS.ProcessEnv;
   /** The command's time limit. The default is a minute. */
   limitMs?: number;
+  /** How long after a question its keys are typed. */
+  thinkingMs?: number;
   /** Keys that are typed some milliseconds after the start. */
   keys?: readonly (readonly [afterMs: number, keys: string])[];
 }
 
-/** Keys that are typed before the program listens are lost. */
+/** Keys that are typed before the program listens for them are lost. */
 const THINKING_MS = 200;
 
 /**
@@ -28,7 +30,13 @@ export async function onTerminal(
   file: string,
   args: readonly string[],
   replies: readonly Reply[],
-  { cwd, env = process.env, limitMs = 60_000, keys: timed = [] }: Terminal = {},
+  {
+    cwd,
+    env = process.env,
+    limitMs = 60_000,
+    thinkingMs = THINKING_MS,
+    keys: timed = [],
+  }: Terminal = {},
 ): Promise<{ status: number; text: string; afterKeysMs: number }> {
   const present = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined),
@@ -57,7 +65,7 @@ export async function onTerminal(
     left.shift();
     setTimeout(() => {
       terminal.write(keys);
-    }, THINKING_MS);
+    }, thinkingMs);
   });
   const status = await new Promise<number>((resolve) => {
     terminal.onExit(({ exitCode }) => {

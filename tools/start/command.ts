@@ -34,13 +34,13 @@ const { dir } = new Command("npm start --")
 const progress = createProgress();
 let stopped: string | undefined;
 try {
-  await interruptible((signal) => {
+  await interruptible(async (signal) => {
     signal.addEventListener("abort", () => {
       stopped = `${messageOf(signal.reason)}: the S3 server and pulumi do not run any more`;
       progress.step("stopping the S3 server and pulumi");
     });
     const options = { dir, signal, progress: progress.step, notice: progress.notice };
-    return withLocalStack(options, async (outputs) => {
+    await withLocalStack(options, async (outputs) => {
       const source = sourceOfOutputs("dev", outputs, true);
       progress.step("verifying the bucket as authentik uses it");
       const results = await verify(source, { signal });
@@ -51,6 +51,8 @@ try {
       );
       if (!allPassed(results)) process.exitCode = 1;
     });
+    // A signal after the last result leaves nothing undone, but its progress is shown until it ends.
+    signal.throwIfAborted();
   });
 } catch (error) {
   progress.stop();

@@ -48,7 +48,7 @@ function hashOf(path) {
 
 async function compile() {
   const { build } = await import("esbuild");
-  const sources = [];
+  const hashes = { [LOCK]: hashOf(LOCK) };
   const { outputFiles } = await build({
     entryPoints: [source],
     bundle: true,
@@ -64,12 +64,11 @@ async function compile() {
   });
   /** The code finds other files by the place of its source. */
   function load({ path }) {
-    sources.push(path);
+    const text = readFileSync(path, "utf8");
+    hashes[path] = hash("sha256", text);
     const url = JSON.stringify(pathToFileURL(path).href);
-    const contents = readFileSync(path, "utf8").replaceAll("import.meta.url", url);
-    return { loader: "ts", contents };
+    return { loader: "ts", contents: text.replaceAll("import.meta.url", url) };
   }
-  const hashes = Object.fromEntries([LOCK, ...sources].map((path) => [path, hashOf(path)]));
   const [{ text }] = outputFiles;
   mkdirSync(dirname(compiled), { recursive: true });
   const written = `${compiled}.${randomBytes(4).toString("hex")}`;

@@ -46,14 +46,7 @@ import {
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
-import {
-  checkReplaced,
-  guardRotation,
-  keySigner,
-  keySlots,
-  type KeyIds,
-  type KeySlot,
-} from "./rotation.ts";
+import { guardRotation, keySigner, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
 const CREDENTIALS = ["user", "role", "profile", "external"] as const;
@@ -166,6 +159,7 @@ const LIFECYCLE = {
 
 const resources = {
   "authentik-storage:aws:AwsStorage": { label: "Storage" },
+  "authentik-storage:aws:Keys": { label: "Record of keys" },
   "aws:s3/bucket:Bucket": {
     label: "Bucket",
     holdsFiles: true,
@@ -489,16 +483,15 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey, bucketName } = args;
-    const known: { keys?: KeyIds } = {};
     super(
       "authentik-storage:aws:AwsStorage",
       name,
       { keyGeneration, retirePreviousKey, signers: namedSigners(args) },
-      guardRotation(name, options, known),
+      guardRotation(name, options, true),
     );
     const child = { parent: this, provider: this.#provider(name, args) };
     const make = (credentials: AwsCredentials) => {
-      return this.#signer(name, args, credentials, child, known);
+      return this.#signer(name, args, credentials, child);
     };
     const current = make(args.credentials);
     const signers = args.previous ? [current, make(args.previous)] : [current];
@@ -522,16 +515,22 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     // Without an endpoint boto3 presigns for the global host, which fails in many regions.
     this.endpoint = output(args.endpoint);
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
-    this.credentials = secret(
-      all([current.credentials, all(rights.map(({ id }) => id))]).apply(([known]) => known),
-    );
+    const keys = { ...current.keys, ...signers[1]?.keys };
+    const record = recordKeys("authentik-storage:aws:Keys", name, keys, {
+      parent: this,
+      protect: args.protect,
+    });
+    const ready = all([...rights.map(({ id }) => id), record.urn]);
+    this.credentials = secret(all([current.credentials, ready]).apply(([known]) => known));
     this.roleArn = current.roleArn;
     this.serviceAccounts = accountsOf(args.credentials);
     this.registerOutputs({
       bucketName: this.bucketName,
       endpoint: this.endpoint,
       roleArn: this.roleArn,
-      keys: { ...current.keys, ...signers[1]?.keys },
+      keys: Object.fromEntries(
+        Object.entries(keys).map(([generation, { id }]) => [generation, id]),
+      ),
     });
   }
 
@@ -703,14 +702,8 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   }
 
   /** Whoever signs for authentik, without rights. */
-  #signer(
-    name: string,
-    args: AwsStorageArgs,
-    credentials: AwsCredentials,
-    child: Child,
-    known: { keys?: KeyIds },
-  ): Signer {
-    if (credentials.kind === "user") return this.#user(name, args, child, known);
+  #signer(name: string, args: AwsStorageArgs, credentials: AwsCredentials, child: Child): Signer {
+    if (credentials.kind === "user") return this.#user(name, args, child);
     if (credentials.kind === "existing") {
       const { sessionProfile, attachTo } = credentials;
       const hasUser = [args.credentials, args.previous].some((signer) => signer?.kind === "user");
@@ -754,7 +747,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   }
 
   /** A user with the keys of both slots; beside other credentials, with its current key alone. */
-  #user(name: string, args: AwsStorageArgs, child: Child, known: { keys?: KeyIds }): Signer {
+  #user(name: string, args: AwsStorageArgs, child: Child): Signer {
     const user = new User(`${name}-user`, {}, child);
     const [current, previous] = keySlots(args);
     const make = ({ slot, generation }: KeySlot) =>
@@ -770,14 +763,11 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       previous && namedSigners(args) === undefined ? { [previous.generation]: make(previous) } : {};
     const keys = { ...older, [current.generation]: key };
     return {
-      credentials: all([key.id, key.urn, key.secret]).apply(([accessKey, urn, secretKey]) => {
-        checkReplaced(known.keys, { ...current, id: accessKey, urn });
+      credentials: all([key.id, key.secret]).apply(([accessKey, secretKey]) => {
         return { accessKey, secretKey };
       }),
       resources: [user, ...Object.values(keys)],
-      keys: Object.fromEntries(
-        Object.entries(keys).map(([generation, { id }]) => [generation, id]),
-      ),
+      keys,
       grant: (policy) =>
         new UserPolicy(`${name}-user-policy`, { user: user.name, policy }, { ...child, ...RIGHTS }),
     };
@@ -801,8 +791,8 @@ interface Signer {
   roleArn?: Output<string>;
   /** What it consists of, without its rights. */
   resources: CustomResource[];
-  /** The ids of its keys, by generation. */
-  keys?: Record<string, Output<string>>;
+  /** Its keys, by generation. */
+  keys?: Record<string, AccessKey>;
   /** Gives it the rights of a policy. */
   grant?: (policy: Output<string>) => CustomResource;
 }

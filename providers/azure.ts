@@ -41,6 +41,7 @@ import { integer, oneOf, optional, secretText, text } from "../config/values.ts"
 import {
   defineProvider,
   guardAdoption,
+  recordAdoption,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
@@ -134,6 +135,7 @@ const UNFINISHED_UPLOADS = /"prefixMatch":\["[a-z0-9-]+\/\.sgwtmp\/multipart"\]/
 /** Without the types of `s3/resources.ts`, which the provider `s3` lists. */
 const resources = {
   "authentik-storage:azure:AzureStorage": { label: "Storage" },
+  "authentik-storage:azure:Adoption": { label: "Record of adoption" },
   "azure-native:storage:StorageAccount": { label: "Storage account", holdsFiles: true },
   "azure-native:storage:BlobContainer": {
     label: "Container",
@@ -381,7 +383,11 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       { keyGeneration, retirePreviousKey, adopted },
       guardAdoption(name, guardRotation(name, options)),
     );
-    const { account, settings: accountSettings } = this.#account(name, args);
+    const adoption = recordAdoption("authentik-storage:azure:Adoption", name, adopted, {
+      parent: this,
+      protect: args.protect,
+    });
+    const { account, settings: accountSettings } = this.#account(name, args, adoption);
     const gateway =
       args.gateway.kind === "external"
         ? externalGateway(args.gateway)
@@ -401,13 +407,16 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       return args.customDomain ?? `${endpoint.replace(/^https?:\/\//, "")}/${args.bucketName}`;
     });
     this.credentials = gateway.credentials;
-    this.registerOutputs({ bucketName: this.bucketName, endpoint: this.endpoint });
+    const complete = { bucketName: this.bucketName, endpoint: this.endpoint };
+    adoption.complete(complete);
+    this.registerOutputs(complete);
   }
 
   /** It holds authentik's files only, because the gateway's identity may read and write everything in it. */
   #account(
     name: string,
     args: AzureStorageArgs,
+    adoption: Resource,
   ): { account: StorageAccount; settings: Resource[] } {
     const { location, resourceGroupName, softDeleteDays, protect, forceDestroy, tags } = args;
     const adopted = adoptedAccountId(args);
@@ -435,7 +444,14 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         tags: { application: "authentik", ...tags },
       },
       // Azure deletes an account with everything in it. Without forceDestroy the account stays on Azure.
-      { parent: this, protect, retainOnDelete: !forceDestroy, ...(adopted && { import: adopted }) },
+      {
+        parent: this,
+        protect,
+        retainOnDelete: !forceDestroy,
+        // The guard of adoptions comes before an import.
+        dependsOn: adoption.urn.apply(() => []),
+        ...(adopted && { import: adopted }),
+      },
     );
     const ofAccount = { parent: this, deletedWith: account, retainOnDelete: !forceDestroy };
     const retention = { enabled: true, days: softDeleteDays };

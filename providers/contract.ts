@@ -1,7 +1,8 @@
 /** What every provider's file provides. */
 import { RunError } from "@pulumi/pulumi/errors.js";
-import type { Output } from "@pulumi/pulumi/output.js";
+import type { Inputs, Output } from "@pulumi/pulumi/output.js";
 import {
+  ComponentResource,
   ResourceHook,
   type ComponentResourceOptions,
   type ResourceHookArgs,
@@ -150,6 +151,17 @@ export function guardUpdate(
   return { ...options, hooks: { ...options.hooks, beforeUpdate } };
 }
 
+/** A component without children, which records what a guard has to know of the updates before. */
+export class UpdateRecord extends ComponentResource {
+  /** Says that the update is complete, once the outputs are known. */
+  complete(outputs: Inputs): void {
+    this.registerOutputs(outputs);
+  }
+}
+
+/** Options of a record: its component, and the protection of the bucket, so that neither is deleted without the other. */
+export type RecordOptions = Required<Pick<ComponentResourceOptions, "parent" | "protect">>;
+
 const AdoptionInputs = v.object({ adopted: v.string() });
 
 /**
@@ -174,4 +186,19 @@ export function guardAdoption(
         "remove adopt, or adopt the other bucket in a new stack",
     );
   });
+}
+
+/**
+ * Records what a component has adopted, with the guard of adoptions. The engine drops the outputs of
+ * a component when an update with other inputs fails. This one has no other inputs, so it knows
+ * after any failed update that the stack has a bucket. What is imported must wait for its URN.
+ */
+export function recordAdoption(
+  type: string,
+  component: string,
+  adopted: string,
+  options: RecordOptions,
+): UpdateRecord {
+  const name = `${component}-adoption`;
+  return new UpdateRecord(type, name, { adopted }, guardAdoption(name, options));
 }

@@ -31,12 +31,13 @@ import {
   guardUpdate,
   lookUp,
   ProviderError,
+  recordAdoption,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, keepsByRule } from "./retention.ts";
-import { checkReplaced, guardRotation, keySlots, type KeyIds, type KeySlot } from "./rotation.ts";
+import { guardRotation, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
 
 /**
  * Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that
@@ -84,6 +85,8 @@ const keys = {
 
 const resources = {
   "authentik-storage:r2:R2Storage": { label: "Storage" },
+  "authentik-storage:r2:Adoption": { label: "Record of adoption" },
+  "authentik-storage:r2:Keys": { label: "Record of keys" },
   "cloudflare:index/r2Bucket:R2Bucket": { label: "Bucket", holdsFiles: true, bucketName: ["name"] },
   "cloudflare:index/r2BucketCors:R2BucketCors": { label: "CORS policy" },
   "cloudflare:index/r2BucketLifecycle:R2BucketLifecycle": {
@@ -222,13 +225,17 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey, protect } = args;
     const place = placeOf(args);
-    const known: { keys?: KeyIds } = {};
+    const adopted = args.adopt ? place : "";
     super(
       "authentik-storage:r2:R2Storage",
       name,
-      { keyGeneration, retirePreviousKey, protect, place, adopted: args.adopt ? place : "" },
-      guardPlace(name, args, guardAdoption(name, guardRotation(name, options, known))),
+      { keyGeneration, retirePreviousKey, protect, place, adopted },
+      guardPlace(name, args, guardAdoption(name, guardRotation(name, options, true))),
     );
+    const adoption = recordAdoption("authentik-storage:r2:Adoption", name, adopted, {
+      parent: this,
+      protect,
+    });
     // So much of the account's id tells two accounts apart, and is short enough for reports.
     const bucketId = `${args.bucketName}/${args.jurisdiction}/${args.accountId.slice(0, 8)}`;
     const child: ChildOf = (kind) => ({
@@ -237,7 +244,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       options: { parent: this, aliases: [{ name: `${name}-${kind}` }] },
     });
     const tokens = this.#tokens(name, args, child);
-    const bucket = this.#bucket(args, tokens, child);
+    const bucket = this.#bucket(args, tokens, adoption, child);
     const { r2Dev, all: settings } = this.#settings(args, bucket, child);
     const [current] = tokens;
 
@@ -247,17 +254,18 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     this.endpoint = output(args.endpoint);
     this.customDomain = output(args.customDomain);
     this.publicUrl = r2Dev.domain.apply((domain) => `https://${domain}`);
-    this.credentials = secret(all([current.id, current.urn, current.value])).apply(
-      ([id, urn, value]) => {
-        checkReplaced(known.keys, { generation: keyGeneration, id, urn });
-        return s3Keys(id, value);
-      },
+    const keys = Object.fromEntries(tokens.map((token, older) => [keyGeneration - older, token]));
+    const record = recordKeys("authentik-storage:r2:Keys", name, keys, { parent: this, protect });
+    this.credentials = secret(
+      all([current.id, current.value, record.urn]).apply(([id, value]) => s3Keys(id, value)),
     );
-    this.registerOutputs({
+    const complete = {
       bucketName: this.bucketName,
       endpoint: this.endpoint,
       keys: Object.fromEntries(tokens.map(({ id }, older) => [keyGeneration - older, id])),
-    });
+    };
+    adoption.complete(complete);
+    this.registerOutputs(complete);
   }
 
   /** The tokens of the key slots, the current one first. */
@@ -299,7 +307,12 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   }
 
   /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
-  #bucket(args: R2StorageArgs, tokens: CustomResource[], child: ChildOf): R2Bucket {
+  #bucket(
+    args: R2StorageArgs,
+    tokens: CustomResource[],
+    adoption: ComponentResource,
+    child: ChildOf,
+  ): R2Bucket {
     const { accountId, bucketName, jurisdiction, location, protect, adopt } = args;
     const bucket = child("bucket");
     return new R2Bucket(
@@ -309,7 +322,8 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
         ...bucket.options,
         protect,
         // Tokens are deleted after their bucket, so a bucket that may not be deleted keeps them.
-        dependsOn: tokens,
+        // The guard of adoptions comes before an import.
+        dependsOn: adoption.urn.apply(() => tokens),
         // The plugin would update the jurisdiction in place, which takes over another bucket.
         replaceOnChanges: ["jurisdiction"],
         ...(adopt ? { import: placeOf(args) } : {}),

@@ -3,12 +3,12 @@
  * n mod 2, so that a rotation never changes the key in use.
  *
  * A component knows its signers: the current one, which authentik gets, and the previous one, if it
- * stays valid. After an update that ended, authentik has the current one. After an update that
- * failed, it still has the last one of the list, because each step keeps that.
+ * stays valid. After an update that is complete, authentik has the current one. After a rotation
+ * that failed, it still has the last one of the list, because each step keeps that.
  */
-import type { ComponentResourceOptions } from "@pulumi/pulumi/resource.js";
+import type { ComponentResourceOptions, CustomResource } from "@pulumi/pulumi/resource.js";
 import * as v from "valibot";
-import { guardUpdate, ProviderError } from "./contract.ts";
+import { guardUpdate, ProviderError, UpdateRecord, type RecordOptions } from "./contract.ts";
 
 /** The rotation in the config. */
 export interface Rotation {
@@ -59,42 +59,61 @@ export function signersOf({ signers, ...rotation }: RotationInputs): string[] {
 }
 
 /**
+ * How the last update ended. Of one that failed it may not be known whether it changed the signers:
+ * it may have changed something else, when they were complete.
+ */
+export type LastUpdate = "complete" | "failed" | "failed to change the signers";
+
+/**
  * What is wrong with a step from one rotation to the next, or undefined. authentik uses what it has
  * until it gets the new values, which happens after the update.
- *
- * @param isComplete whether the update to `before` ended
  */
 export function rotationFault(
   before: RotationInputs,
   after: RotationInputs,
-  isComplete = true,
+  last: LastUpdate = "complete",
 ): string | undefined {
   const [from, to] = [signersOf(before), signersOf(after)];
-  // The first update of a stack failed: authentik has nothing yet.
-  if (!isComplete && from.length === 1 && !before.retirePreviousKey) return undefined;
-  const used = from.at(isComplete ? 0 : -1);
-  if (!used || from.join("\n") === to.join("\n")) return undefined;
-  if (after.retirePreviousKey && to.length === 1 && to[0] === used) return undefined;
-  if (!isComplete && from.length > 1) {
-    const failed = from.filter((signer) => signer !== used).join();
+  const [current = "", previous] = from;
+  if (from.join("\n") === to.join("\n")) return undefined;
+  const isRotation = last === "failed to change the signers";
+  if (last === "complete" || previous === undefined) {
+    // The first update of a stack failed: authentik has nothing yet.
+    const isFirst = isRotation && !before.retirePreviousKey;
+    return isFirst ? undefined : stepFault(current, after);
+  }
+  if (!isRotation) {
     return (
-      `the update to "${failed}" failed, so authentik still has "${used}"; complete it with the config that it had, ` +
-      `or go back to "${used}" with retirePreviousKey = "true"`
+      `the last update failed, so authentik has "${current}" or "${previous}"; keep both until an update is complete: ` +
+      `keyGeneration = "${before.keyGeneration}" and retirePreviousKey = "${before.retirePreviousKey}"`
     );
   }
-  return to[0] !== used && to[1] === used ? undefined : stepFault(used, after);
+  if (after.retirePreviousKey && to.join() === previous) return undefined;
+  return (
+    `the update to "${current}" failed, so authentik still has "${previous}"; complete it with the config that it had, ` +
+    `or go back to "${previous}" with retirePreviousKey = "true"`
+  );
 }
 
-/** What to do instead of a step that would delete the signer in use, or that makes an old key again. */
-function stepFault(used: string, after: RotationInputs): string {
+/**
+ * What is wrong with a step that would delete the signer in use, or that makes an old key again,
+ * and what to do instead. An empty text as the signer is one that the stack never deletes.
+ */
+function stepFault(used: string, after: RotationInputs): string | undefined {
+  if (used === "") return undefined;
   const { keyGeneration, retirePreviousKey } = after;
   const [current = "", previous] = signersOf(after);
+  if (current !== used && previous === used) return undefined;
   const [usedKey, currentKey] = [generationOf(used), generationOf(current)];
   if (current === used) {
-    return previous === undefined
-      ? `only retirePreviousKey = "true" deletes what authentik had before "${used}"; keep its keys in the config, and set that`
-      : `this update would create "${previous}" beside "${used}", which authentik has; keep retirePreviousKey = "true" ` +
-          "until the update that changes what authentik has";
+    const retires =
+      `only retirePreviousKey = "true" deletes what authentik had before "${used}"; ` +
+      "keep its keys in the config, and set that";
+    if (previous === undefined) return retirePreviousKey ? undefined : retires;
+    return (
+      `this update would create "${previous}" beside "${used}", which authentik has; keep retirePreviousKey = "true" ` +
+      "until the update that changes what authentik has"
+    );
   }
   if (usedKey !== undefined && currentKey !== undefined && currentKey !== usedKey + 1) {
     return (
@@ -125,45 +144,46 @@ function generationOf(signer: string): number | undefined {
   return generation === undefined ? undefined : Number(generation);
 }
 
-/** The ids of a component's keys, by generation. A component has them among its outputs as `keys`. */
-export type KeyIds = Record<string, string>;
-
 const Inputs = v.object({
   keyGeneration: v.number(),
   retirePreviousKey: v.boolean(),
   signers: v.optional(v.array(v.string())),
 });
-const Outputs = v.looseObject({ keys: v.optional(v.record(v.string(), v.string())) });
 
 /**
  * Options with which a component refuses a step that `rotationFault` finds, also in previews. The
- * component's inputs are `RotationInputs`, and it registers outputs when it is complete: after an
+ * component has the rotation among its inputs, and registers outputs when it is complete: after an
  * update that failed, the engine has the new inputs and no outputs.
  *
- * @param known gets the ids of the keys before this update, for `checkReplaced`
+ * @param hasTriggers whether keys are replaced by their `replacementTrigger`. Such a component has
+ *   `keys` among its outputs.
  */
 export function guardRotation(
   component: string,
   options: ComponentResourceOptions = {},
-  known?: { keys?: KeyIds },
+  hasTriggers = false,
 ): ComponentResourceOptions {
-  return guardUpdate(`${component}-rotation`, options, ({ oldInputs, newInputs, oldOutputs }) => {
-    const [before, after] = [v.safeParse(Inputs, oldInputs), v.safeParse(Inputs, newInputs)];
-    if (!before.success || !after.success) return;
-    const outputs = v.parse(Outputs, oldOutputs ?? {});
-    const isComplete = Object.keys(outputs).length > 0;
-    const fault =
-      known && isComplete && !outputs.keys
-        ? earlierStackFault(before.output, after.output)
-        : rotationFault(before.output, after.output, isComplete);
-    if (fault !== undefined) throw new ProviderError(fault);
-    if (known && outputs.keys) known.keys = outputs.keys;
-  });
+  return guardUpdate(
+    `${component}-rotation`,
+    options,
+    ({ oldInputs, newInputs, oldOutputs = {} }) => {
+      const [before, after] = [v.safeParse(Inputs, oldInputs), v.safeParse(Inputs, newInputs)];
+      if (!before.success || !after.success) return;
+      const isComplete = Object.keys(oldOutputs).length > 0;
+      const isRotationAlone = Object.keys(oldInputs ?? {}).every((key) => key in Inputs.entries);
+      const failed = isRotationAlone ? "failed to change the signers" : "failed";
+      const fault =
+        hasTriggers && isComplete && !("keys" in oldOutputs)
+          ? earlierStackFault(before.output, after.output)
+          : rotationFault(before.output, after.output, isComplete ? "complete" : failed);
+      if (fault !== undefined) throw new ProviderError(fault);
+    },
+  );
 }
 
 /**
- * The fault of a step of a stack that an earlier version updated last. It did not keep the ids of
- * the keys. Generation 1 may mean that it has no keys.
+ * The fault of a step of a stack that an earlier version updated last. It did not ask for the
+ * version of the engine. Generation 1 may mean that it has no keys.
  */
 function earlierStackFault(before: RotationInputs, after: RotationInputs): string | undefined {
   if (before.keyGeneration === 1 && after.signers) return undefined;
@@ -175,23 +195,47 @@ function earlierStackFault(before: RotationInputs, after: RotationInputs): strin
   );
 }
 
+const KeyInputs = v.object({
+  keys: v.record(v.string(), v.object({ id: v.string(), urn: v.string() })),
+});
+
 /**
- * Checks that a key of this generation is a new one.
+ * Records the keys of a component by generation. It refuses a key that has the id of another
+ * generation: the engine did not replace it. Then the record stays as it was, so that the next
+ * update refuses it too.
  *
- * @param before the ids before this update
- * @throws ProviderError if the key has the id of another generation: the engine did not replace it
+ * @param component the name of the component that has the keys
  */
-export function checkReplaced(
-  before: KeyIds | undefined,
-  key: { generation: number; id: string; urn: string },
-): void {
-  const [generation] =
-    Object.entries(before ?? {}).find(([generation, id]) => {
-      return id === key.id && generation !== String(key.generation);
-    }) ?? [];
-  if (generation === undefined) return;
-  throw new ProviderError(
-    `the key of generation ${key.generation} is still that of generation ${generation}: the engine did not replace it; ` +
-      `run pulumi up --replace '${key.urn}'`,
+export function recordKeys(
+  type: string,
+  component: string,
+  keys: Record<string, CustomResource>,
+  options: RecordOptions,
+): UpdateRecord {
+  const entries = Object.entries(keys);
+  const ids = Object.fromEntries(
+    entries.map(([generation, { id, urn }]) => [generation, { id, urn }]),
   );
+  const name = `${component}-keys`;
+  const guarded = guardUpdate(name, options, ({ oldInputs, newInputs }) => {
+    const [before, after] = [v.safeParse(KeyInputs, oldInputs), v.safeParse(KeyInputs, newInputs)];
+    if (before.success && after.success) checkReplaced(before.output.keys, after.output.keys);
+  });
+  const record = new UpdateRecord(type, name, { keys: ids }, guarded);
+  record.complete({});
+  return record;
+}
+
+type KeyIds = v.InferOutput<typeof KeyInputs>["keys"];
+
+function checkReplaced(before: KeyIds, after: KeyIds): void {
+  for (const [generation, { id, urn }] of Object.entries(after)) {
+    const [other] =
+      Object.entries(before).find(([other, key]) => key.id === id && other !== generation) ?? [];
+    if (other === undefined) continue;
+    throw new ProviderError(
+      `the key of generation ${generation} is still that of generation ${other}: the engine did not replace it; ` +
+        `run pulumi up --replace '${urn}'`,
+    );
+  }
 }

@@ -1,8 +1,5 @@
 /** The provider `aws` on the real engine, with the real plugin's code and a fake of AWS. */
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { expect } from "chai";
-import * as v from "valibot";
 import { canFakeAws, startAws, type FakeAws } from "./support/aws.ts";
 import { EngineProject, pulumi } from "./support/engine.ts";
 
@@ -14,19 +11,6 @@ const CONFIG = {
   bucketName: Bucket,
   origins: ["https://authentik.company"],
 };
-const State = v.looseObject({
-  deployment: v.looseObject({
-    resources: v.array(
-      v.looseObject({
-        urn: v.string(),
-        outputs: v.optional(v.record(v.string(), v.unknown())),
-        replacementTrigger: v.optional(v.unknown()),
-      }),
-    ),
-  }),
-});
-type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
-
 (isPossible ? describe : describe.skip)("AWS on the real engine and plugin", function () {
   this.timeout(600_000);
   this.slow(60_000);
@@ -49,18 +33,6 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
   const destroyFails = () => project.expectFailure("destroy", "--yes", "--skip-preview");
   const ids = async () => [...(await aws.keys()).keys()];
   const exported = async () => await project.expectOk("stack", "output", "env", "--show-secrets");
-  /** Changes what the stack has stored. */
-  const editState = async (change: (state: string) => string) => {
-    const file = join(project.dir, "edited.json");
-    await writeFile(file, change(await project.expectOk("stack", "export", "--show-secrets")));
-    await project.expectOk("stack", "import", "--file", file);
-  };
-  const editResources = (change: (resource: Resource) => void) =>
-    editState((text) => {
-      const state = v.parse(State, JSON.parse(text));
-      state.deployment.resources.forEach(change);
-      return JSON.stringify(state);
-    });
 
   it("rotates keys, sees what was changed by hand, and completes or takes back a rotation that failed", async () => {
     await up();
@@ -99,16 +71,17 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     await project.configure({ keyGeneration: 2 });
     await up();
     const before = await ids();
-    await editResources((resource) => delete resource.replacementTrigger);
+    await project.editResources((resource) => delete resource.replacementTrigger);
     await project.configure({ keyGeneration: 3 });
     expect(await project.expectFailure("preview")).to.contain("the engine did not replace it");
+    await upFails();
     const [, urn = ""] = /--replace '([^']+)'/.exec(await upFails()) ?? [];
     await up("--replace", urn);
     const after = await ids();
     expect(after.filter((id) => before.includes(id))).to.have.length(1);
 
     // What an earlier version and an engine before 3.208 leave.
-    await editResources((resource) => {
+    await project.editResources((resource) => {
       delete resource.replacementTrigger;
       delete resource.outputs?.keys;
     });
@@ -179,7 +152,9 @@ type Resource = v.InferOutput<typeof State>["deployment"]["resources"][number];
     // The name that earlier versions gave it. They could not have the second one beside it.
     await project.configure({ serviceAccounts: ["authentik/a-b"] });
     await up();
-    await editState((state) => state.replaceAll("pods-authentik/a-b", "pods-authentik-a-b"));
+    await project.editState((state) =>
+      state.replaceAll("pods-authentik/a-b", "pods-authentik-a-b"),
+    );
     await project.expectOk("preview", "--expect-no-changes");
     await project.configure({ serviceAccounts });
     await up();

@@ -118,4 +118,23 @@ const CONFIG = {
     expect(await up()).to.deep.equal([]);
     expect(await drift()).to.equal("");
   });
+
+  it("keeps both keys after a failed update that may not have been a rotation", async () => {
+    fake.resources.set(ACCOUNT, { location: "westeurope", properties: {} });
+    fake.resources.set(CONTAINER, { properties: {} });
+    await project.configure({ adopt: true, subscriptionId: SUBSCRIPTION });
+    await up();
+    await project.configure({ keyGeneration: 2 });
+    await up();
+    fake.lockedType = "BlobServiceProperties";
+    await project.configure({ adopt: undefined, softDeleteDays: 9 });
+    expect(await project.expectFailure("up", "--yes", "--skip-preview")).to.contain("Locked");
+    fake.lockedType = undefined;
+    await project.configure({ keyGeneration: 1, retirePreviousKey: true });
+    expect(await project.expectFailure("preview")).to.contain(
+      'authentik has "key 2" or "key 1"; keep both',
+    );
+    await project.configure({ keyGeneration: 2, retirePreviousKey: undefined });
+    expect(await up()).to.deep.equal(["PUT BlobServiceProperties"]);
+  });
 });

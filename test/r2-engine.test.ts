@@ -1,6 +1,4 @@
 /** The provider `r2` on the real engine, with the real Cloudflare plugin and a fake of its API. */
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { expect } from "chai";
 import { commonKeys } from "../config/common.ts";
 import r2 from "../providers/r2.ts";
@@ -86,6 +84,7 @@ const CONFIG = {
   const MOVED = ["bucket", "cors", "public-domain", "token-1"];
   const moveTo = (place: string): [name: string, op: string][] => [
     ["", "update"],
+    ["-keys", "update"],
     ...MOVED.map((kind): [string, string] => [`-${place}/${kind}`, "create"]),
     ...MOVED.map((kind): [string, string] => [`-${PLACE}/${kind}`, "delete"]),
   ];
@@ -96,7 +95,7 @@ const CONFIG = {
     [{ bucketName: "other" }, moveTo("other/eu/01234567")],
     [{ origins: ["https://auth.company"] }, [[`-${PLACE}/cors`, "update"]]],
     [{ corsAllowedHeaders: ["Range"], corsMaxAgeSeconds: 60 }, [[`-${PLACE}/cors`, "update"]]],
-    [{ keyGeneration: 2 }, [["", "update"], [`-${PLACE}/token-0`, "create"]]],
+    [{ keyGeneration: 2 }, [["", "update"], ["-keys", "update"], [`-${PLACE}/token-0`, "create"]]],
     [{ retirePreviousKey: true, protect: true }, [["", "update"]]],
     [{ location: "eeur", urlExpiry: "minutes=5", authentikVersion: "2026.8", signatureVersion: "s3", checksums: "when_required" }, []],
   ];
@@ -171,20 +170,42 @@ const CONFIG = {
     expect(rights()).to.deep.equal(before);
   });
 
-  it("knows the resources of earlier versions, and refuses to move them in the same update", async () => {
-    await up();
-    const state = join(project.dir, "state.json");
-    await project.expectOk("stack", "export", "--file", state);
-    const text = (await readFile(state, "utf8")).replaceAll(/"(place|protect)": .*,\n/g, "");
-    await writeFile(state, text.replaceAll(`-${PLACE}/`, "-"));
-    await project.expectOk("stack", "import", "--file", state);
-    await project.configure({ bucketName: "other" });
-    expect(await upFails()).to.contain("would replace the protected bucket");
-    await project.configure(CONFIG);
-    expect(await project.plan()).to.deep.equal({ authentik: "update" });
-    await up();
-    await project.expectOk("preview", "--refresh", "--expect-no-changes");
-  });
+  // biome-ignore format: a table of cases
+  const earlier: [what: string, inputs: Record<string, unknown>, names: string][] = [
+    ["with all inputs in one component", { protect: true, place: `${ACCOUNT}/media/eu`, adopted: "" }, `-${PLACE}/`],
+    ["with names without the place", {}, "-"],
+  ];
+  for (const [what, inputs, names] of earlier)
+    it(`updates a stack of an earlier version ${what}, and guards that update too`, async () => {
+      await up();
+      await project.configure({ keyGeneration: 2 });
+      await up();
+      await project.editResources((resource) => {
+        if (/:(Adoption|Keys)$/.test(resource.type)) return false;
+        const rotation = { keyGeneration: 2, retirePreviousKey: false };
+        if (resource.type.endsWith("R2Storage")) resource.inputs = { ...rotation, ...inputs };
+        return true;
+      });
+      await project.editState((text) => text.replaceAll(`-${PLACE}/`, names));
+      expect(await project.plan()).to.deep.equal({
+        authentik: "update",
+        "authentik-adoption": "create",
+        "authentik-keys": "create",
+      });
+      const writes = fake.writes.length;
+      for (const [key, value, message] of [
+        ["bucketName", "other", "would replace the protected bucket"],
+        ["keyGeneration", 4, "would replace the key in use, of generation 2"],
+      ] as const) {
+        await project.configure({ [key]: value });
+        expect(await upFails()).to.contain(message);
+        await project.configure({ ...CONFIG, keyGeneration: 2 });
+      }
+      expect(fake.writes).to.have.length(writes);
+      await up();
+      expect(fake.writes).to.have.length(writes);
+      await project.expectOk("preview", "--refresh", "--expect-no-changes");
+    });
 
   it("adopts a bucket with its rules and storage class, in its jurisdiction only", async () => {
     const bucket = Object.assign(fake.put("eu/media"), {
@@ -219,6 +240,30 @@ const CONFIG = {
       );
     }
     expect(fake.writes).to.have.length(writes);
+  });
+
+  it("a failed update of the bucket does not change what rotation and adopt may do", async () => {
+    await up();
+    await project.configure({ keyGeneration: 2 });
+    await up();
+    fake.put("eu/taken");
+    await project.configure({ bucketName: "taken" });
+    expect(await upFails()).to.contain("already exists");
+    const writes = fake.writes.length;
+    for (const [change, message] of [
+      [
+        { keyGeneration: 1, retirePreviousKey: true },
+        'authentik has "key 2" or "key 1"; keep both',
+      ],
+      [{ adopt: true }, "would import a bucket again that this stack has"],
+    ] as const) {
+      await project.configure({ ...CONFIG, ...change });
+      expect(await upFails()).to.contain(message);
+      await project.configure({ keyGeneration: 2, retirePreviousKey: undefined, adopt: undefined });
+    }
+    expect(fake.writes).to.have.length(writes);
+    await up();
+    await project.expectOk("preview", "--refresh", "--expect-no-changes");
   });
 
   it("makes a token active again that somebody disabled", async () => {

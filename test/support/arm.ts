@@ -90,7 +90,7 @@ export class FakeArm {
   /** Each change, as `PUT BlobContainer`, or `PUT ?cors` at the gateway. */
   readonly writes: string[] = [];
   readonly types = Object.keys(TYPES);
-  /** The type whose resources a lock keeps. */
+  /** The type whose resources have a read-only lock. */
   lockedType: string | undefined;
   /** What the plugin needs in its environment. */
   env: Record<string, string> = {};
@@ -159,7 +159,7 @@ export class FakeArm {
         return RegExp(`^${GROUP}/providers/${path}$`).test(pathname);
       }) ?? [];
     if (!type) return refusal(404, "InvalidResourceType");
-    if (method === "DELETE" && name === this.lockedType) return refusal(409, "ScopeLocked");
+    if (method !== "GET" && name === this.lockedType) return refusal(409, "ScopeLocked");
     if (method !== "GET") this.writes.push(`${method} ${name}`);
     return this.#resource(call, type);
   }

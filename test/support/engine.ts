@@ -50,6 +50,22 @@ const Plan = v.object({
   steps: v.optional(v.array(v.object({ op: v.string(), urn: v.string() })), []),
 });
 
+const State = v.looseObject({
+  deployment: v.looseObject({
+    resources: v.array(
+      v.looseObject({
+        urn: v.string(),
+        type: v.string(),
+        inputs: v.optional(v.record(v.string(), v.unknown())),
+        outputs: v.optional(v.record(v.string(), v.unknown())),
+        replacementTrigger: v.optional(v.unknown()),
+      }),
+    ),
+  }),
+});
+/** A resource, as the state has it. */
+type StoredResource = v.InferOutput<typeof State>["deployment"]["resources"][number];
+
 export interface RunResult {
   ok: boolean;
   /** Standard output and standard error. */
@@ -190,6 +206,23 @@ export class EngineProject {
         .filter(({ op }) => op !== "same")
         .map(({ op, urn }) => [urn.split("::").at(-1) ?? urn, op]),
     );
+  }
+
+  /** Changes the state. */
+  async editState(change: (state: string) => string): Promise<void> {
+    const file = join(this.dir, "edited.json");
+    await writeFile(file, change(await this.expectOk("stack", "export", "--show-secrets")));
+    await this.expectOk("stack", "import", "--file", file);
+  }
+
+  /** Changes the resources of the state, and removes those for which `change` returns false. */
+  async editResources(change: (resource: StoredResource) => unknown): Promise<void> {
+    await this.editState((text) => {
+      const state = v.parse(State, JSON.parse(text));
+      const { deployment } = state;
+      deployment.resources = deployment.resources.filter((resource) => change(resource) !== false);
+      return JSON.stringify(state);
+    });
   }
 
   /** All files of state and config, as text. */

@@ -141,6 +141,30 @@ describe("migrate: disks", function () {
     expect(error).to.have.property("message").that.includes(folder);
   });
 
+  it("a slow disk is listed as a fast one", async () => {
+    const { folder } = server.fresh();
+    writeTree(folder, { ...numbered(200), [X]: "x" });
+    symlinkSync("nothing", join(folder, "media/public/link.png"));
+    writeFileSync(Buffer.from(join(folder, "media/public/\xff.png"), "latin1"), "x");
+    const list = async () => {
+      const disk = await Disk.open(folder, { mustExist: true });
+      const found: unknown[] = [];
+      const skip = (key: string, reason: string) => found.push([key, reason]);
+      for await (const item of disk.list("media", skip)) found.push(item);
+      return found;
+    };
+    const fast = await list();
+    expect(fast).to.have.length(203);
+    let ms = 0;
+    performance.now = () => (ms += 5);
+    try {
+      expect(await list()).to.have.deep.members(fast);
+    } finally {
+      // Its own `now` is gone, and that of the prototype is back.
+      Reflect.deleteProperty(performance, "now");
+    }
+  });
+
   it("a folder that is unmounted after it was opened ends the run", async () => {
     const { folder } = server.fresh();
     writeTree(folder, { [X]: "x" });

@@ -1,6 +1,6 @@
 /** authentik's files in a folder. */
 import { randomBytes } from "node:crypto";
-import { lstatSync, openSync, realpathSync, rmSync, unlinkSync } from "node:fs";
+import { lstatSync, openSync, realpathSync, rmSync, unlinkSync, type BigIntStats } from "node:fs";
 import { lstat, mkdir, opendir, readdir, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { isSchemaName, type Usage } from "../../authentik/objects.ts";
@@ -38,6 +38,10 @@ import { MigrateError, SkipError, type Item, type Skip, type Storage } from "./s
 const NO_SCHEMA = /^(?:[.@#$].*|lost\+found|System Volume Information)\/?$/s;
 /** How many files are examined at once. */
 const STATS_AT_ONCE = 64;
+/** A disk that needs longer for a look, on average, is slow. A local one needs 0.003 ms. In milliseconds. */
+const SLOW_LOOK = 0.05;
+/** What the system may add to the looks of a fast disk, in milliseconds. */
+const LOOKS_GRACE = 10;
 
 export interface DiskOptions {
   /** For a folder that does not show its layout. */
@@ -67,6 +71,8 @@ export class Disk implements Storage {
   private readonly folders = new Set<string>();
   /** One folder on each of their file systems. */
   private readonly fileSystems = new Map<number, string>();
+  /** How many files were looked at without a thread, and how long that took, in milliseconds. */
+  private readonly looks = { count: 0, ms: 0 };
   /** Partly written files. */
   private readonly parts = new Set<string>();
   /** Written files that the disk may not have stored yet. */
@@ -199,7 +205,7 @@ export class Disk implements Storage {
       this.removeAbandoned(full);
       return undefined;
     }
-    const stats = await lstat(full, { bigint: true }).catch((error: unknown) => {
+    const stats = await this.look(full).catch((error: unknown) => {
       const isDecoded = !path.includes("\uFFFD");
       skip(key, isDecoded ? `it cannot be read (${messageOf(error)})` : "its name is not UTF-8");
     });
@@ -210,6 +216,22 @@ export class Disk implements Storage {
     else if (!stats.isFile()) skip(key, "it is neither a file nor a folder");
     else return { key, size: Number(stats.size), version: versionOf(stats) };
     return undefined;
+  }
+
+  /**
+   * Passing a look to a thread costs more than a look at a fast disk. A slow one, e.g. of another
+   * machine, answers many looks at a time.
+   */
+  private async look(path: string): Promise<BigIntStats> {
+    const { looks } = this;
+    if (looks.ms > LOOKS_GRACE + looks.count * SLOW_LOOK) return lstat(path, { bigint: true });
+    const start = performance.now();
+    try {
+      return lstatSync(path, { bigint: true });
+    } finally {
+      looks.ms += performance.now() - start;
+      looks.count++;
+    }
   }
 
   /** Removes what a killed run left, if that is possible. */

@@ -2,7 +2,8 @@
 import { hash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { crc32 } from "node:zlib";
-import { Pool, ProxyAgent, type Dispatcher } from "undici";
+import type { Dispatcher, ProxyAgent } from "undici";
+import Pool from "undici/lib/dispatcher/pool.js";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath } from "../../authentik/url.ts";
@@ -97,7 +98,13 @@ export class BucketClient implements Retrier {
   isAzure: boolean | undefined;
   private isVersitygw = false;
 
-  private constructor(settings: StorageSettings, address: BucketAddress, policy: RetryPolicy) {
+  /** @param Agent for a proxy of the environment */
+  private constructor(
+    settings: StorageSettings,
+    address: BucketAddress,
+    policy: RetryPolicy,
+    Agent: typeof ProxyAgent | undefined,
+  ) {
     this.name = settings.bucketName;
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
@@ -112,12 +119,12 @@ export class BucketClient implements Retrier {
     };
     const open = (origin: string | URL, more: object = {}) =>
       new Pool(origin, { ...options, ...more }).on("connect", () => this.connections++);
-    if (!proxy) this.pool = open(address.origin);
-    else {
-      // Like boto3, it requires a tunnel only for https.
-      const proxyTunnel = address.origin.startsWith("https:");
-      this.pool = new ProxyAgent({ uri: proxy.href, proxyTunnel, factory: open });
-    }
+    // Like boto3, it requires a tunnel only for https.
+    const proxyTunnel = address.origin.startsWith("https:");
+    this.pool =
+      proxy && Agent
+        ? new Agent({ uri: proxy.href, proxyTunnel, factory: open })
+        : open(address.origin);
   }
 
   /**
@@ -130,7 +137,9 @@ export class BucketClient implements Retrier {
     settings: StorageSettings,
     policy: RetryPolicy = DEFAULT_RETRY_POLICY,
   ): Promise<BucketClient> {
-    return new BucketClient(settings, await addressOf(settings), policy);
+    const address = await addressOf(settings);
+    const proxies = proxyFor(address.origin) && (await import("undici"));
+    return new BucketClient(settings, address, policy, proxies?.ProxyAgent);
   }
 
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */

@@ -257,7 +257,7 @@ function readId(file: string): string {
 /** 64 bits of a SHA-256. Among a million pairs, one in ten million million is a false match. */
 function fingerprint(a: Item, b: Item, mark: Mark): bigint {
   const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0") + mark;
-  return BigInt(`0x${hash("sha256", text).slice(0, 2 * PAIR_BYTES)}`);
+  return hash("sha256", text, "buffer").readBigUInt64BE();
 }
 
 /** In milliseconds since 1970; 0 if the file does not exist. */

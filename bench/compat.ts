@@ -12,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { Command } from "commander";
 import * as v from "valibot";
+import { messageOf } from "../tools/lib/errors.ts";
 import { EngineProject, STACK } from "../test/support/engine.ts";
 import { MIB, numbered, readTree, writeTree } from "../test/support/migration.ts";
 import { onPath } from "../tools/lib/programs.ts";
@@ -175,8 +176,9 @@ async function execute(
 
 /** The first line that says why, short enough for a table. */
 function shortReason(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  const lines = text.split("\n").map((line) => line.trim());
+  const lines = messageOf(error)
+    .split("\n")
+    .map((line) => line.trim());
   const said = lines.filter((line) => /\berror: |\bfailed /i.test(line));
   const reason = said.find((line) => !/update failed|^pulumi .* failed/.test(line)) ?? lines[0];
   return (reason ?? "").replaceAll("|", "\\|").slice(0, 160);

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import type { Stats } from "node:fs";
 import { open, readFile, realpath, rename, rm, stat, type FileHandle } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { messageOf } from "./errors.ts";
 
 /** A file that cannot be written. The message names the path and says what to do. */
 export class WriteError extends Error {
@@ -63,7 +64,7 @@ export async function regularFile(path: string): Promise<Stats | undefined> {
 function writeError(path: string, error: unknown): WriteError {
   if (error instanceof WriteError) return error;
   const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  const reason = ADVICE[code] ?? (error instanceof Error ? error.message : String(error));
+  const reason = ADVICE[code] ?? messageOf(error);
   return new WriteError(`"${path}" cannot be written: ${reason}`, { cause: error });
 }
 

@@ -2,6 +2,7 @@
 import { isAbsolute, join, relative, sep } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
+import { reasonOf } from "../lib/errors.ts";
 import { invalidSchemaReason, SCHEMA_VARIABLE } from "../../authentik/objects.ts";
 import { defaultSchemaOf, EnvReadError } from "../../authentik/read-env.ts";
 import { visible } from "../../config/visible.ts";
@@ -15,7 +16,7 @@ import { Journal } from "./journal.ts";
 import { LAYOUTS, type Layout } from "./layout.ts";
 import { migrate, repairLayout, repairTypes } from "./migrate.ts";
 import { JsonReporter, noteText, summaryText, TextReporter } from "./reporters.ts";
-import { reasonOf, type MigrationOptions, type Summary } from "./run.ts";
+import type { MigrationOptions, Summary } from "./run.ts";
 import { S3Error } from "./s3-answers.ts";
 import { BucketClient } from "./s3-client.ts";
 import { MigrateError } from "./storage.ts";

@@ -22,6 +22,7 @@ import {
 } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
+import { messageOf } from "../lib/errors.ts";
 import { ContentError, type Content } from "./content.ts";
 import { SkipError, type Item } from "./storage.ts";
 
@@ -221,8 +222,7 @@ async function isSynced(folders: string[]): Promise<boolean> {
     await runProgram("sync", ["-f", "--", ...folders]);
     return true;
   } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    if (codeOf(error) === "ENOENT" || /option|usage/i.test(text)) return false;
+    if (codeOf(error) === "ENOENT" || /option|usage/i.test(messageOf(error))) return false;
     throw error;
   }
 }

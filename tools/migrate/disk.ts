@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { lstatSync, openSync, realpathSync, rmSync, unlinkSync, type BigIntStats } from "node:fs";
 import { lstat, mkdir, opendir, readdir, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
+import { messageOf } from "../lib/errors.ts";
 import { isSchemaName, type Usage } from "../../authentik/objects.ts";
 import type { Content } from "./content.ts";
 import {
@@ -466,8 +467,4 @@ async function namesIn(folder: string): Promise<string[]> {
     names.push(entry.isDirectory() ? `${entry.name}/` : entry.name);
   }
   return names.sort(compareKeys);
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

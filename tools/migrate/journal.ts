@@ -16,6 +16,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { messageOf } from "../lib/errors.ts";
 import { writeWholeFile } from "../lib/write-file.ts";
 import { MigrateError, type Item } from "./storage.ts";
 
@@ -203,9 +204,8 @@ export class Journal {
       // The file itself was copied.
       if (this.failed) return;
       this.failed = true;
-      const reason = error instanceof Error ? error.message : String(error);
       this.notes.push(
-        `The journal in "${this.stateFolder}" could not be written (${reason}): ` +
+        `The journal in "${this.stateFolder}" could not be written (${messageOf(error)}): ` +
           "the next run reads again what this one has copied.",
       );
     }

@@ -1,11 +1,12 @@
 /** Compares two storages, and copies what differs. */
+import { reasonOf } from "../lib/errors.ts";
 import type { Bucket } from "./bucket.ts";
 import { haveSameMd5 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import type { Disk } from "./disk.ts";
 import { TYPED } from "./journal.ts";
 import { plan, withoutCollisions, type FileStep } from "./plan.ts";
-import { MigrationRun, reasonOf, type MigrationOptions, type Summary } from "./run.ts";
+import { MigrationRun, type MigrationOptions, type Summary } from "./run.ts";
 import { CONNECTIONS } from "./s3-client.ts";
 import { asS3Error, isRetryable } from "./s3-retry.ts";
 import { UnsortedError } from "./sorted.ts";

@@ -1,4 +1,5 @@
 /** One run of a migration: what it found and did, and its work on several files at once. */
+import { reasonOf } from "../lib/errors.ts";
 import type { Bucket } from "./bucket.ts";
 import type { MemoryBudget } from "./content.ts";
 import type { Disk } from "./disk.ts";
@@ -244,12 +245,4 @@ function nothing(): Amount {
 function add(amount: Amount, bytes: number): void {
   amount.files++;
   amount.bytes += bytes;
-}
-
-/** An error's message and those of its causes. */
-export function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const cause = error.cause === undefined ? "" : reasonOf(error.cause);
-  if (cause === "" || error.message.includes(cause)) return error.message;
-  return `${error.message}: ${cause}`;
 }

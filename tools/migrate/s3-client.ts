@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import { crc32 } from "node:zlib";
 import type { Dispatcher, ProxyAgent } from "undici";
 import Pool from "undici/lib/dispatcher/pool.js";
+import { messageOf } from "../lib/errors.ts";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath } from "../../authentik/url.ts";
@@ -159,8 +160,7 @@ export class BucketClient implements Retrier {
   }
 
   reportRetry(error: unknown, attempt: number): void {
-    const reason = error instanceof Error ? error.message : String(error);
-    this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${reason}`);
+    this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${messageOf(error)}`);
   }
 
   /**

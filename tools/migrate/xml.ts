@@ -1,5 +1,6 @@
 /** Reads XML, well-formed as boto3 requires it, as a tree of elements without namespaces. */
 import { SaxesParser } from "saxes";
+import { messageOf } from "../lib/errors.ts";
 
 export interface XmlElement {
   /** Without a prefix. */
@@ -53,7 +54,7 @@ export function parseXml(text: string): XmlDocument {
   try {
     parser.write(text).close();
   } catch (error) {
-    problem = error instanceof Error ? error.message.replace(/\.$/, "") : String(error);
+    problem = messageOf(error).replace(/\.$/, "");
   }
   return { text, root: top.children[0], problem };
 }

@@ -5,6 +5,7 @@ import { request as octokit } from "@octokit/request";
 import { RequestError } from "@octokit/request-error";
 import pRetry from "p-retry";
 import * as v from "valibot";
+import { messageOf } from "../lib/errors.ts";
 
 /**
  * A call to GitHub that failed or cannot be made. The message names the call and says what to do.
@@ -102,8 +103,9 @@ export async function addToSummary(env: NodeJS.ProcessEnv, markdown: string): Pr
   try {
     await appendFile(file, `${markdown}\n`);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    console.error(`The job's summary "${file}" (GITHUB_STEP_SUMMARY) was not written: ${reason}`);
+    console.error(
+      `The job's summary "${file}" (GITHUB_STEP_SUMMARY) was not written: ${messageOf(error)}`,
+    );
   }
 }
 

@@ -3,6 +3,7 @@
  */
 import { isatty } from "node:tty";
 import { Command } from "commander";
+import { messageOf } from "../lib/errors.ts";
 import { formatEnv } from "../env/formats.ts";
 import { withLocalStack } from "./start.ts";
 import { allPassed, renderResults, verify } from "../verify/verify.ts";
@@ -59,8 +60,4 @@ try {
   console.error(stopped ?? `error: ${messageOf(error)}`);
   // The SDK's installer cannot be stopped, so an interrupted run does not wait for it.
   process.exit(1);
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -9,6 +9,7 @@ import type { Inputs } from "@pulumi/pulumi/output.js";
 import * as v from "valibot";
 import { parse, stringify } from "yaml";
 import { onPath } from "../lib/programs.ts";
+import { reasonOf } from "../lib/errors.ts";
 import { messageOf, OutputEnd, PulumiError, pulumiJson, runPulumi } from "../lib/pulumi.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { writeWholeFile } from "../lib/write-file.ts";
@@ -44,7 +45,7 @@ export async function findPulumi(
   const installed = PulumiCommand.install({ root: join(folder.dir, "pulumi") }).then(
     ({ command }): FoundPulumi => ({ program: command }),
     (error: unknown): FoundPulumi => ({
-      reason: `it is not on PATH, and its installation failed: ${firstLines(error)}`,
+      reason: `it is not on PATH, and its installation failed: ${firstLines(reasonOf(error))}`,
     }),
   );
   const limit = { reason: `its installation took more than ${INSTALL_TIMEOUT_MS / 1000} s` };
@@ -64,13 +65,12 @@ async function faultOf(
     return result.code === 0 ? undefined : firstLines(messageOf(result));
   } catch (error) {
     signal.throwIfAborted();
-    return firstLines(error);
+    return firstLines(reasonOf(error));
   }
 }
 
 /** The beginning of a message: an installer's output can be long. */
-function firstLines(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
+function firstLines(text: string): string {
   return text.trim().split("\n").slice(0, 5).join("\n").slice(0, 500);
 }
 

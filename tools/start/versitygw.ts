@@ -9,6 +9,7 @@ import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { reasonOf } from "../lib/errors.ts";
 import { usersFile, VERSITYGW_VERSION, type Keys } from "../../providers/versitygw.ts";
 import { executable, installWithGo, onPath, run } from "../lib/programs.ts";
 
@@ -122,13 +123,6 @@ export async function findVersitygw(
 
 async function expectOnPath(program: string): Promise<void> {
   if ((await onPath(program)) === undefined) throw new Error(`${program} is not on PATH`);
-}
-
-/** An error with its causes: `fetch failed` alone says nothing. */
-function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const cause = error.cause === undefined ? "" : ` (${reasonOf(error.cause)})`;
-  return `${error.message}${cause}`;
 }
 
 const RELEASE_SYSTEMS: Partial<Record<NodeJS.Platform, string>> = {

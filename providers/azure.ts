@@ -19,6 +19,7 @@ import {
   type Resource,
 } from "@pulumi/pulumi/resource.js";
 import { RandomPassword } from "@pulumi/random/randomPassword.js";
+import * as v from "valibot";
 import {
   authentikPolicy,
   OBJECT_ACTIONS_WITHOUT_ABORT,
@@ -41,10 +42,15 @@ import { integer, oneOf, optional, secretText, text } from "../config/values.ts"
 import {
   defineProvider,
   guardAdoption,
+  guardPlace,
+  guardUpdate,
+  ProviderError,
   recordAdoption,
   type AuthentikStorage,
   type Credentials,
+  type RecordOptions,
   type ResourceType,
+  UpdateRecord,
 } from "./contract.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
 import {
@@ -136,6 +142,7 @@ const UNFINISHED_UPLOADS = /"prefixMatch":\["[a-z0-9-]+\/\.sgwtmp\/multipart"\]/
 const resources = {
   "authentik-storage:azure:AzureStorage": { label: "Storage" },
   "authentik-storage:azure:Adoption": { label: "Record of adoption" },
+  "authentik-storage:azure:Account": { label: "Record of the account's place" },
   "azure-native:storage:StorageAccount": { label: "Storage account", holdsFiles: true },
   "azure-native:storage:BlobContainer": {
     label: "Container",
@@ -375,19 +382,25 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   readonly credentials: Output<Credentials>;
 
   constructor(name: string, args: AzureStorageArgs, options?: ComponentResourceOptions) {
-    const { keyGeneration, retirePreviousKey } = args;
+    const { keyGeneration, retirePreviousKey, protect, bucketName } = args;
     const adopted = adoptedContainerId(args) ?? "";
     super(
       "authentik-storage:azure:AzureStorage",
       name,
-      { keyGeneration, retirePreviousKey, adopted },
-      guardAdoption(name, guardRotation(name, options)),
+      { keyGeneration, retirePreviousKey, adopted, protect, bucketName },
+      guardPlace(
+        name,
+        { bucketName },
+        "bucketName",
+        guardAdoption(name, guardRotation(name, options)),
+      ),
     );
-    const adoption = recordAdoption("authentik-storage:azure:Adoption", name, adopted, {
-      parent: this,
-      protect: args.protect,
-    });
-    const { account, settings: accountSettings } = this.#account(name, args, adoption);
+    const record = { parent: this, protect };
+    const adoption = recordAdoption("authentik-storage:azure:Adoption", name, adopted, record);
+    const place = recordAccount(name, args, record);
+    // The guards come before an import or another account.
+    const guarded = all([adoption.urn, place.urn]).apply(() => []);
+    const { account, settings: accountSettings } = this.#account(name, args, guarded);
     const gateway =
       args.gateway.kind === "external"
         ? externalGateway(args.gateway)
@@ -409,6 +422,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     this.credentials = gateway.credentials;
     const complete = { bucketName: this.bucketName, endpoint: this.endpoint };
     adoption.complete(complete);
+    place.complete({ accountName: account.name, ...complete });
     this.registerOutputs(complete);
   }
 
@@ -416,7 +430,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   #account(
     name: string,
     args: AzureStorageArgs,
-    adoption: Resource,
+    dependsOn: Output<Resource[]>,
   ): { account: StorageAccount; settings: Resource[] } {
     const { location, resourceGroupName, softDeleteDays, protect, forceDestroy, tags } = args;
     const adopted = adoptedAccountId(args);
@@ -448,8 +462,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         parent: this,
         protect,
         retainOnDelete: !forceDestroy,
-        // The guard of adoptions comes before an import.
-        dependsOn: adoption.urn.apply(() => []),
+        dependsOn,
         ...(adopted && { import: adopted }),
       },
     );
@@ -507,6 +520,10 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     );
   }
 
+  /**
+   * Another container and its settings have other names here, too. So all of them exist before the
+   * old ones leave the stack, and after a failed update the old name brings everything back.
+   */
   #container(
     name: string,
     args: AzureStorageArgs,
@@ -516,7 +533,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     const { bucketName, resourceGroupName, protect, forceDestroy } = args;
     const adopted = adoptedContainerId(args);
     return new BlobContainer(
-      `${name}-bucket`,
+      `${name}-${bucketName}/bucket`,
       {
         accountName: account.name,
         resourceGroupName,
@@ -530,10 +547,8 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         // `destroy` begins with the container. If that is refused, the gateway still runs, and the
         // stack still has the account's settings, which azure-native would not create again.
         dependsOn: deletedLater,
-        // The plugin would drop the old container from the stack before it creates the new one. If
-        // that fails, the container could only be adopted.
-        deleteBeforeReplace: false,
         ignoreChanges: NOT_OF_THE_PROGRAM,
+        aliases: [{ name: `${name}-bucket` }],
         ...(adopted && { import: adopted }),
       },
     );
@@ -688,13 +703,13 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       retrySeconds: RETRY_SECONDS,
     };
     const cors = new S3BucketCors(
-      `${name}-cors`,
+      `${name}-${args.bucketName}/cors`,
       { ...connection, bucket: args.bucketName, rules: authentikCorsRules(args) },
-      ofBucket,
+      { ...ofBucket, aliases: [{ name: `${name}-cors` }] },
     );
     const rights = gatewayPolicy(args.bucketName, gateway.users);
     const policy = new S3BucketPolicy(
-      `${name}-policy`,
+      `${name}-${args.bucketName}/policy`,
       {
         ...connection,
         bucket: args.bucketName,
@@ -702,10 +717,48 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         policy: args.gateway.kind === "external" ? secret(rights) : rights,
       },
       // CORS and policy both replace the container's metadata, so they are not written at the same time.
-      { ...ofBucket, dependsOn: [container, cors] },
+      { ...ofBucket, dependsOn: [container, cors], aliases: [{ name: `${name}-policy` }] },
     );
     return [cors, policy];
   }
+}
+
+const AccountInputs = v.object({
+  location: v.string(),
+  resourceGroupName: v.string(),
+  storageAccountName: v.string(),
+});
+
+/**
+ * Records where the account is. Its guard refuses another place: the stack would get an empty
+ * account and another gateway, and no way back.
+ */
+function recordAccount(
+  component: string,
+  { location, resourceGroupName, storageAccountName = "" }: AzureStorageArgs,
+  options: RecordOptions,
+): UpdateRecord {
+  const name = `${component}-account`;
+  const now = { location, resourceGroupName, storageAccountName };
+  const guarded = guardUpdate(name, options, ({ oldInputs, oldOutputs }) => {
+    const before = v.safeParse(AccountInputs, oldInputs);
+    const made = v.safeParse(v.object({ accountName: v.string() }), oldOutputs);
+    if (!before.success || !made.success) return;
+    const { accountName } = made.output;
+    const wasGiven = before.output.storageAccountName !== "";
+    const old = { ...before.output, storageAccountName: accountName };
+    const to = { ...now, storageAccountName: storageAccountName || (wasGiven ? "" : accountName) };
+    const keys = (["location", "resourceGroupName", "storageAccountName"] as const).filter(
+      (key) => old[key] !== to[key],
+    );
+    if (keys.length === 0) return;
+    const values = keys.map((key) => `${key} = "${old[key]}"`).join(" and ");
+    throw new ProviderError(
+      `this update would replace the storage account "${accountName}" by an empty one; write ${values} back; ` +
+        "to move, create another stack and copy the files (docs/move.md)",
+    );
+  });
+  return new UpdateRecord("authentik-storage:azure:Account", name, now, guarded);
 }
 
 /** The gateway's users: their file, the current key, and the generation of each slot. */

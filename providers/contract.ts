@@ -202,3 +202,36 @@ export function recordAdoption(
   const name = `${component}-adoption`;
   return new UpdateRecord(type, name, { adopted }, guardAdoption(name, options));
 }
+
+const PlaceInputs = v.object({ protect: v.optional(v.boolean(), true) });
+
+/**
+ * Options with which a component refuses, also in previews, another bucket while the present one is
+ * protected. The engine would create the other one first. Without `protect` in the state, an
+ * earlier version has made the last update. Its resources have to get their names first.
+ *
+ * A component has outputs once an update was complete.
+ *
+ * @param place where the bucket is, by the names of the component's outputs
+ * @param keys the keys of the config that say that
+ */
+export function guardPlace(
+  component: string,
+  place: Record<string, string>,
+  keys: string,
+  options: ComponentResourceOptions,
+): ComponentResourceOptions {
+  const names = Object.keys(place);
+  const Outputs = v.object(Object.fromEntries(names.map((name) => [name, v.string()])));
+  return guardUpdate(`${component}-place`, options, ({ oldInputs, oldOutputs }) => {
+    const old = v.safeParse(PlaceInputs, oldInputs);
+    const outputs = v.safeParse(Outputs, oldOutputs);
+    if (!old.success || !outputs.success || !old.output.protect) return;
+    const [from, to] = [outputs.output, place].map((at) => names.map((name) => at[name]).join("/"));
+    if (from === to) return;
+    throw new ProviderError(
+      `${keys} would replace the protected bucket ${from} by ${to}; ` +
+        "write the old value back, set protect to false, run pulumi up, and then change it",
+    );
+  });
+}

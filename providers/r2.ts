@@ -13,7 +13,6 @@ import {
   type CustomResource,
   type CustomResourceOptions,
 } from "@pulumi/pulumi/resource.js";
-import * as v from "valibot";
 import {
   DEFAULT_BUCKET_NAME,
   refuseForceDestroy,
@@ -28,7 +27,7 @@ import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
   guardAdoption,
-  guardUpdate,
+  guardPlace,
   lookUp,
   ProviderError,
   recordAdoption,
@@ -230,7 +229,12 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       "authentik-storage:r2:R2Storage",
       name,
       { keyGeneration, retirePreviousKey, protect, place, adopted },
-      guardPlace(name, args, guardAdoption(name, guardRotation(name, options, true))),
+      guardPlace(
+        name,
+        { endpoint: args.endpoint, bucketName: args.bucketName },
+        "bucketName, jurisdiction or accountId",
+        guardAdoption(name, guardRotation(name, options, true)),
+      ),
     );
     const adoption = recordAdoption("authentik-storage:r2:Adoption", name, adopted, {
       parent: this,
@@ -379,34 +383,6 @@ type ChildOf = (kind: string) => { name: string; options: CustomResourceOptions 
 /** Where the bucket is, as the id by which the plugin imports it. */
 function placeOf({ accountId, bucketName, jurisdiction }: R2StorageArgs): string {
   return `${accountId}/${bucketName}/${jurisdiction}`;
-}
-
-const PlaceInputs = v.object({ protect: v.optional(v.boolean(), true) });
-const PlaceOutputs = v.object({ bucketName: v.string(), endpoint: v.string() });
-
-/**
- * Options with which a component refuses, also in previews, another bucket while the present one is
- * protected. The engine would create the other one first. Without `protect` in the state, an
- * earlier version has made the last update. Its resources have to get their names first.
- *
- * A component has outputs once an update was complete.
- */
-function guardPlace(
-  component: string,
-  args: R2StorageArgs,
-  options: ComponentResourceOptions,
-): ComponentResourceOptions {
-  return guardUpdate(`${component}-place`, options, ({ oldInputs, oldOutputs }) => {
-    const old = v.safeParse(PlaceInputs, oldInputs);
-    if (!old.success || !v.is(PlaceOutputs, oldOutputs)) return;
-    const [from, to] = [oldOutputs, args].map((at) => `${at.endpoint}/${at.bucketName}`);
-    if (old.output.protect && from !== to) {
-      throw new ProviderError(
-        `bucketName, jurisdiction or accountId would replace the protected bucket ${from} by ${to}; ` +
-          "write the old value back, set protect to false, run pulumi up, and then change it",
-      );
-    }
-  });
 }
 
 /**

@@ -51,6 +51,7 @@ const CONFIG = {
     await project.expectOk("up", "--yes", "--skip-preview", ...args);
     return fake.writes.slice(before);
   };
+  const upFails = () => project.expectFailure("up", "--yes", "--skip-preview");
   const metadata = () => fake.resources.get(CONTAINER)?.properties.metadata;
 
   it("comes up, has no drift, rotates, and is destroyed", async () => {
@@ -100,6 +101,71 @@ const CONFIG = {
     expect(await drift()).to.equal("");
   });
 
+  for (const lockedType of ["BlobContainer", "?cors"])
+    it(`one update brings everything back after another name failed at ${lockedType}`, async () => {
+      await project.configure({ protect: false });
+      await up();
+      const before = metadata();
+      await project.configure({ bucketName: "other" });
+      fake.lockedType = lockedType;
+      await upFails();
+      fake.lockedType = undefined;
+      await project.configure({ bucketName: "media" });
+      await up();
+      expect(metadata()).to.deep.equal(before);
+      expect(await drift()).to.equal("");
+    });
+
+  it("creates another container before the old one leaves the stack, unless that is protected", async () => {
+    await up();
+    await project.configure({ bucketName: "other" });
+    expect(await upFails()).to.contain("would replace the protected bucket media by other");
+    await project.configure({ bucketName: "media", protect: false });
+    await up();
+    await project.configure({ bucketName: "other" });
+    expect(await up()).to.have.members([
+      ...["PUT ManagementPolicy", "PUT BlobContainer", "PUT ?cors", "PUT ?policy"],
+    ]);
+    expect(fake.resources).to.include.keys(CONTAINER, CONTAINER.replace(/media$/, "other"));
+    expect(await drift()).to.equal("");
+  });
+
+  it("refuses another account in place of the stack's, which has the files", async () => {
+    await project.configure({ protect: false });
+    await up();
+    const writes = fake.writes.length;
+    // biome-ignore format: a table of cases
+    const moves: [change: Record<string, string | undefined>, message: string][] = [
+      [{ location: "northeurope" }, 'write location = "westeurope" back'],
+      [{ resourceGroupName: "other" }, 'write resourceGroupName = "authentik" back'],
+      [{ storageAccountName: "another" }, 'write storageAccountName = "companymedia" back'],
+      [{ storageAccountName: undefined }, 'write storageAccountName = "companymedia" back'],
+    ];
+    for (const [change, message] of moves) {
+      await project.configure(change);
+      expect(await upFails()).to.contain(message);
+      await project.configure(CONFIG);
+    }
+    expect(fake.writes).to.have.length(writes);
+    await project.expectOk("preview", "--expect-no-changes");
+  });
+
+  it("updates a stack of an earlier version, and does not move it in the same update", async () => {
+    await up();
+    await project.editResources((resource) => {
+      if (/:(Adoption|Account)$/.test(resource.type)) return false;
+      if (resource.type.endsWith("AzureStorage"))
+        resource.inputs = { keyGeneration: 1, retirePreviousKey: false, adopted: "" };
+      return true;
+    });
+    await project.editState((state) => state.replaceAll("authentik-media/", "authentik-"));
+    await project.configure({ bucketName: "other" });
+    expect(await upFails()).to.contain("would replace the protected bucket");
+    await project.configure({ bucketName: "media" });
+    expect(await up()).to.deep.equal([]);
+    expect(await drift()).to.equal("");
+  });
+
   it("adopts an account and a container, and keeps the container's metadata", async () => {
     fake.resources.set(ACCOUNT, {
       location: "westeurope",
@@ -128,7 +194,7 @@ const CONFIG = {
     await up();
     fake.lockedType = "BlobServiceProperties";
     await project.configure({ adopt: undefined, softDeleteDays: 9 });
-    expect(await project.expectFailure("up", "--yes", "--skip-preview")).to.contain("Locked");
+    expect(await upFails()).to.contain("Locked");
     fake.lockedType = undefined;
     await project.configure({ keyGeneration: 1, retirePreviousKey: true });
     expect(await project.expectFailure("preview")).to.contain(

@@ -181,14 +181,6 @@ describe("Azure: storage", () => {
     expect(options.ignoreChanges).to.have.members([...names, "azureApiVersion"]);
   });
 
-  it("a new container is created before the old one is deleted, new settings after the old ones", async () => {
-    const recording = await record(valid);
-    const order = ["authentik-bucket", "authentik-cors", "authentik-policy"].map((name) => {
-      return recording.resources.find((other) => other.name === name)?.options.deleteBeforeReplace;
-    });
-    expect(order).to.deep.equal([false, true, true]);
-  });
-
   it("keeps deleted blobs and containers, and deletes abandoned uploads", async () => {
     const recording = await record({ ...valid, softDeleteDays: "14" });
     const retention = { enabled: true, days: 14 };

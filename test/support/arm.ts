@@ -90,7 +90,7 @@ export class FakeArm {
   /** Each change, as `PUT BlobContainer`, or `PUT ?cors` at the gateway. */
   readonly writes: string[] = [];
   readonly types = Object.keys(TYPES);
-  /** The type whose resources have a read-only lock. */
+  /** The type whose resources have a read-only lock, or `?cors`, which the gateway then refuses. */
   lockedType: string | undefined;
   /** What the plugin needs in its environment. */
   env: Record<string, string> = {};
@@ -219,6 +219,8 @@ export class FakeArm {
     const code = setting === "cors" ? "NoSuchCORSConfiguration" : "NoSuchBucketPolicy";
     const missing = { status: 404, body: `<Error><Code>${code}</Code></Error>` };
     if (method === "GET") return stored === undefined ? missing : { status: 200, body: stored };
+    if (`?${setting}` === this.lockedType)
+      return { status: 400, body: "<Error><Code>InvalidRequest</Code></Error>" };
     this.writes.push(`${method} ?${setting}`);
     container.properties.metadata = method === "PUT" ? { ...others, [setting]: text } : others;
     return { status: method === "PUT" ? 200 : 204 };

@@ -43,6 +43,7 @@ import {
   defineProvider,
   type AuthentikStorage,
   type Credentials,
+  recordPlace,
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
@@ -160,6 +161,7 @@ const LIFECYCLE = {
 const resources = {
   "authentik-storage:aws:AwsStorage": { label: "Storage" },
   "authentik-storage:aws:Keys": { label: "Record of keys" },
+  "authentik-storage:aws:Place": { label: "Record of the place" },
   "aws:s3/bucket:Bucket": {
     label: "Bucket",
     holdsFiles: true,
@@ -489,7 +491,10 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       { keyGeneration, retirePreviousKey, signers: namedSigners(args) },
       guardRotation(name, options, true),
     );
-    const child = { parent: this, provider: this.#provider(name, args) };
+    const protectedRecord = { parent: this, protect: args.protect };
+    const region = { region: args.region };
+    const place = recordPlace("authentik-storage:aws:Place", name, region, protectedRecord);
+    const child = { parent: this, provider: this.#provider(name, args, place) };
     const make = (credentials: AwsCredentials) => {
       return this.#signer(name, args, credentials, child);
     };
@@ -516,14 +521,12 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     this.endpoint = output(args.endpoint);
     this.customDomain = args.customDomain === undefined ? undefined : output(args.customDomain);
     const keys = { ...current.keys, ...signers[1]?.keys };
-    const record = recordKeys("authentik-storage:aws:Keys", name, keys, {
-      parent: this,
-      protect: args.protect,
-    });
+    const record = recordKeys("authentik-storage:aws:Keys", name, keys, protectedRecord);
     const ready = all([...rights.map(({ id }) => id), record.urn]);
     this.credentials = secret(all([current.credentials, ready]).apply(([known]) => known));
     this.roleArn = current.roleArn;
     this.serviceAccounts = accountsOf(args.credentials);
+    place.complete({ bucketName: this.bucketName, ...region });
     this.registerOutputs({
       bucketName: this.bucketName,
       endpoint: this.endpoint,
@@ -535,11 +538,16 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   }
 
   /** An explicit provider, so that the environment's region and account are never used. */
-  #provider(name: string, { region, accountId, tags }: AwsStorageArgs): Provider {
+  #provider(
+    name: string,
+    { region, accountId, tags }: AwsStorageArgs,
+    place: ComponentResource,
+  ): Provider {
     return new Provider(
       `${name}-aws`,
       {
-        region,
+        // The guard of the place comes before everything in it.
+        region: place.urn.apply(() => region),
         defaultTags: { tags: { application: "authentik", ...tags } },
         ...(accountId === undefined ? {} : { allowedAccountIds: [accountId] }),
       },

@@ -19,7 +19,6 @@ import {
   type Resource,
 } from "@pulumi/pulumi/resource.js";
 import { RandomPassword } from "@pulumi/random/randomPassword.js";
-import * as v from "valibot";
 import {
   authentikPolicy,
   OBJECT_ACTIONS_WITHOUT_ABORT,
@@ -42,15 +41,12 @@ import { integer, oneOf, optional, secretText, text } from "../config/values.ts"
 import {
   defineProvider,
   guardAdoption,
-  guardPlace,
-  guardUpdate,
-  ProviderError,
+  guardProtected,
   recordAdoption,
+  recordPlace,
   type AuthentikStorage,
   type Credentials,
-  type RecordOptions,
   type ResourceType,
-  UpdateRecord,
 } from "./contract.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
 import {
@@ -142,7 +138,7 @@ const UNFINISHED_UPLOADS = /"prefixMatch":\["[a-z0-9-]+\/\.sgwtmp\/multipart"\]/
 const resources = {
   "authentik-storage:azure:AzureStorage": { label: "Storage" },
   "authentik-storage:azure:Adoption": { label: "Record of adoption" },
-  "authentik-storage:azure:Account": { label: "Record of the account's place" },
+  "authentik-storage:azure:Place": { label: "Record of the place" },
   "azure-native:storage:StorageAccount": { label: "Storage account", holdsFiles: true },
   "azure-native:storage:BlobContainer": {
     label: "Container",
@@ -388,7 +384,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       "authentik-storage:azure:AzureStorage",
       name,
       { keyGeneration, retirePreviousKey, adopted, protect, bucketName },
-      guardPlace(
+      guardProtected(
         name,
         { bucketName },
         "bucketName",
@@ -397,7 +393,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     );
     const record = { parent: this, protect };
     const adoption = recordAdoption("authentik-storage:azure:Adoption", name, adopted, record);
-    const place = recordAccount(name, args, record);
+    const place = recordPlace("authentik-storage:azure:Place", name, placeOf(args), record);
     // The guards come before an import or another account.
     const guarded = all([adoption.urn, place.urn]).apply(() => []);
     const { account, settings: accountSettings } = this.#account(name, args, guarded);
@@ -422,7 +418,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     this.credentials = gateway.credentials;
     const complete = { bucketName: this.bucketName, endpoint: this.endpoint };
     adoption.complete(complete);
-    place.complete({ accountName: account.name, ...complete });
+    place.complete({ ...placeOf(args), storageAccountName: account.name });
     this.registerOutputs(complete);
   }
 
@@ -723,44 +719,6 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   }
 }
 
-const AccountInputs = v.object({
-  location: v.string(),
-  resourceGroupName: v.string(),
-  storageAccountName: v.string(),
-});
-
-/**
- * Records where the account is. Its guard refuses another place: the stack would get an empty
- * account and another gateway, and no way back.
- */
-function recordAccount(
-  component: string,
-  { location, resourceGroupName, storageAccountName = "" }: AzureStorageArgs,
-  options: RecordOptions,
-): UpdateRecord {
-  const name = `${component}-account`;
-  const now = { location, resourceGroupName, storageAccountName };
-  const guarded = guardUpdate(name, options, ({ oldInputs, oldOutputs }) => {
-    const before = v.safeParse(AccountInputs, oldInputs);
-    const made = v.safeParse(v.object({ accountName: v.string() }), oldOutputs);
-    if (!before.success || !made.success) return;
-    const { accountName } = made.output;
-    const wasGiven = before.output.storageAccountName !== "";
-    const old = { ...before.output, storageAccountName: accountName };
-    const to = { ...now, storageAccountName: storageAccountName || (wasGiven ? "" : accountName) };
-    const keys = (["location", "resourceGroupName", "storageAccountName"] as const).filter(
-      (key) => old[key] !== to[key],
-    );
-    if (keys.length === 0) return;
-    const values = keys.map((key) => `${key} = "${old[key]}"`).join(" and ");
-    throw new ProviderError(
-      `this update would replace the storage account "${accountName}" by an empty one; write ${values} back; ` +
-        "to move, create another stack and copy the files (docs/move.md)",
-    );
-  });
-  return new UpdateRecord("authentik-storage:azure:Account", name, now, guarded);
-}
-
 /** The gateway's users: their file, the current key, and the generation of each slot. */
 interface GatewayUsers {
   users: Output<string>;
@@ -820,6 +778,15 @@ function gatewayProbes(): Probe[] {
     { type: "Liveness", httpGet, periodSeconds: 10, failureThreshold: 3 },
     { type: "Readiness", httpGet, periodSeconds: 5, failureThreshold: 3 },
   ];
+}
+
+/** Where the account is. In another place the stack would get an empty one, and another gateway. */
+function placeOf({
+  location,
+  resourceGroupName,
+  storageAccountName = "",
+}: AzureStorageArgs): Record<string, string> {
+  return { location, resourceGroupName, storageAccountName };
 }
 
 /** The resource id of the account that is adopted; undefined when none is. */

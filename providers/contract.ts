@@ -215,7 +215,7 @@ const PlaceInputs = v.object({ protect: v.optional(v.boolean(), true) });
  * @param place where the bucket is, by the names of the component's outputs
  * @param keys the keys of the config that say that
  */
-export function guardPlace(
+export function guardProtected(
   component: string,
   place: Record<string, string>,
   keys: string,
@@ -223,7 +223,7 @@ export function guardPlace(
 ): ComponentResourceOptions {
   const names = Object.keys(place);
   const Outputs = v.object(Object.fromEntries(names.map((name) => [name, v.string()])));
-  return guardUpdate(`${component}-place`, options, ({ oldInputs, oldOutputs }) => {
+  return guardUpdate(`${component}-protected`, options, ({ oldInputs, oldOutputs }) => {
     const old = v.safeParse(PlaceInputs, oldInputs);
     const outputs = v.safeParse(Outputs, oldOutputs);
     if (!old.success || !outputs.success || !old.output.protect) return;
@@ -234,4 +234,35 @@ export function guardPlace(
         "write the old value back, set protect to false, run pulumi up, and then change it",
     );
   });
+}
+
+/**
+ * Records where a stack's storage is, by the keys of the config. Its guard refuses another place:
+ * the stack would get an empty bucket there, and no way back.
+ *
+ * @param place the keys with their values. Its outputs, once an update is complete, have the real
+ *   value of a key that was empty.
+ */
+export function recordPlace(
+  type: string,
+  component: string,
+  place: Record<string, string>,
+  options: RecordOptions,
+): UpdateRecord {
+  const name = `${component}-place`;
+  const Values = v.object(Object.fromEntries(Object.keys(place).map((key) => [key, v.string()])));
+  const guarded = guardUpdate(name, options, ({ oldInputs, oldOutputs }) => {
+    const [before, real] = [v.safeParse(Values, oldInputs), v.safeParse(Values, oldOutputs)];
+    if (!before.success || !real.success) return;
+    const isOther = ([key, value]: [string, string]) =>
+      value !== before.output[key] && value !== real.output[key];
+    const changed = Object.entries(place).filter(isOther);
+    if (changed.length === 0) return;
+    const values = changed.map(([key]) => `${key} = "${real.output[key] ?? ""}"`).join(" and ");
+    throw new ProviderError(
+      `this update would leave the files behind, in another place; write ${values} back; ` +
+        "to move, create another stack and copy the files (docs/move.md)",
+    );
+  });
+  return new UpdateRecord(type, name, place, guarded);
 }

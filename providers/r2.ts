@@ -27,7 +27,7 @@ import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
   guardAdoption,
-  guardPlace,
+  guardProtected,
   lookUp,
   ProviderError,
   recordAdoption,
@@ -229,7 +229,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
       "authentik-storage:r2:R2Storage",
       name,
       { keyGeneration, retirePreviousKey, protect, place, adopted },
-      guardPlace(
+      guardProtected(
         name,
         { endpoint: args.endpoint, bucketName: args.bucketName },
         "bucketName, jurisdiction or accountId",

@@ -187,6 +187,21 @@ const CONFIG = {
     await project.expectOk("preview", "--refresh", "--expect-no-changes");
   });
 
+  it("refuses another region, where the stack would not have its files", async () => {
+    await project.configure({ protect: false });
+    await up();
+    const before = await exported();
+    await project.configure({ region: "us-east-1" });
+    for (const command of [["preview"], ["up", "--yes", "--skip-preview"]])
+      expect(await project.expectFailure(...command)).to.contain(
+        'write region = "eu-central-1" back',
+      );
+    await project.configure({ region: CONFIG.region });
+    await up();
+    expect(await exported()).to.equal(before);
+    await project.expectOk("preview", "--refresh", "--expect-no-changes");
+  });
+
   describe("a change of credentials", () => {
     const NONE = {
       credentials: undefined,

@@ -153,7 +153,7 @@ const CONFIG = {
   it("updates a stack of an earlier version, and does not move it in the same update", async () => {
     await up();
     await project.editResources((resource) => {
-      if (/:(Adoption|Account)$/.test(resource.type)) return false;
+      if (/:(Adoption|Place)$/.test(resource.type)) return false;
       if (resource.type.endsWith("AzureStorage"))
         resource.inputs = { keyGeneration: 1, retirePreviousKey: false, adopted: "" };
       return true;

@@ -331,8 +331,7 @@ async function removeAll(
   items: readonly Stored[],
   remove: (item: Stored) => Promise<void>,
 ): Promise<void> {
-  const left: Stored[] = [];
-  let refusal: ServerError | undefined;
+  const refusals = new Map<Stored, ServerError>();
   // A generator, because one that a worker leaves by an error gives the others nothing more.
   const queue = (function* () {
     yield* items;
@@ -343,13 +342,14 @@ async function removeAll(
         await remove(item);
       } catch (error) {
         if (!isRefusal(error)) throw error;
-        left.push(item);
-        refusal ??= error;
+        refusals.set(item, error);
       }
     }
   };
   await Promise.all(Array.from({ length: PARALLEL_DELETES }, worker));
-  if (refusal) throw notEmptied(connection, left, refusal);
+  // In the order of the list, whichever answer came first.
+  const [first, ...others] = items.filter((item) => refusals.has(item));
+  if (first) throw notEmptied(connection, [first, ...others], refusals.get(first));
 }
 
 /** Whether the server refuses one entry, and may delete others. */

@@ -101,6 +101,20 @@ const CONFIG = {
     expect(await drift()).to.equal("");
   });
 
+  it("shows drift: what was changed, and what was added", async () => {
+    await up();
+    const account = fake.resources.get(ACCOUNT)?.properties ?? {};
+    account.allowBlobPublicAccess = true;
+    const [policy] = [...fake.resources].filter(([id]) => id.includes("managementPolicies"));
+    const text = JSON.stringify(policy?.[1].properties);
+    const added = text.replace(/"rules":\[(.*)\]/, (_, rules: string) => {
+      return `"rules":[${rules},${rules.replace("abort-incomplete-uploads", "delete-all")}]`;
+    });
+    Object.assign(policy?.[1].properties ?? {}, JSON.parse(added));
+    const found = await drift();
+    expect(found).to.contain("allow blob public access").and.to.contain("delete-all");
+  });
+
   for (const lockedType of ["BlobContainer", "?cors"])
     it(`one update brings everything back after another name failed at ${lockedType}`, async () => {
       await project.configure({ protect: false });

@@ -47,7 +47,7 @@ import {
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
-import { guardRotation, keySigner, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
+import { guardRotation, idsOf, keySigner, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
 
 const OWNERSHIPS = ["BucketOwnerPreferred", "BucketOwnerEnforced"] as const;
 const CREDENTIALS = ["user", "role", "profile", "external"] as const;
@@ -531,9 +531,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       bucketName: this.bucketName,
       endpoint: this.endpoint,
       roleArn: this.roleArn,
-      keys: Object.fromEntries(
-        Object.entries(keys).map(([generation, { id }]) => [generation, id]),
-      ),
+      keys: idsOf(keys),
     });
   }
 

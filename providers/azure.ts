@@ -418,7 +418,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     this.credentials = gateway.credentials;
     const complete = { bucketName: this.bucketName, endpoint: this.endpoint };
     adoption.complete(complete);
-    place.complete({ ...placeOf(args), storageAccountName: account.name });
+    place.complete({ ...complete, ...placeOf(args), storageAccountName: account.name });
     this.registerOutputs(complete);
   }
 
@@ -543,6 +543,9 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         // `destroy` begins with the container. If that is refused, the gateway still runs, and the
         // stack still has the account's settings, which azure-native would not create again.
         dependsOn: deletedLater,
+        // The plugin would drop the old container from the stack before it creates the new one. If
+        // that fails, the container could only be adopted.
+        deleteBeforeReplace: false,
         ignoreChanges: NOT_OF_THE_PROGRAM,
         aliases: [{ name: `${name}-bucket` }],
         ...(adopted && { import: adopted }),

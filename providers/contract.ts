@@ -191,7 +191,8 @@ export function guardAdoption(
 /**
  * Records what a component has adopted, with the guard of adoptions. The engine drops the outputs of
  * a component when an update with other inputs fails. This one has no other inputs, so it knows
- * after any failed update that the stack has a bucket. What is imported must wait for its URN.
+ * after any failed update that the stack has a bucket. What is imported must wait for its URN. The
+ * component has the guard, too, for stacks that have no record yet.
  */
 export function recordAdoption(
   type: string,
@@ -203,7 +204,7 @@ export function recordAdoption(
   return new UpdateRecord(type, name, { adopted }, guardAdoption(name, options));
 }
 
-const PlaceInputs = v.object({ protect: v.optional(v.boolean(), true) });
+const ProtectInputs = v.object({ protect: v.optional(v.boolean(), true) });
 
 /**
  * Options with which a component refuses, also in previews, another bucket while the present one is
@@ -224,7 +225,7 @@ export function guardProtected(
   const names = Object.keys(place);
   const Outputs = v.object(Object.fromEntries(names.map((name) => [name, v.string()])));
   return guardUpdate(`${component}-protected`, options, ({ oldInputs, oldOutputs }) => {
-    const old = v.safeParse(PlaceInputs, oldInputs);
+    const old = v.safeParse(ProtectInputs, oldInputs);
     const outputs = v.safeParse(Outputs, oldOutputs);
     if (!old.success || !outputs.success || !old.output.protect) return;
     const [from, to] = [outputs.output, place].map((at) => names.map((name) => at[name]).join("/"));

@@ -36,7 +36,7 @@ import {
   type ResourceType,
 } from "./contract.ts";
 import { deletesByRule, keepsByRule } from "./retention.ts";
-import { guardRotation, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
+import { guardRotation, idsOf, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
 
 /**
  * Where R2 guarantees to store a bucket's objects (Cloudflare, "Data location"). The list is that
@@ -266,7 +266,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
     const complete = {
       bucketName: this.bucketName,
       endpoint: this.endpoint,
-      keys: Object.fromEntries(tokens.map(({ id }, older) => [keyGeneration - older, id])),
+      keys: idsOf(keys),
     };
     adoption.complete(complete);
     this.registerOutputs(complete);

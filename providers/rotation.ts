@@ -6,6 +6,7 @@
  * stays valid. After an update that is complete, authentik has the current one. After a rotation
  * that failed, it still has the last one of the list, because each step keeps that.
  */
+import type { Output } from "@pulumi/pulumi/output.js";
 import type { ComponentResourceOptions, CustomResource } from "@pulumi/pulumi/resource.js";
 import * as v from "valibot";
 import { guardUpdate, ProviderError, UpdateRecord, type RecordOptions } from "./contract.ts";
@@ -193,6 +194,11 @@ function earlierStackFault(before: RotationInputs, after: RotationInputs): strin
     `keyGeneration = "${after.keyGeneration}" comes too early: an engine before 3.208 may have made the keys of this stack, ` +
     `and they would not be replaced; run pulumi up with keyGeneration = "${before.keyGeneration}" first`
   );
+}
+
+/** The ids of keys, as a component with triggers has them among its outputs as `keys`. */
+export function idsOf(keys: Record<string, CustomResource>): Record<string, Output<string>> {
+  return Object.fromEntries(Object.entries(keys).map(([generation, { id }]) => [generation, id]));
 }
 
 const KeyInputs = v.object({

@@ -24,8 +24,8 @@ const REQUIRE =
 const [file = ""] = process.argv.splice(2, 1);
 const source = resolve(file);
 const compiled = join(PACKAGES, ".cache", "commands", `${hash("sha256", source)}.mjs`);
-if (!isCurrent()) await compile().catch(() => undefined);
-if (isCurrent()) await import(pathToFileURL(compiled).href);
+if (isCurrent() || (await compile().then(isCurrent, () => false)))
+  await import(pathToFileURL(compiled).href);
 else {
   if (!process.features.typescript) await import("tsx/esm");
   await import(pathToFileURL(source).href);

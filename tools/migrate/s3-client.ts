@@ -99,20 +99,19 @@ export class BucketClient implements Retrier {
   isAzure: boolean | undefined;
   private isVersitygw = false;
 
-  /** @param Agent for a proxy of the environment */
   private constructor(
     settings: StorageSettings,
     address: BucketAddress,
     policy: RetryPolicy,
-    Agent: typeof ProxyAgent | undefined,
+    through: { proxy: URL; Agent: typeof ProxyAgent } | undefined,
   ) {
     this.name = settings.bucketName;
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
     this.address = address;
     this.signer = new Signer(address);
-    const proxy = proxyFor(address.origin);
-    this.route = proxy ? `${address.origin}, through the proxy ${proxy.host},` : address.origin;
+    const { origin } = address;
+    this.route = through ? `${origin}, through the proxy ${through.proxy.host},` : origin;
     const options: Pool.Options = {
       connections: CONNECTIONS,
       bodyTimeout: policy.silenceMs,
@@ -121,11 +120,10 @@ export class BucketClient implements Retrier {
     const open = (origin: string | URL, more: object = {}) =>
       new Pool(origin, { ...options, ...more }).on("connect", () => this.connections++);
     // Like boto3, it requires a tunnel only for https.
-    const proxyTunnel = address.origin.startsWith("https:");
-    this.pool =
-      proxy && Agent
-        ? new Agent({ uri: proxy.href, proxyTunnel, factory: open })
-        : open(address.origin);
+    const proxyTunnel = origin.startsWith("https:");
+    this.pool = through
+      ? new through.Agent({ uri: through.proxy.href, proxyTunnel, factory: open })
+      : open(origin);
   }
 
   /**
@@ -139,8 +137,9 @@ export class BucketClient implements Retrier {
     policy: RetryPolicy = DEFAULT_RETRY_POLICY,
   ): Promise<BucketClient> {
     const address = await addressOf(settings);
-    const proxies = proxyFor(address.origin) && (await import("undici"));
-    return new BucketClient(settings, address, policy, proxies?.ProxyAgent);
+    const proxy = proxyFor(address.origin);
+    const through = proxy && { proxy, Agent: (await import("undici")).ProxyAgent };
+    return new BucketClient(settings, address, policy, through);
   }
 
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */

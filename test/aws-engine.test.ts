@@ -1,7 +1,7 @@
 /** The provider `aws` on the real engine, with the real plugin's code and a fake of AWS. */
 import { expect } from "chai";
 import { canFakeAws, startAws, type FakeAws } from "./support/aws.ts";
-import { EngineProject, pulumi } from "./support/engine.ts";
+import { pulumi, useCloud, type EngineProject } from "./support/engine.ts";
 
 const isPossible = pulumi !== undefined && canFakeAws;
 const Bucket = "company-media";
@@ -16,16 +16,8 @@ const CONFIG = {
   this.slow(60_000);
   let aws: FakeAws;
   let project: EngineProject;
-
-  beforeEach(async () => {
-    aws = await startAws();
-    project = await EngineProject.create();
-    Object.assign(project.env, aws.env);
-    await project.configure(CONFIG);
-  });
-  afterEach(async () => {
-    await project.remove();
-    await aws.stop();
+  useCloud(startAws, CONFIG, (newFake, newProject) => {
+    [aws, project] = [newFake, newProject];
   });
 
   const up = (...args: string[]) => project.expectOk("up", "--yes", "--skip-preview", ...args);

@@ -3,7 +3,7 @@ import { expect } from "chai";
 import { checkDrift } from "../tools/preview/preview.ts";
 import { renderText } from "../tools/preview/render.ts";
 import { FakeArm, GROUP, SUBSCRIPTION } from "./support/arm.ts";
-import { EngineProject, hasPlugin, pulumi, STACK } from "./support/engine.ts";
+import { hasPlugin, pulumi, STACK, useCloud, type EngineProject } from "./support/engine.ts";
 
 /** Only on Linux does the plugin trust the fake's certificate by SSL_CERT_FILE. */
 const isPossible =
@@ -27,17 +27,13 @@ const CONFIG = {
   this.slow(20_000);
   let fake: FakeArm;
   let project: EngineProject;
-
-  beforeEach(async () => {
-    fake = await FakeArm.start();
-    project = await EngineProject.create();
-    Object.assign(project.env, fake.env);
-    await project.configure(CONFIG);
-  });
-  afterEach(async () => {
-    await project.remove();
-    await fake.stop();
-  });
+  useCloud(
+    () => FakeArm.start(),
+    CONFIG,
+    (newFake, newProject) => {
+      [fake, project] = [newFake, newProject];
+    },
+  );
 
   /** What `npm run drift` finds. */
   const drift = async () => {

@@ -181,6 +181,56 @@ describe("Azure: storage", () => {
     expect(options.ignoreChanges).to.have.members([...names, "azureApiVersion"]);
   });
 
+  it("destroy begins with the container, before all that authentik needs", async () => {
+    const recording = await record(valid);
+    const needed = new Set(["authentik-authentik-media/bucket"]);
+    // The set grows while it is read.
+    for (const name of needed) {
+      const resource = recording.resources.find((other) => other.name === name);
+      for (const other of resource?.options.dependsOn ?? []) needed.add(other);
+    }
+    const first = recording.resources.filter(({ name }) => !needed.has(name));
+    // These are not deleted on a server: the component, its records, and settings that go with the container.
+    expect(first.map(({ name }) => name)).to.have.members([
+      "authentik",
+      "authentik-adoption",
+      "authentik-place",
+      "authentik-authentik-media/cors",
+      "authentik-authentik-media/policy",
+    ]);
+    const settings = first.filter(({ type }) => !type.startsWith("authentik-storage:"));
+    expect(settings).to.have.length(2);
+    for (const { name, options } of settings) {
+      expect(options.deletedWith, name).to.equal("authentik-authentik-media/bucket");
+    }
+  });
+
+  it("a new container is created before the old one is deleted, new settings after the old ones", async () => {
+    const recording = await record(valid);
+    const order = [
+      "authentik-authentik-media/bucket",
+      "authentik-authentik-media/cors",
+      "authentik-authentik-media/policy",
+    ].map((name) => {
+      return recording.resources.find((other) => other.name === name)?.options.deleteBeforeReplace;
+    });
+    expect(order).to.deep.equal([false, true, true]);
+  });
+
+  it("is adopted by the ids of account and container", async () => {
+    const recording = await record({
+      ...valid,
+      adopt: "true",
+      subscriptionId: SUBSCRIPTION,
+      storageAccountName: "companymedia",
+    });
+    const account = `/subscriptions/${SUBSCRIPTION}/resourceGroups/authentik/providers/Microsoft.Storage/storageAccounts/companymedia`;
+    expect(recording.one("azure-native:storage:StorageAccount").options.import).to.equal(account);
+    expect(recording.one("azure-native:storage:BlobContainer").options.import).to.equal(
+      `${account}/blobServices/default/containers/authentik-media`,
+    );
+  });
+
   it("keeps deleted blobs and containers, and deletes abandoned uploads", async () => {
     const recording = await record({ ...valid, softDeleteDays: "14" });
     const retention = { enabled: true, days: 14 };

@@ -9,7 +9,7 @@ import {
   startCloudflare,
   type FakeCloudflare,
 } from "./support/cloudflare.ts";
-import { EngineProject, hasPlugin, pulumi } from "./support/engine.ts";
+import { hasPlugin, pulumi, useCloud, type EngineProject } from "./support/engine.ts";
 
 const isPossible = pulumi !== undefined && (await hasPlugin("cloudflare"));
 /** The bucket's place in the names of its resources. */
@@ -28,16 +28,8 @@ const CONFIG = {
   this.slow(20_000);
   let fake: FakeCloudflare;
   let project: EngineProject;
-
-  beforeEach(async () => {
-    fake = await startCloudflare();
-    project = await EngineProject.create();
-    Object.assign(project.env, fake.env);
-    await project.configure(CONFIG);
-  });
-  afterEach(async () => {
-    await project.remove();
-    await fake.stop();
+  useCloud(startCloudflare, CONFIG, (newFake, newProject) => {
+    [fake, project] = [newFake, newProject];
   });
 
   const up = () => project.expectOk("up", "--yes", "--skip-preview");

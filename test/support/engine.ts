@@ -113,6 +113,34 @@ interface ProjectOptions {
 /** Options of the runtime for a program that is not this repository's. */
 const TYPESCRIPT = { nodeargs: "--import tsx/esm" };
 
+/** A cloud's API on this machine. */
+interface FakeCloud {
+  /** What the provider's plugin needs in its environment. */
+  env: Record<string, string>;
+  stop(): Promise<void>;
+}
+
+/** Starts a fake cloud for each test of a suite, and a project with this config in front of it. */
+export function useCloud<Fake extends FakeCloud>(
+  start: () => Promise<Fake>,
+  config: Record<string, unknown>,
+  use: (fake: Fake, project: EngineProject) => void,
+): void {
+  let stop = async (): Promise<void> => {};
+  beforeEach(async () => {
+    const fake = await start();
+    const project = await EngineProject.create();
+    stop = async () => {
+      await project.remove();
+      await fake.stop();
+    };
+    Object.assign(project.env, fake.env);
+    use(fake, project);
+    await project.configure(config);
+  });
+  afterEach(() => stop());
+}
+
 /** A project with one stack and a state of its own. */
 export class EngineProject {
   readonly dir: string;

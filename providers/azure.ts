@@ -783,13 +783,14 @@ function gatewayProbes(): Probe[] {
   ];
 }
 
-/** Where the account is. In another place the stack would get an empty one, and another gateway. */
-function placeOf({
-  location,
-  resourceGroupName,
-  storageAccountName = "",
-}: AzureStorageArgs): Record<string, string> {
-  return { location, resourceGroupName, storageAccountName };
+/**
+ * Where the account is, and what authentik reaches it through. In another place the stack would get
+ * an empty account. With the other kind of gateway it would delete the gateway that authentik uses,
+ * or the rights of authentik's user.
+ */
+function placeOf(args: AzureStorageArgs): Record<string, string> {
+  const { location, resourceGroupName, storageAccountName = "", gateway } = args;
+  return { location, resourceGroupName, storageAccountName, gateway: gateway.kind };
 }
 
 /** The resource id of the account that is adopted; undefined when none is. */

@@ -237,9 +237,11 @@ export function guardProtected(
   });
 }
 
+const Place = v.record(v.string(), v.string());
+
 /**
  * Records where a stack's storage is, by the keys of the config. Its guard refuses another place:
- * the stack would get an empty bucket there, and no way back.
+ * the stack would get an empty bucket there, or delete what authentik uses, and no way back.
  *
  * @param place the keys with their values. Its outputs, once an update is complete, have the real
  *   value of a key that was empty.
@@ -251,17 +253,16 @@ export function recordPlace(
   options: RecordOptions,
 ): UpdateRecord {
   const name = `${component}-place`;
-  const Values = v.object(Object.fromEntries(Object.keys(place).map((key) => [key, v.string()])));
   const guarded = guardUpdate(name, options, ({ oldInputs, oldOutputs }) => {
-    const [before, real] = [v.safeParse(Values, oldInputs), v.safeParse(Values, oldOutputs)];
+    const [before, real] = [v.safeParse(Place, oldInputs), v.safeParse(Place, oldOutputs)];
     if (!before.success || !real.success) return;
     const isOther = ([key, value]: [string, string]) =>
-      value !== before.output[key] && value !== real.output[key];
+      key in real.output && value !== before.output[key] && value !== real.output[key];
     const changed = Object.entries(place).filter(isOther);
     if (changed.length === 0) return;
     const values = changed.map(([key]) => `${key} = "${real.output[key] ?? ""}"`).join(" and ");
     throw new ProviderError(
-      `this update would leave the files behind, in another place; write ${values} back; ` +
+      `the storage of a stack stays where it is; write ${values} back; ` +
         "to move, create another stack and copy the files (docs/move.md)",
     );
   });

@@ -156,6 +156,13 @@ const CONFIG = {
       expect(await upFails()).to.contain(message);
       await project.configure(CONFIG);
     }
+    const external = { gateway: "external", endpoint: "https://s3.company" };
+    const keys = { accessKey: "authentik", secretKey: "its-secret" };
+    const admin = { adminAccessKey: "root", adminSecretKey: "root-secret" };
+    await project.configure(external, { ...keys, ...admin });
+    expect(await upFails()).to.contain('write gateway = "containerApp" back');
+    const all = Object.keys({ ...external, ...keys, ...admin });
+    await project.configure(Object.fromEntries(all.map((key) => [key, undefined])));
     expect(fake.writes).to.have.length(writes);
     await project.expectOk("preview", "--expect-no-changes");
   });

@@ -346,6 +346,8 @@ describe("Azure: gateway", () => {
     ]) {
       expect(recording.all(type), type).to.deep.equal([]);
     }
+    const place = recording.one("authentik-storage:azure:Place").inputs;
+    expect(place).to.include({ gateway: "external", location: "westeurope" });
     expect(recording.endpoint).to.equal("https://s3.company");
     expect(recording.customDomain).to.equal("s3.company/authentik-media");
     expect(recording.credentials).to.deep.equal({ accessKey: "authentik", secretKey: "secret" });

@@ -11,7 +11,7 @@ import {
   type Release,
   type ReleaseRules,
 } from "./release.ts";
-import { withoutSlashes } from "./url-parts.ts";
+import { stripped, withoutSlashes } from "./url-parts.ts";
 
 export const ADDRESSING_STYLES = ["auto", "path", "virtual"] as const;
 export type AddressingStyle = (typeof ADDRESSING_STYLES)[number];
@@ -281,7 +281,8 @@ export class EnvValueError extends Error {
  *   would not start with, or would never receive
  */
 export function encodeValue(variable: string, value: string): string {
-  const parsed = asUrlparse(value);
+  // authentik looks for references with Python's `urlparse`.
+  const parsed = stripped(value);
   if (/^(file|env):/i.test(parsed)) {
     throw new EnvValueError(
       variable,
@@ -300,14 +301,6 @@ export function encodeValue(variable: string, value: string): string {
     throw new EnvValueError(variable, "its value has a NUL character. Use another value.");
   }
   return decodeValue(value) === value ? value : JSON.stringify(value);
-}
-
-/**
- * A value as Python's `urlparse`, with which authentik looks for references, sees it: without
- * control characters and spaces at the beginning, and without tabs and newlines.
- */
-export function asUrlparse(value: string): string {
-  return value.replace(/^[\0-\x20]+/, "").replace(/[\t\r\n]/g, "");
 }
 
 /**

@@ -8,14 +8,13 @@ import {
   CHECKSUM_NAMES,
   S3_NAMES,
   SIGNATURE_VERSIONS,
-  asUrlparse,
   decodeValue,
   isCredential,
   type StorageSettings,
 } from "./env.ts";
 import { SCHEMA_VARIABLE } from "./objects.ts";
 import { unreadVariables } from "./unread.ts";
-import { parseUrl } from "./url-parts.ts";
+import { parseUrl, stripped } from "./url-parts.ts";
 import { PREFIXES, atLeast, releaseRules, type Release, type ReleaseRules } from "./release.ts";
 
 /** What authentik of a release reads from its variables. */
@@ -315,7 +314,7 @@ class EnvReader {
    */
   private followReference(name: string, value: string): string | undefined {
     const [, scheme, host = "", path = "", fallback = ""] =
-      /^(file|env):(?:\/\/([^/?#]*))?([^?#]*)(?:\?([^#]*))?/i.exec(asUrlparse(value)) ?? [];
+      /^(file|env):(?:\/\/([^/?#]*))?([^?#]*)(?:\?([^#]*))?/i.exec(stripped(value)) ?? [];
     if (scheme === undefined) return value;
     if (scheme.toLowerCase() === "file") return this.followFile(name, path);
     const referred = this.env[host] ?? (fallback === "" ? undefined : fallback);

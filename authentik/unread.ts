@@ -1,6 +1,12 @@
 /** Storage variables that a release does not read, and the names that it reads instead. */
 import { BACKEND_NAME, S3_NAMES } from "./env.ts";
-import { PREFIXES, releaseRules, type Release, type ReleaseRules } from "./release.ts";
+import {
+  formatRelease,
+  PREFIXES,
+  releaseRules,
+  type Release,
+  type ReleaseRules,
+} from "./release.ts";
 
 /** The releases that may read the variables, each with its own names. */
 const GENERATIONS = {
@@ -46,8 +52,7 @@ function isRead(name: string, read: readonly string[]): boolean {
 
 function inWords({ release, hasGeneralNames }: Readers): string {
   if (release === undefined) return hasGeneralNames ? "authentik from 2025.12" : "any release";
-  const { year, month, patch } = release;
-  return `authentik ${year}.${month}${patch === undefined ? "" : `.${patch}`}`;
+  return `authentik ${formatRelease(release)}`;
 }
 
 /** The names of all storage variables that a release reads. */

@@ -28,10 +28,17 @@ const DEFAULT_PORTS = new Map([
   ["https", 443],
 ]);
 
+/**
+ * The text that Python's `urlsplit` sees: without control characters and spaces at the beginning,
+ * and without tabs and newlines.
+ */
+export function stripped(text: string): string {
+  return text.replace(/^[\0-\x20]+/, "").replace(/[\t\r\n]/g, "");
+}
+
 /** Python's `urlsplit`. Any text has parts, which may be empty. */
 export function splitUrl(text: string): UrlParts {
-  const clean = text.replace(/^[\0-\x20]+/, "").replace(/[\t\r\n]/g, "");
-  const parts = URL_PARTS.exec(clean) ?? [];
+  const parts = URL_PARTS.exec(stripped(text)) ?? [];
   const [, scheme = "", authority = "", path = "", query = "", fragment = ""] = parts;
   return { scheme: scheme.toLowerCase(), authority, path, query, fragment };
 }

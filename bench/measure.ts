@@ -126,7 +126,7 @@ function median(values: number[]): number {
 /**
  * Runs a program to its end.
  *
- * @param env environment variables besides those of this process
+ * @param env environment variables in addition to those of this process
  * @throws Error when it fails
  */
 export async function measure(

@@ -188,7 +188,7 @@ function reportClearSecrets(raw: RawConfig, owners: readonly Owner[], report: Re
     if (isSecretKey(key, owners) && !raw.secrets.has(key)) {
       report(
         key,
-        "is not a secret: it is in clear in the stack's file, and would be in clear in the state; " +
+        "is not a secret: the stack's file has it in plain text, and so would the state; " +
           `set it again: pulumi config set --secret ${key}`,
       );
     }

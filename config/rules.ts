@@ -204,12 +204,12 @@ export function accessKey(value: string): string | undefined {
   return credential(value) ?? (/[/,]/.test(value) ? 'has a "/" or ","; copy it again' : undefined);
 }
 
-/** Neither AWS nor Azure accepts more tags of a resource. */
-const MOST_TAGS = 50;
+/** AWS and Azure accept 50 tags for a resource. The program adds `application`. */
+const MAX_TAGS = 49;
 
 /** A tag that both AWS and Azure accept: `name=value`, within the stricter limits of the two. */
 export function tag(value: string, index: number, all: readonly string[]): string | undefined {
-  if (index >= MOST_TAGS) return `is one tag too many; write at most ${MOST_TAGS}`;
+  if (index >= MAX_TAGS) return `is one tag too many; write at most ${MAX_TAGS}`;
   const [, name = "", content = ""] = /^([^=]+)=(.*)$/.exec(value) ?? [];
   if (name === "") return 'is not a tag; write name=value, e.g. "team=identity"';
   if (name.length > 128 || content.length > 256) {

@@ -42,11 +42,11 @@ function namesOf([kind, names]: [string, string[]]): string[] {
 /** A rule for the document in a property of a resource, if it has one. */
 export function documentRule(
   type: KnownType,
-  judge: (document: Document) => string[],
+  check: (document: Document) => string[],
   key: "policy" | "assumeRolePolicy" = "policy",
 ): ResourceValidation {
   const Props = v.object({ [key]: v.optional(Document, { Statement: [] }) });
-  return rule(type, Props, ({ [key]: document = [] }) => judge(document));
+  return rule(type, Props, ({ [key]: document = [] }) => check(document));
 }
 
 /** Rights for everyone. A condition does not change that: strangers may meet it. */

@@ -4,7 +4,7 @@ import { resourceType, typeName, type RegisteredType } from "../providers/index.
 
 /** Types that the program does not make, and that a change to it may add. */
 const ADDITIONAL_TYPES = [
-  // Judged by `no-public-bucket` and `least-privilege`.
+  // Checked by `no-public-bucket` and `least-privilege`.
   "aws:s3/bucketAcl:BucketAcl",
   "aws:s3/accessPoint:AccessPoint",
   "aws:s3control/accessPointPolicy:AccessPointPolicy",
@@ -24,7 +24,7 @@ const isKnown: ResourceValidation = async ({ type, urn }, report) => {
   if (type.startsWith("pulumi:") || additional.includes(typeName(type))) return;
   if ((await resourceType(type)) !== undefined) return;
   report(
-    `"${type}" is a type that this project does not know, so no policy judges it; ` +
+    `"${type}" is a type that this project does not know, so no policy checks it; ` +
       "declare it in a stack of its own, or, if the storage needs it, " +
       `add it to resources in the provider's file, and its rules to policy/ (${urn})`,
   );

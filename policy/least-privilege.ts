@@ -1,6 +1,7 @@
 /** Policy `least-privilege`: authentik and its gateway have the rights that they need, no others. */
 import type { PolicyResource } from "@pulumi/policy";
 import { resourceType } from "../providers/index.ts";
+import { BLOB_DATA_CONTRIBUTOR, GATEWAY_USERS } from "../providers/versitygw.ts";
 import {
   documentRule,
   excessRights,
@@ -53,13 +54,10 @@ const ONE_R2_BUCKET = /^\{"com\.cloudflare\.edge\.r2\.bucket\.\w+_[a-z]+_[a-z0-9
 const WRITE_R2_BUCKET =
   "is not one bucket; " +
   'write {"com.cloudflare.edge.r2.bucket.<account>_<jurisdiction>_<bucket>":"*"}';
-/** "Storage Blob Data Contributor". Its id is the same everywhere. */
-const BLOB_ROLE = "/ba92f5b4-2d11-453d-a403-e96b0029c9fe";
+const BLOB_ROLE = `/${BLOB_DATA_CONTRIBUTOR}`;
 const WRITE_ROLE = `is not "Storage Blob Data Contributor"; write the id that ends in ${BLOB_ROLE}`;
 const ONE_ACCOUNT = /\/providers\/Microsoft\.Storage\/storageAccounts\/[a-z0-9]+(?:\/|$)/;
 const WRITE_ACCOUNT = "is wider than the storage account; write the account's id";
-/** Users of the gateway on Azure, one for each of authentik's two keys. */
-const GATEWAY_USERS = ["authentik-0", "authentik-1"];
 
 export const leastPrivilege: StoragePolicy = {
   name: "least-privilege",
@@ -81,7 +79,7 @@ export const leastPrivilege: StoragePolicy = {
   validateStack: stackRules(
     needs(ASSIGNMENT, ACCOUNT, "scope is not this stack's account; write its id"),
     needs(ASSIGNMENT, IDENTITY, "principalId is not the gateway's; write its principalId"),
-    needs(PODS, ROLE, "roleArn is not this stack's role, which is judged; write its ARN"),
+    needs(PODS, ROLE, "roleArn is not this stack's role, which is checked; write its ARN"),
     othersKeys,
     otherBuckets,
   ),
@@ -96,7 +94,7 @@ function othersKeys(resources: PolicyResource[]): Finding[] {
   return others.map(({ props, urn }) => ({
     finding:
       `user = ${JSON.stringify(props.user)} is not a user of this stack, so the key has rights ` +
-      "that no policy judges; write the name of this stack's user",
+      "that no policy checks; write the name of this stack's user",
     urn,
   }));
 }

@@ -1,7 +1,7 @@
 /** Policy `protected-bucket`: nobody deletes or replaces the files by mistake. */
 import * as v from "valibot";
 import { resourceType } from "../providers/index.ts";
-import { findIf, judged, type StoragePolicy } from "./rule.ts";
+import { findIf, checked, type StoragePolicy } from "./rule.ts";
 import { isLoopback } from "./tls.ts";
 
 /** Only resources on an S3 server have an endpoint. */
@@ -19,7 +19,7 @@ export const protection: StoragePolicy = {
   validateResource: [
     async ({ type, props, opts, urn }, report) => {
       if (opts.protect || (await resourceType(type))?.holdsFiles !== true) return;
-      for (const finding of judged(Holder, props, unlessLocal)) report(`${finding} (${urn})`);
+      for (const finding of checked(Holder, props, unlessLocal)) report(`${finding} (${urn})`);
     },
   ],
 };

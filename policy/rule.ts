@@ -1,5 +1,5 @@
 /**
- * What policies are made of. A rule judges the resources of one type by the inputs that the program
+ * What policies are made of. A rule checks the resources of one type by the inputs that the program
  * registers. A stack rule finds what is missing beside them. A finding names the property, says why
  * it is wrong, and what to write.
  */
@@ -15,7 +15,7 @@ import { typeName } from "../providers/index.ts";
 import type { KnownType } from "./known-types.ts";
 
 /**
- * A policy that judges each resource before it is made. Most judge the whole stack too, at the end
+ * A policy that checks each resource before it is made. Most check the whole stack too, at the end
  * of a preview or update.
  */
 export type StoragePolicy = ResourceValidationPolicy & {
@@ -25,34 +25,34 @@ export type StoragePolicy = ResourceValidationPolicy & {
 /**
  * A rule for the resources of one type. A property in a form that `schema` does not know is a
  * finding too, so a new release of a provider's package cannot bypass the rule. The framework
- * reports a property that is not known before `up` as an advice; `up` judges it before it makes the
+ * reports a property that is not known before `up` as an advice; `up` checks it before it makes the
  * resource.
  */
 export function rule<Props>(
   type: KnownType,
   schema: v.GenericSchema<unknown, Props>,
-  judge: (props: Props) => string[],
+  check: (props: Props) => string[],
 ): ResourceValidation {
   return ({ type: actual, props, urn }, report) => {
     if (typeName(actual) !== type) return;
-    for (const finding of judged(schema, props, judge)) report(`${finding} (${urn})`);
+    for (const finding of checked(schema, props, check)) report(`${finding} (${urn})`);
   };
 }
 
-/** The findings of `judge`, or that the properties cannot be judged. */
-export function judged<Props>(
+/** The findings of `check`, or that the properties cannot be checked. */
+export function checked<Props>(
   schema: v.GenericSchema<unknown, Props>,
   props: unknown,
-  judge: (props: Props) => string[],
+  check: (props: Props) => string[],
 ): string[] {
   const parsed = v.safeParse(schema, props);
-  if (parsed.success) return judge(parsed.output);
+  if (parsed.success) return check(parsed.output);
   return parsed.issues.map((issue) => {
     const key = v.getDotPath(issue) ?? "the resource";
     const expected = issue.expected ?? "JSON";
     // The value itself may be a secret.
     return (
-      `${key} is not in a form that this policy can judge (expected: ${expected}); ` +
+      `${key} is not in a form that this policy can check (expected: ${expected}); ` +
       "correct it, or add the new form to the rule in policy/"
     );
   });
@@ -129,7 +129,7 @@ export interface Finding {
 /** What a stack lacks, or has too much of. */
 type StackRule = (resources: PolicyResource[]) => Finding[] | Promise<Finding[]>;
 
-/** Judges a stack by these rules. */
+/** Checks a stack by these rules. */
 export function stackRules(...rules: StackRule[]): StackValidation {
   return async ({ resources }, report) => {
     for (const find of rules) {

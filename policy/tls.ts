@@ -6,7 +6,7 @@ import { ORIGINS } from "./origins.ts";
 import {
   eachText,
   findIf,
-  judged,
+  checked,
   mustBe,
   needs,
   ofType,
@@ -54,7 +54,7 @@ export const tls: StoragePolicy = {
     ),
     (resources) =>
       ofType(resources, "pulumi:pulumi:Stack").flatMap(({ props, urn }) =>
-        judged(Outputs, props, plainUrls).map((finding) => ({ finding, urn })),
+        checked(Outputs, props, plainUrls).map((finding) => ({ finding, urn })),
       ),
   ),
 };

@@ -43,9 +43,9 @@ import {
   defineProvider,
   type AuthentikStorage,
   type Credentials,
-  recordPlace,
   type ResourceType,
 } from "./contract.ts";
+import { recordPlace } from "./guards.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
 import { guardRotation, idsOf, keySigner, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
 
@@ -84,8 +84,6 @@ function serviceAccount(value: string, index: number, all: readonly string[]): s
 
 /** Quota of IAM for a role's trust policy, in characters without blanks (AWS, "IAM and STS quotas"). */
 const MAX_TRUST_POLICY = 2048;
-/** Limit of S3 and IAM for the tags of a resource. `application` is one of them. */
-const MAX_TAGS = 50;
 
 const keys = {
   region: text("The bucket's region, e.g. `eu-central-1`.", region),
@@ -138,7 +136,7 @@ const keys = {
   keyGeneration: optional(
     generationNumber(
       "Raise it by one, from 1, to give authentik a new key. The previous key stays valid. " +
-        "Beside credentials other than `user`, it keeps the user with the key of this generation.",
+        "If `credentials` is not `user`, it keeps the previous IAM user with the key of this generation.",
     ),
   ),
   retirePreviousKey: optional(
@@ -252,18 +250,12 @@ function check(config: Valid<AwsValues>, report: ReportProblem): void {
   checkAdoption(config, report);
   checkArns(config, report);
   checkCredentials(config, report);
-  checkQuotas(config, report);
+  checkTrustPolicy(config, report);
   checkCustomDomain(config, report);
 }
 
-/** What AWS would refuse in the middle of an update. */
-function checkQuotas(config: Valid<AwsValues>, report: ReportProblem): void {
-  const tags = { application: "authentik", ...parseTags(config.tags) };
-  if (Object.keys(tags).length > MAX_TAGS)
-    report(
-      "tags",
-      `has more than ${MAX_TAGS - 1} tags, the most beside "application"; remove some`,
-    );
+/** Reports a trust policy that IAM would refuse in the middle of an update. */
+function checkTrustPolicy(config: Valid<AwsValues>, report: ReportProblem): void {
   const { credentials, roleTrust, serviceAccounts } = config;
   if (credentials !== "role" || serviceAccounts === undefined) return;
   const resolved = resolveCredentials({ ...config, credentials, roleTrust, serviceAccounts });
@@ -338,8 +330,8 @@ function checkCredentials(config: Valid<AwsValues>, report: ReportProblem): void
 }
 
 /**
- * The kind that the other keys beside the credentials of a user describe: what authentik had before
- * it. They need the key `retirePreviousKey`, so that keys left over by mistake create nothing.
+ * The kind of credentials that authentik had before `user`, from the keys of the other kinds. They
+ * count only where `retirePreviousKey` is set, so that forgotten keys create nothing.
  */
 function previousKind({
   credentials = "user",
@@ -446,30 +438,6 @@ function parseIdentity(value: string): Identity | undefined {
   return { kind, name };
 }
 
-/** Arguments of `AwsStorage`. The config of a stack has them all. */
-export type AwsStorageArgs = Pick<
-  AwsConfig,
-  | "region"
-  | "accountId"
-  | "bucketName"
-  | "origins"
-  | "endpoint"
-  | "customDomain"
-  | "corsAllowedHeaders"
-  | "corsMaxAgeSeconds"
-  | "protect"
-  | "forceDestroy"
-  | "adopt"
-  | "ownership"
-  | "kmsKeyArn"
-  | "noncurrentVersionDays"
-  | "credentials"
-  | "previous"
-  | "tags"
-  | "keyGeneration"
-  | "retirePreviousKey"
->;
-
 /**
  * A private S3 bucket with its CORS policy, and a user, role or policy that lets authentik do what
  * it needs and nothing else.
@@ -483,7 +451,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   readonly roleArn: Output<string> | undefined;
   readonly serviceAccounts: readonly string[] | undefined;
 
-  constructor(name: string, args: AwsStorageArgs, options?: ComponentResourceOptions) {
+  constructor(name: string, args: AwsConfig, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey, bucketName } = args;
     super(
       "authentik-storage:aws:AwsStorage",
@@ -504,7 +472,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
       const policy = output(bucketArn).apply((arn) => JSON.stringify(identityPolicy(arn, args)));
       return signers.flatMap((signer) => signer.grant?.(policy) ?? []);
     };
-    // A destroy begins with what depends on others: the bucket. S3 may refuse that, and authentik goes on.
+    // A destroy deletes the bucket first. If S3 refuses that, authentik still has its credentials.
     const { id: partition } = partitionOrDefault(args.region);
     const early = bucketName === undefined ? [] : grant(`arn:${partition}:s3:::${bucketName}`);
     const before = [...signers.flatMap(({ resources }) => resources), ...early];
@@ -538,7 +506,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   /** An explicit provider, so that the environment's region and account are never used. */
   #provider(
     name: string,
-    { region, accountId, tags }: AwsStorageArgs,
+    { region, accountId, tags }: AwsConfig,
     place: ComponentResource,
   ): Provider {
     return new Provider(
@@ -555,7 +523,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   #bucket(
     name: string,
-    { bucketName, forceDestroy, protect, adopt }: AwsStorageArgs,
+    { bucketName, forceDestroy, protect, adopt }: AwsConfig,
     child: CustomResourceOptions,
   ): Bucket {
     const imported = adopt && bucketName !== undefined ? { import: bucketName } : {};
@@ -574,14 +542,14 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   #settings(
     name: string,
-    args: AwsStorageArgs,
+    args: AwsConfig,
     bucket: Bucket,
     rights: CustomResource[],
     child: Child,
   ): CustomResource[] {
     // They are deleted with the bucket. A bucket that may not be deleted keeps them.
-    // If a replacement of the bucket fails and the config goes back, the new settings and the old
-    // ones are of the same bucket. Deleted last, the old ones would take the new ones with them.
+    // If a replacement of the bucket fails and the config goes back, the new and the old settings
+    // belong to the same bucket. Deleting the old ones last would delete the new ones.
     const ofBucket = {
       ...child,
       deletedWith: bucket,
@@ -634,7 +602,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   #encryption(
     name: string,
-    { kmsKeyArn }: AwsStorageArgs,
+    { kmsKeyArn }: AwsConfig,
     bucket: Bucket,
     options: CustomResourceOptions,
   ): CustomResource {
@@ -660,7 +628,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   #lifecycle(
     name: string,
-    { noncurrentVersionDays }: AwsStorageArgs,
+    { noncurrentVersionDays }: AwsConfig,
     bucket: Bucket,
     options: CustomResourceOptions,
   ): CustomResource {
@@ -686,7 +654,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
 
   #cors(
     name: string,
-    args: AwsStorageArgs,
+    args: AwsConfig,
     bucket: Bucket,
     options: CustomResourceOptions,
   ): CustomResource {
@@ -707,8 +675,8 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     );
   }
 
-  /** Whoever signs for authentik, without rights. */
-  #signer(name: string, args: AwsStorageArgs, credentials: AwsCredentials, child: Child): Signer {
+  /** What authentik signs with, without its rights. */
+  #signer(name: string, args: AwsConfig, credentials: AwsCredentials, child: Child): Signer {
     if (credentials.kind === "user") return this.#user(name, args, child);
     if (credentials.kind === "existing") {
       const { sessionProfile, attachTo } = credentials;
@@ -727,8 +695,8 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
     const resources: CustomResource[] = [role];
     if (credentials.kind === "podIdentity") {
       const { clusterName, serviceAccounts } = credentials;
-      // Neither part has a slash, so no two names are alike. Earlier versions joined them by "-":
-      // of two accounts that are alike then, a stack had one, and new ones are added at the end.
+      // The name `namespace/name` is unique. Earlier versions used `namespace-name`. Of two accounts
+      // with the same such name, only the first one had a resource.
       const earlier = serviceAccounts.map((account) => `${account.namespace}-${account.name}`);
       for (const [index, { namespace, name: serviceAccount }] of serviceAccounts.entries()) {
         const joined = `${namespace}-${serviceAccount}`;
@@ -753,7 +721,7 @@ export class AwsStorage extends ComponentResource implements AuthentikStorage {
   }
 
   /** A user with the keys of both slots; beside other credentials, with its current key alone. */
-  #user(name: string, args: AwsStorageArgs, child: Child): Signer {
+  #user(name: string, args: AwsConfig, child: Child): Signer {
     const user = new User(`${name}-user`, {}, child);
     const [current, previous] = keySlots(args);
     const make = ({ slot, generation }: KeySlot) =>
@@ -791,7 +759,7 @@ interface Child {
   provider: Provider;
 }
 
-/** Whoever signs for authentik, or did so before. */
+/** What authentik signs with, or did before. */
 interface Signer {
   credentials: Output<Credentials>;
   roleArn?: Output<string>;
@@ -804,11 +772,7 @@ interface Signer {
 }
 
 /** The signers for the guard, the current one first; undefined if they are the keys of the rotation. */
-function namedSigners({
-  credentials,
-  previous,
-  keyGeneration,
-}: AwsStorageArgs): string[] | undefined {
+function namedSigners({ credentials, previous, keyGeneration }: AwsConfig): string[] | undefined {
   if (credentials.kind === "user" && !previous) return undefined;
   return [credentials, ...(previous ? [previous] : [])].map((signer) => {
     if (signer.kind === "user") return keySigner(keyGeneration);
@@ -848,10 +812,7 @@ function attach(
  * What authentik may do: its calls on the bucket and, if a KMS key encrypts the files, the use of
  * that key through S3.
  */
-function identityPolicy(
-  bucketArn: string,
-  { kmsKeyArn, endpoint }: AwsStorageArgs,
-): PolicyDocument {
+function identityPolicy(bucketArn: string, { kmsKeyArn, endpoint }: AwsConfig): PolicyDocument {
   const policy = authentikPolicy(bucketArn);
   if (kmsKeyArn === undefined) return policy;
   const useKey: PolicyStatement = {

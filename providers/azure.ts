@@ -40,18 +40,17 @@ import * as rules from "../config/rules.ts";
 import { integer, oneOf, optional, secretText, text } from "../config/values.ts";
 import {
   defineProvider,
-  guardAdoption,
-  guardProtected,
-  recordAdoption,
-  recordPlace,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
+import { guardAdoption, guardProtected, recordAdoption, recordPlace } from "./guards.ts";
 import { deletesByRule, deletesWhen, keepsFor, keepsWhile } from "./retention.ts";
 import {
+  BLOB_DATA_CONTRIBUTOR,
   containerMetadataBytes,
-  LATE_STOP,
+  GATEWAY_USERS,
+  GRACEFUL_STOP,
   MAX_METADATA_BYTES,
   pinnedImage,
   usersFile,
@@ -233,7 +232,7 @@ function containerName(value: string): string | undefined {
 function checkMetadata(config: Valid<AzureValues>, report: ReportProblem): void {
   const { bucketName = DEFAULT_BUCKET_NAME, origins, gateway, accessKey } = config;
   if (origins === undefined) return;
-  const users = gateway === "external" ? [accessKey ?? ""] : slotUsers();
+  const users = gateway === "external" ? [accessKey ?? ""] : GATEWAY_USERS;
   const cors = authentikCorsRules({ ...corsSettings(config), origins });
   const bytes = containerMetadataBytes(cors, gatewayPolicy(bucketName, users));
   if (bytes <= MAX_METADATA_BYTES) return;
@@ -309,33 +308,6 @@ function location(value: string): string | undefined {
   return 'is not an Azure region; write e.g. "westeurope" (az account list-locations shows them)';
 }
 
-/** Arguments of `AzureStorage`. The config of a stack has them all. */
-export type AzureStorageArgs = Pick<
-  AzureConfig,
-  | "location"
-  | "resourceGroupName"
-  | "subscriptionId"
-  | "storageAccountName"
-  | "redundancy"
-  | "softDeleteDays"
-  | "bucketName"
-  | "origins"
-  | "customDomain"
-  | "corsAllowedHeaders"
-  | "corsMaxAgeSeconds"
-  | "protect"
-  | "forceDestroy"
-  | "adopt"
-  | "gateway"
-  | "gatewayImage"
-  | "gatewayMaxReplicas"
-  | "tags"
-  | "keyGeneration"
-  | "retirePreviousKey"
->;
-
-/** Id of the built-in role "Storage Blob Data Contributor". It is the same everywhere. */
-const BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
 const PORT = 7070;
 /**
  * Another replica starts above this number. The gateway holds each part of an upload in memory, and
@@ -356,7 +328,7 @@ const RETRY_SECONDS = 900;
  * neither must what Azure adds (pulumi-azure-native 627, 2245). What is left is `publicAccess`: it
  * differs only after a refresh, which reads the metadata too.
  */
-const NOT_OF_THE_PROGRAM = [
+const IGNORED_CONTAINER_INPUTS = [
   "metadata",
   "azureApiVersion",
   "defaultEncryptionScope",
@@ -377,7 +349,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   readonly customDomain: Output<string>;
   readonly credentials: Output<Credentials>;
 
-  constructor(name: string, args: AzureStorageArgs, options?: ComponentResourceOptions) {
+  constructor(name: string, args: AzureConfig, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey, protect, bucketName } = args;
     const adopted = adoptedContainerId(args) ?? "";
     super(
@@ -425,7 +397,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
   /** It holds authentik's files only, because the gateway's identity may read and write everything in it. */
   #account(
     name: string,
-    args: AzureStorageArgs,
+    args: AzureConfig,
     dependsOn: Output<Resource[]>,
   ): { account: StorageAccount; settings: Resource[] } {
     const { location, resourceGroupName, softDeleteDays, protect, forceDestroy, tags } = args;
@@ -485,7 +457,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
    */
   #abortUploads(
     name: string,
-    { bucketName, resourceGroupName }: AzureStorageArgs,
+    { bucketName, resourceGroupName }: AzureConfig,
     account: StorageAccount,
     options: CustomResourceOptions,
   ): ManagementPolicy {
@@ -522,7 +494,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
    */
   #container(
     name: string,
-    args: AzureStorageArgs,
+    args: AzureConfig,
     account: StorageAccount,
     deletedLater: Resource[],
   ): BlobContainer {
@@ -546,14 +518,14 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         // The plugin would drop the old container from the stack before it creates the new one. If
         // that fails, the container could only be adopted.
         deleteBeforeReplace: false,
-        ignoreChanges: NOT_OF_THE_PROGRAM,
+        ignoreChanges: IGNORED_CONTAINER_INPUTS,
         aliases: [{ name: `${name}-bucket` }],
         ...(adopted && { import: adopted }),
       },
     );
   }
 
-  #gateway(name: string, args: AzureStorageArgs, account: StorageAccount): GatewayAccess {
+  #gateway(name: string, args: AzureConfig, account: StorageAccount): GatewayAccess {
     const { location, resourceGroupName } = args;
     const tags = { application: "authentik", ...args.tags };
     const place = { location, resourceGroupName, tags };
@@ -604,7 +576,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
             {
               name: "versitygw",
               image: args.gatewayImage,
-              command: [...LATE_STOP.command],
+              command: [...GRACEFUL_STOP.command],
               args: gatewayArguments(account),
               env: [
                 { name: "ROOT_ACCESS_KEY", secretRef: "root-access-key" },
@@ -620,7 +592,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
               volumeMounts: [{ volumeName: "users", mountPath: "/iam" }],
             },
           ],
-          terminationGracePeriodSeconds: LATE_STOP.graceSeconds,
+          terminationGracePeriodSeconds: GRACEFUL_STOP.graceSeconds,
           volumes: [
             {
               name: "users",
@@ -647,7 +619,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       endpoint: interpolate`https://${host}`,
       admin: secret(root),
       credentials: secret(current),
-      users: slotUsers(),
+      users: GATEWAY_USERS,
       resources: [app],
     };
   }
@@ -656,13 +628,13 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
    * Both slots are always users of the gateway, so that a rotation does not change the bucket
    * policy. A slot without a key has a secret that nobody gets.
    */
-  #users(name: string, args: AzureStorageArgs): GatewayUsers {
+  #users(name: string, args: AzureConfig): GatewayUsers {
     const slots = keySlots(args);
     const generationOf = (slot: number) => {
       return slots.find((key) => key?.slot === slot)?.generation ?? `none-${args.keyGeneration}`;
     };
-    const generations = slotUsers().map((_, slot) => String(generationOf(slot)));
-    const keys = slotUsers().map((accessKey, slot) => ({
+    const generations = GATEWAY_USERS.map((_, slot) => String(generationOf(slot)));
+    const keys = GATEWAY_USERS.map((accessKey, slot) => ({
       accessKey,
       secretKey: this.#password(`${name}-key-${slot}`, 40, {
         generation: String(generationOf(slot)),
@@ -684,7 +656,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
 
   #settings(
     name: string,
-    args: AzureStorageArgs,
+    args: AzureConfig,
     container: BlobContainer,
     gateway: GatewayAccess,
   ): CustomResource[] {
@@ -755,11 +727,6 @@ function externalGateway(gateway: Extract<Gateway, { kind: "external" }>): Gatew
   };
 }
 
-/** The access keys of the two slots. */
-function slotUsers(): [string, string] {
-  return ["authentik-0", "authentik-1"];
-}
-
 function gatewayArguments(account: StorageAccount): (string | Output<string>)[] {
   // Azure reports the URL: its other clouds (China, US Government) have other domains.
   const url = account.primaryEndpoints.apply(({ blob }) => blob);
@@ -788,13 +755,13 @@ function gatewayProbes(): Probe[] {
  * an empty account. With the other kind of gateway it would delete the gateway that authentik uses,
  * or the rights of authentik's user.
  */
-function placeOf(args: AzureStorageArgs): Record<string, string> {
+function placeOf(args: AzureConfig): Record<string, string> {
   const { location, resourceGroupName, storageAccountName = "", gateway } = args;
   return { location, resourceGroupName, storageAccountName, gateway: gateway.kind };
 }
 
 /** The resource id of the account that is adopted; undefined when none is. */
-function adoptedAccountId(args: AzureStorageArgs): string | undefined {
+function adoptedAccountId(args: AzureConfig): string | undefined {
   const { adopt, subscriptionId, resourceGroupName, storageAccountName } = args;
   if (!adopt || subscriptionId === undefined || storageAccountName === undefined) return undefined;
   const group = `/subscriptions/${subscriptionId}/resourceGroups/${resourceGroupName}`;
@@ -802,7 +769,7 @@ function adoptedAccountId(args: AzureStorageArgs): string | undefined {
 }
 
 /** The resource id of the container that is adopted; undefined when none is. */
-function adoptedContainerId(args: AzureStorageArgs): string | undefined {
+function adoptedContainerId(args: AzureConfig): string | undefined {
   const account = adoptedAccountId(args);
   return account && `${account}/blobServices/default/containers/${args.bucketName}`;
 }

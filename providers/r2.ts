@@ -26,15 +26,13 @@ import * as rules from "../config/rules.ts";
 import { oneOf, optional, text } from "../config/values.ts";
 import {
   defineProvider,
-  guardAdoption,
-  guardProtected,
   lookUp,
   ProviderError,
-  recordAdoption,
   type AuthentikStorage,
   type Credentials,
   type ResourceType,
 } from "./contract.ts";
+import { guardAdoption, guardProtected, recordAdoption } from "./guards.ts";
 import { deletesByRule, keepsByRule } from "./retention.ts";
 import { guardRotation, idsOf, keySlots, recordKeys, type KeySlot } from "./rotation.ts";
 
@@ -180,24 +178,6 @@ function apiHost(account: string, jurisdiction: Jurisdiction): string {
   return `${account}${jurisdiction === "default" ? "" : `.${jurisdiction}`}.r2.cloudflarestorage.com`;
 }
 
-/** Arguments of `R2Storage`. The config of a stack has them all. */
-export type R2StorageArgs = Pick<
-  R2Config,
-  | "accountId"
-  | "jurisdiction"
-  | "location"
-  | "bucketName"
-  | "origins"
-  | "endpoint"
-  | "customDomain"
-  | "corsAllowedHeaders"
-  | "corsMaxAgeSeconds"
-  | "protect"
-  | "adopt"
-  | "keyGeneration"
-  | "retirePreviousKey"
->;
-
 /** The rights of authentik's token, by Cloudflare's names ("R2 API tokens"). R2 has no finer rights. */
 const PERMISSION_GROUPS = [
   "Workers R2 Storage Bucket Item Read",
@@ -221,7 +201,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   readonly publicUrl: Output<string>;
   readonly credentials: Output<Credentials>;
 
-  constructor(name: string, args: R2StorageArgs, options?: ComponentResourceOptions) {
+  constructor(name: string, args: R2Config, options?: ComponentResourceOptions) {
     const { keyGeneration, retirePreviousKey, protect } = args;
     const place = placeOf(args);
     const adopted = args.adopt ? place : "";
@@ -275,7 +255,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   /** The tokens of the key slots, the current one first. */
   #tokens(
     name: string,
-    args: R2StorageArgs,
+    args: R2Config,
     child: ChildOf,
   ): [current: AccountToken, ...previous: AccountToken[]] {
     const { accountId, bucketName, jurisdiction } = args;
@@ -312,7 +292,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 
   /** R2 refuses to delete a bucket that is not empty, and the package cannot empty it. */
   #bucket(
-    args: R2StorageArgs,
+    args: R2Config,
     tokens: CustomResource[],
     adoption: ComponentResource,
     child: ChildOf,
@@ -336,7 +316,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
   }
 
   #settings(
-    args: R2StorageArgs,
+    args: R2Config,
     bucket: R2Bucket,
     child: ChildOf,
   ): { r2Dev: R2ManagedDomain; all: CustomResource[] } {
@@ -381,7 +361,7 @@ export class R2Storage extends ComponentResource implements AuthentikStorage {
 type ChildOf = (kind: string) => { name: string; options: CustomResourceOptions };
 
 /** Where the bucket is, as the id by which the plugin imports it. */
-function placeOf({ accountId, bucketName, jurisdiction }: R2StorageArgs): string {
+function placeOf({ accountId, bucketName, jurisdiction }: R2Config): string {
   return `${accountId}/${bucketName}/${jurisdiction}`;
 }
 

@@ -17,28 +17,28 @@ export interface Retention {
    */
   read: (inputs: unknown) => Record<string, number>;
   /** What a missing setting means: Infinity for a rule that deletes, 0 for one that keeps. */
-  otherwise: number;
+  whenMissing: number;
 }
 
 /**
  * A property that keeps files while it has this value, e.g. `isVersioningEnabled`.
  *
- * @param otherwise what it means that the property is missing
+ * @param whenMissing what it means that the property is missing
  */
-export function keepsWhile(path: string, value: unknown, otherwise = 0): Retention {
+export function keepsWhile(path: string, value: unknown, whenMissing = 0): Retention {
   const read = (inputs: unknown) => {
     const found = valueAt(inputs, path);
     if (found === undefined || found === null) return {};
     return { [path]: found === value ? Infinity : 0 };
   };
-  return { read, otherwise };
+  return { read, whenMissing };
 }
 
 /** A switch that lets files be deleted, e.g. `forceDestroy`. An unknown value may be `true`. */
 export function deletesWhen(path: string): Retention {
   const isOff = (value: unknown) => value === undefined || value === null || value === false;
   const read = (inputs: unknown) => ({ [path]: isOff(valueAt(inputs, path)) ? Infinity : 0 });
-  return { read, otherwise: Infinity };
+  return { read, whenMissing: Infinity };
 }
 
 /** Properties that say for how long deleted files are kept, unless `enabled` beside them is false. */
@@ -50,7 +50,7 @@ export function keepsFor(path: string, keys: readonly string[] = ["days"]): Rete
       keys.map((key) => [`${path}.${key}`, isOff ? 0 : lengthOf(policy[key], 0)]),
     );
   };
-  return { read, otherwise: 0 };
+  return { read, whenMissing: 0 };
 }
 
 /** Where rules are, and what in each rule is for what. */
@@ -70,12 +70,12 @@ interface Rules {
 
 /** Lifecycle rules. They delete files after a time, or at a date. */
 export function deletesByRule(rules: Rules): Retention {
-  return { read: (inputs) => readRules(rules, inputs), otherwise: Infinity };
+  return { read: (inputs) => readRules(rules, inputs), whenMissing: Infinity };
 }
 
 /** Rules that keep files for a time. */
 export function keepsByRule(rules: Rules): Retention {
-  return { read: (inputs) => readRules(rules, inputs), otherwise: 0 };
+  return { read: (inputs) => readRules(rules, inputs), whenMissing: 0 };
 }
 
 /** Of several rules for the same files, the shortest time counts. */
@@ -120,14 +120,14 @@ function leavesOf(value: unknown, path = ""): Record<string, number> {
 }
 
 /** A number, the milliseconds of a date, or 0 for a value that is not known before the update. */
-function lengthOf(value: unknown, otherwise: number): number {
+function lengthOf(value: unknown, whenMissing: number): number {
   if (typeof value === "number") return value;
-  if (typeof value !== "string") return otherwise;
+  if (typeof value !== "string") return whenMissing;
   if (value === UNKNOWN) return 0;
   // The type of a lock of R2.
   if (value === "Indefinite") return Infinity;
   const date = Date.parse(value);
-  return Number.isNaN(date) ? otherwise : date;
+  return Number.isNaN(date) ? whenMissing : date;
 }
 
 function valueAt(value: unknown, path: string): unknown {

@@ -9,7 +9,8 @@
 import type { Output } from "@pulumi/pulumi/output.js";
 import type { ComponentResourceOptions, CustomResource } from "@pulumi/pulumi/resource.js";
 import * as v from "valibot";
-import { guardUpdate, ProviderError, UpdateRecord, type RecordOptions } from "./contract.ts";
+import { ProviderError } from "./contract.ts";
+import { guardUpdate, UpdateRecord, type RecordOptions } from "./guards.ts";
 
 /** The rotation in the config. */
 export interface Rotation {
@@ -85,8 +86,8 @@ export function rotationFault(
   }
   if (!isRotation) {
     return (
-      `the last update failed, so authentik has "${current}" or "${previous}"; keep both until an update is complete: ` +
-      `keyGeneration = "${before.keyGeneration}" and retirePreviousKey = "${before.retirePreviousKey}"`
+      `the last update failed, so authentik has "${current}" or "${previous}"; keep both keys until an update succeeds: ` +
+      `set keyGeneration = "${before.keyGeneration}" and retirePreviousKey = "${before.retirePreviousKey}"`
     );
   }
   if (after.retirePreviousKey && to.join() === previous) return undefined;
@@ -108,12 +109,12 @@ function stepFault(used: string, after: RotationInputs): string | undefined {
   const [usedKey, currentKey] = [generationOf(used), generationOf(current)];
   if (current === used) {
     const retires =
-      `only retirePreviousKey = "true" deletes what authentik had before "${used}"; ` +
-      "keep its keys in the config, and set that";
+      `this update would delete the credentials before "${used}"; keep their keys in the config, ` +
+      'and set retirePreviousKey = "true" to delete them';
     if (previous === undefined) return retirePreviousKey ? undefined : retires;
     return (
-      `this update would create "${previous}" beside "${used}", which authentik has; keep retirePreviousKey = "true" ` +
-      "until the update that changes what authentik has"
+      `this update would create "${previous}" again, and authentik has "${used}"; keep retirePreviousKey = "true" ` +
+      "until the update that changes the credentials"
     );
   }
   if (usedKey !== undefined && currentKey !== undefined && currentKey !== usedKey + 1) {

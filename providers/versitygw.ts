@@ -11,9 +11,9 @@ export const VERSITYGW_VERSION = "v1.8.0";
 /**
  * How a replica stops. versitygw refuses new connections at once on SIGTERM, and cuts requests that
  * take some seconds more. Azure Container Apps has no hook before the signal, so a shell
- * takes it. It lets the gateway work on for as long as the ingress gives a request (240 s).
+ * takes it. It keeps the gateway running for as long as the ingress allows a request (240 s).
  */
-export const LATE_STOP = {
+export const GRACEFUL_STOP = {
   command: [
     "/bin/sh",
     "-c",
@@ -23,6 +23,12 @@ export const LATE_STOP = {
   /** After this time Azure kills the container. */
   graceSeconds: 270,
 } as const;
+
+/** Users of the gateway on Azure: their access keys, by key slot. */
+export const GATEWAY_USERS = ["authentik-0", "authentik-1"];
+
+/** Id of Azure's built-in role "Storage Blob Data Contributor". It is the same everywhere. */
+export const BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe";
 
 /** How long all metadata of a container may be, names and values (Azure, "Set Container Metadata"). */
 export const MAX_METADATA_BYTES = 8192;

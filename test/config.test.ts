@@ -158,7 +158,7 @@ describe("config", () => {
     ["a port that no server has", { origins: "https://a.company:0" }, /^origins\[0\]: has port 0/],
     ["a host of 300 letters", { origins: `https://${"a.".repeat(150)}company` }, /^origins\[0\]: has a host/],
     ["a custom domain without a name", { customDomain: "-/authentik-media" }, /^customDomain: has a host/],
-    ["51 tags", { provider: "aws", region: "eu-central-1", endpoint: undefined, accessKey: undefined, secretKey: undefined, tags: Array.from({ length: 51 }, (_, index) => `t${index}=x`).join(",") }, /^tags\[50\]: is one tag too many/],
+    ["50 tags, and that of the program", { provider: "aws", region: "eu-central-1", endpoint: undefined, accessKey: undefined, secretKey: undefined, tags: Array.from({ length: 50 }, (_, index) => `t${index}=x`).join(",") }, /^tags\[49\]: is one tag too many/],
     ["an expiry with blanks, on which authentik fails", { urlExpiry: "minutes = 15" }, /^urlExpiry: is not a duration/],
     ["an expiry with a unit twice", { urlExpiry: "minutes=15;minutes=20" }, /^urlExpiry: is not a duration/],
     ["another tool's name of a key", { bucket: "x", region_name: "y", access_key_id: "z" }, /did you mean bucketName\?/, /did you mean region\?/, /did you mean accessKey\?/],

@@ -107,14 +107,14 @@ describe("migrate: answers that are not the requested ones", function () {
   const tooLong = listing(LAST + "x".repeat(16 * MIB)).body;
   // biome-ignore format: a table of cases
   const SECOND_PAGES: [name: string, body: string | Buffer, message: string][] = [
-    ["is a login page", HTML.body, 'it is no ListBucketResult, but begins with "<html>'],
+    ["is a login page", HTML.body, 'it is not <ListBucketResult>, but begins with "<html>'],
     ["is an error", internalError, "InternalError: try again"],
     ["is too long", tooLong, "it is longer than 16777216 bytes"],
-    ["is empty", "", 'it is no ListBucketResult, but begins with ""'],
-    ["is incomplete", incomplete, "its ListBucketResult is no complete XML (unclosed tag: Ke"],
+    ["is empty", "", 'it is not <ListBucketResult>, but begins with ""'],
+    ["is incomplete", incomplete, "its ListBucketResult is not complete XML (unclosed tag: Ke"],
     ["has something behind it", `${emptyPage}<p>`, "may contain only one root"],
-    ["does not say whether there are more", full, "it has no <IsTruncated>, so that"],
-    ["is empty and does not say so", listing("").body, "it has no <IsTruncated>, so that"],
+    ["does not say whether there are more", full, "it has no <IsTruncated>, so there"],
+    ["is empty and does not say so", listing("").body, "it has no <IsTruncated>, so there"],
     ["has fewer keys than it says", uncounted, "its <KeyCount> is 2, but it has 1"],
     ["has its keys in another place", nested, "its <KeyCount> is 1, but it has 0"],
     ["has a key with elements in it", inKey, "a <Key> has elements in it"],
@@ -129,7 +129,7 @@ describe("migrate: answers that are not the requested ones", function () {
     ["has folders that were not requested", folders, 'it has "media/", which is not in'],
     ["has an object without a size", noSize, "it has no <Size>"],
     ["has a size that no object has", hugeSize, 'a <Size> is "9999999999999999"'],
-    ["has a size that is no number", badSize, 'a <Size> is "-1"'],
+    ["has a size that is not a number", badSize, 'a <Size> is "-1"'],
     ["has a key that is not URL-encoded, but says so", badUrl, "URI malformed"],
     ["has a character that does not exist", badCharacter, "malformed character entity"],
   ];
@@ -312,16 +312,16 @@ describe("migrate: answers that are not the requested ones", function () {
         () => run(through, folder, { state }),
         () => repair(through, false, { state }),
       ]) {
-        expect(await failureOf(work())).to.include("it is no ListBucketResult");
+        expect(await failureOf(work())).to.include("it is not <ListBucketResult>");
       }
     });
   });
 
   const WRITES: [isMeant: RequestTest, message: string][] = [
     [isPut, "it has no ETag"],
-    [isCreation, "it is no InitiateMultipartUploadResult"],
+    [isCreation, "it is not <InitiateMultipartUploadResult>"],
     [isPart, "it has no ETag, and"],
-    [isJoining, "it is no CompleteMultipartUploadResult"],
+    [isJoining, "it is not <CompleteMultipartUploadResult>"],
   ];
   it("a login page instead of each kind of write: the file does not count as copied", async () => {
     for (const [isMeant, message] of WRITES) {
@@ -337,7 +337,7 @@ describe("migrate: answers that are not the requested ones", function () {
   });
 
   for (const [method, message] of [
-    ["PUT", "it is no CopyObjectResult"],
+    ["PUT", "it is not <CopyObjectResult>"],
     ["DELETE", 'it should be empty, but begins with "<html>'],
   ] as const) {
     it(`a login page instead of a server's copy or deletion: ${method}`, async () => {
@@ -394,7 +394,7 @@ describe("migrate: answers that are not the requested ones", function () {
     expect(filesIn(folder)).to.deep.equal([]);
   });
 
-  it("weak ETags: parts are joined, equal files are recognised, objects are copied", async () => {
+  it("weak ETags: parts are joined, equal files are recognized, objects are copied", async () => {
     const { bucket, inBucket, folder, state } = server.fresh();
     writeTree(folder, { [A]: "x", [LARGE]: randomBytes(9 * MIB) });
     const options = etags((etag) => `W/${etag}`);

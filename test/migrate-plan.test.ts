@@ -8,7 +8,7 @@ import {
   keyOfPath,
   LAYOUTS,
   pathOfKey,
-  recogniseLayout,
+  recognizeLayout,
   usagesOf,
 } from "../tools/migrate/layout.ts";
 import {
@@ -202,14 +202,14 @@ describe("migrate: keys and paths", () => {
     for (const name of VALID) expect(invalidKeyReason(name), name).to.equal(undefined);
   });
 
-  it("recognises both generations of local folders", () => {
-    expect(recogniseLayout(["public", "t_other"])).to.equal("media");
-    expect(recogniseLayout(["media"])).to.equal("data");
-    expect(recogniseLayout(["reports", "certs"])).to.equal("data");
-    expect(recogniseLayout(["etc"])).to.equal(undefined);
-    expect(() => recogniseLayout(["public", "media"])).to.throw("--layout");
-    expect(recogniseLayout(["sso", "backup"], ["sso"])).to.equal("media");
-    expect(() => recogniseLayout(["media"], ["media"])).to.throw("--layout");
+  it("recognizes both generations of local folders", () => {
+    expect(recognizeLayout(["public", "t_other"])).to.equal("media");
+    expect(recognizeLayout(["media"])).to.equal("data");
+    expect(recognizeLayout(["reports", "certs"])).to.equal("data");
+    expect(recognizeLayout(["etc"])).to.equal(undefined);
+    expect(() => recognizeLayout(["public", "media"])).to.throw("--layout");
+    expect(recognizeLayout(["sso", "backup"], ["sso"])).to.equal("media");
+    expect(() => recognizeLayout(["media"], ["media"])).to.throw("--layout");
   });
 });
 

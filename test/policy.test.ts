@@ -10,7 +10,7 @@ import { UNKNOWN } from "../providers/retention.ts";
 import { labelOf, lookUpTypes } from "../tools/preview/resource-types.ts";
 import { EngineProject, pulumi, REPOSITORY } from "./support/engine.ts";
 import { exampleValues } from "./support/examples.ts";
-import { judge } from "./support/policies.ts";
+import { check } from "./support/policies.ts";
 import { record, type Recorded } from "./support/recorder.ts";
 import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
@@ -414,7 +414,7 @@ describe("policy pack", function () {
   ];
   for (const [provider, what, values] of ways) {
     it(`passes ${provider}: ${what}`, async () => {
-      expect(await judge(await registered(provider, values))).to.deep.equal({
+      expect(await check(await registered(provider, values))).to.deep.equal({
         violations: [],
         unknown: [],
       });
@@ -426,7 +426,7 @@ describe("policy pack", function () {
       for (const provider of PROVIDERS) {
         for (const [what, change, expected, values] of byProvider[provider] ?? []) {
           it(`finds on ${provider}: ${what}`, async () => {
-            const { violations } = await judge(change(await registered(provider, values)));
+            const { violations } = await check(change(await registered(provider, values)));
             expect(violations).not.to.have.length(0);
             for (const violation of violations) {
               expect(violation.policy).to.equal(policy);
@@ -445,7 +445,7 @@ describe("policy pack", function () {
       ["aws", "aws:s3/bucketMetric:BucketMetric"],
       ["azure", "azure-native:authorization/v20240501:ManagementLockByScope"],
     ] as const) {
-      expect(await judge(added(type)(await registered(provider))), type).to.deep.equal({
+      expect(await check(added(type)(await registered(provider))), type).to.deep.equal({
         violations: [],
         unknown: [],
       });
@@ -460,7 +460,7 @@ describe("policy pack", function () {
     const line = { packages: ["madeup"], load: () => Promise.resolve(file) };
     Object.assign(providers, { madeup: line });
     try {
-      const { violations } = await judge(added(component)(added(type)([])));
+      const { violations } = await check(added(component)(added(type)([])));
       expect(violations.map(({ policy }) => policy)).to.deep.equal(["protected-bucket"]);
       expect(labelOf(type, await lookUpTypes([type]))).to.equal("Madeup bucket");
     } finally {
@@ -469,13 +469,13 @@ describe("policy pack", function () {
     expect(await resourceType(type)).to.equal(undefined);
   });
 
-  it("refuses a statement with NotPrincipal, which it cannot judge", async () => {
+  it("refuses a statement with NotPrincipal, which it cannot check", async () => {
     const butOne = {
       ...open,
       Principal: undefined,
       NotPrincipal: { AWS: "arn:aws:iam::123456789012:root" },
     };
-    const { violations } = await judge(
+    const { violations } = await check(
       statement(T.awsBucketPolicy, butOne)(await registered("aws")),
     );
     expect(violations.map(({ policy }) => policy)).to.include.members([
@@ -490,7 +490,7 @@ describe("policy pack", function () {
     for (const type of [T.awsAccessPoint, T.awsAccessPointPolicy]) {
       const found = async (principal: unknown) =>
         (
-          await judge(
+          await check(
             added(type, {
               policy: JSON.stringify({ Statement: { ...open, Principal: principal } }),
             })(await registered("aws")),
@@ -512,7 +512,7 @@ describe("policy pack", function () {
         StringLike: { [`${ISSUER}:aud`]: "sts.*" },
       },
     });
-    expect(await judge(narrower(await registered("aws", role)))).to.deep.equal({
+    expect(await check(narrower(await registered("aws", role)))).to.deep.equal({
       violations: [],
       unknown: [],
     });
@@ -524,7 +524,7 @@ describe("policy pack", function () {
         ...resource,
         type: rename(resource.type),
       }));
-      expect(await judge(resources), resources.map(({ type }) => type).join(" ")).to.deep.equal({
+      expect(await check(resources), resources.map(({ type }) => type).join(" ")).to.deep.equal({
         violations: [],
         unknown: [],
       });
@@ -533,7 +533,7 @@ describe("policy pack", function () {
 
   it("finds URLs for browsers with http, except on this machine", async () => {
     const outputs = (customDomain: string) =>
-      judge([
+      check([
         {
           type: "pulumi:pulumi:Stack",
           name: "test",
@@ -565,20 +565,20 @@ describe("policy pack", function () {
       ["http://192.168.1.2", 2],
     ] as const) {
       const changes = [set(T.s3Bucket, "endpoint", endpoint), unprotected(T.s3Bucket)];
-      const { violations } = await judge(
+      const { violations } = await check(
         changes.reduce((resources, change) => change(resources), await registered("s3")),
       );
       expect(violations, endpoint).to.have.length(count);
     }
   });
 
-  it("reports the policy that cannot judge an unknown value, and judges the rest", async () => {
+  it("reports the policy that cannot check an unknown value, and checks the rest", async () => {
     const resources = set(
       T.awsUserPolicy,
       "policy",
       UNKNOWN,
     )(set(T.awsPublicAccess, "blockPublicAcls", false)(await registered("aws")));
-    const { violations, unknown } = await judge(unprotected(T.awsBucket)(resources));
+    const { violations, unknown } = await check(unprotected(T.awsBucket)(resources));
     expect(violations.map(({ policy }) => policy)).to.deep.equal([
       "no-public-bucket",
       "protected-bucket",
@@ -589,7 +589,7 @@ describe("policy pack", function () {
   });
 
   it("finds a property in an unknown form, and does not show its value", async () => {
-    const { violations } = await judge(
+    const { violations } = await check(
       set(T.s3Cors, "rules", "top secret")(await registered("s3")),
     );
     expect(violations.map(({ policy }) => policy)).to.deep.equal([
@@ -598,9 +598,9 @@ describe("policy pack", function () {
     ]);
     for (const { message } of violations)
       expect(message)
-        .to.match(/^rules is not in a form that this policy can judge/)
+        .to.match(/^rules is not in a form that this policy can check/)
         .and.not.to.contain("top secret");
-    const document = await judge(
+    const document = await check(
       set(T.awsUserPolicy, "policy", "not JSON")(await registered("aws")),
     );
     expect(document.violations.map(({ policy }) => policy)).to.deep.equal(["least-privilege"]);

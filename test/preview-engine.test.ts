@@ -334,7 +334,7 @@ class Scenes {
     expect(originsAfter).to.deep.equal(["https://authentik.company"]);
   });
 
-  it("are judged in the same way with every secret in the environment", () => {
+  it("are checked in the same way with every secret in the environment", () => {
     for (const { ok, atRisk } of redacted) {
       expect({ ok, risks: atRisk.map(({ risk }) => risk) }).to.deep.equal({
         ok: false,

@@ -206,13 +206,13 @@ describe("GitHub", () => {
         merge_commit_sha: COMMIT,
         labels: [{ name: "docs" }],
       });
-      expect(await gitHub.mergedAs(COMMIT, "main")).to.deep.equal({ number: 82, labels: ["docs"] });
+      expect(await gitHub.labelsOfMerged(COMMIT, "main")).to.deep.equal(["docs"]);
     });
 
     it("do not exist for a commit that was pushed, or whose pull request is open", async () => {
       server.addPull({ merge_commit_sha: COMMIT, labels: [LABEL] });
-      expect(await gitHub.mergedAs(COMMIT, "main")).to.equal(undefined);
-      expect(await gitHub.mergedAs("c".repeat(40), "main")).to.equal(undefined);
+      expect(await gitHub.labelsOfMerged(COMMIT, "main")).to.deep.equal([]);
+      expect(await gitHub.labelsOfMerged("c".repeat(40), "main")).to.deep.equal([]);
     });
   });
 

@@ -10,7 +10,7 @@ import { renderMarkdown, renderText } from "../tools/preview/render.ts";
 
 const SUCCEEDED = '{"summaryEvent":{"result":"succeeded"}}';
 
-/** Behaviour that the real tool shows rarely or never. */
+/** Behavior that the real tool shows rarely or never. */
 describe("a command line tool that misbehaves", function () {
   this.timeout(20_000);
   const path = process.env.PATH;
@@ -70,7 +70,7 @@ describe("a command line tool that misbehaves", function () {
     expect(report.diagnostics[0]?.message).to.equal(`refused ${KEYCLOAK_URL} by [secret]`);
   });
 
-  it("is judged by its events, also when they contain a secret of the environment", async () => {
+  it("is checked by its events, also when they contain a secret of the environment", async () => {
     const [urn, type] = [
       "urn:pulumi:prod::authentik-storage::aws:s3/bucket:Bucket::authentik-media",
       "aws:s3/bucket:Bucket",

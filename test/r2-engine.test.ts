@@ -228,7 +228,7 @@ const CONFIG = {
     for (const command of ["preview", "up"]) {
       const args = command === "up" ? ["--yes", "--skip-preview"] : [];
       expect(await project.expectFailure(command, ...args)).to.contain(
-        'adopt = "true" would import a bucket again that this stack has',
+        'this stack already has a bucket, and adopt = "true" would import one again',
       );
     }
     expect(fake.writes).to.have.length(writes);
@@ -247,7 +247,7 @@ const CONFIG = {
         { keyGeneration: 1, retirePreviousKey: true },
         'authentik has "key 2" or "key 1"; keep both',
       ],
-      [{ adopt: true }, "would import a bucket again that this stack has"],
+      [{ adopt: true }, "would import one again"],
     ] as const) {
       await project.configure({ ...CONFIG, ...change });
       expect(await upFails()).to.contain(message);

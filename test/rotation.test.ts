@@ -80,12 +80,12 @@ describe("rotation of keys", () => {
     ["a step of two", at(3), at(5), /raise it by one: pulumi config set keyGeneration 4/],
     ["a step back", at(3), at(2), /would replace the key in use, of generation 3/],
     ["a rotation that retires the key in use", at(3), at(4, true), /retirePreviousKey = "true" would delete "key 3"/],
-    ["the key before the one in use, made again", at(3, true), at(3), /would create "key 2" beside "key 3"/],
+    ["the key before the one in use, made again", at(3, true), at(3), /would create "key 2" again, and authentik has "key 3"/],
     ["a role in place of the key", at(3), at(1, false, ["irsa a"]), /would delete "key 3".*keep keyGeneration = "3"/],
     ["a role in place of the key, with an old retirePreviousKey", at(3, true), at(3, true, ["irsa a"]), /retirePreviousKey = "true" would delete "key 3"/],
     ["a key in place of the role", at(1, false, ["irsa a"]), at(1), /would delete "irsa a".*set retirePreviousKey = "false"/],
     ["another role", at(1, false, ["irsa a"]), at(1, false, ["irsa b"]), /would delete "irsa a".*set credentials = "user" first/],
-    ["an end without its key", at(3, false, ["irsa a", "key 3"]), at(1, false, ["irsa a"]), /only retirePreviousKey = "true" deletes/],
+    ["an end without its key", at(3, false, ["irsa a", "key 3"]), at(1, false, ["irsa a"]), /set retirePreviousKey = "true" to delete them/],
   ];
   for (const [what, before, after, message] of refused)
     it(`refuses ${what}`, () => {
@@ -108,7 +108,7 @@ describe("rotation of keys", () => {
   it("after an update that failed and may not have been a rotation, keeps both keys", () => {
     for (const after of [at(5), at(3), at(3, true), at(4, true)])
       expect(rotationFault(at(4), after, "failed")).to.match(
-        /authentik has "key 4" or "key 3"; keep both until an update is complete: keyGeneration = "4"/,
+        /authentik has "key 4" or "key 3"; keep both keys until an update succeeds: set keyGeneration = "4"/,
       );
     expect(rotationFault(at(4), at(4), "failed")).to.equal(undefined);
     for (const after of [at(2), at(1)])

@@ -128,7 +128,7 @@ describe("S3 resources on a real server", () => {
           ]);
           for (const { message } of failures) {
             expect(message)
-              .to.match(/not an S3 server|HTTP 200/)
+              .to.match(/did not answer like an S3 server|HTTP 200/)
               .and.not.include("exists already");
           }
         } finally {
@@ -178,7 +178,9 @@ describe("S3 resources on a real server", () => {
       try {
         const lost = { ...inputs, endpoint: `http://${proxy.host}`, rules, policy: {} };
         for (const kind of [operations.bucket, operations.cors, operations.policy]) {
-          expect((await failure(kind.read("x", lost))).message).to.contain("is not an S3 server");
+          expect((await failure(kind.read("x", lost))).message).to.contain(
+            "did not answer like an S3 server",
+          );
         }
       } finally {
         await proxy.stop();
@@ -263,7 +265,7 @@ describe("S3 resources on a real server", () => {
     });
   });
 
-  it("that all answers to its creation were lost for is recognised, and another one is not", async () => {
+  it("that all answers to its creation were lost for is recognized, and another one is not", async () => {
     await behind(
       ({ method }) => (method === "PUT" ? "lost" : undefined),
       async (endpoint) => {

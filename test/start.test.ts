@@ -137,7 +137,7 @@ describe("npm start", function () {
           const mustTell = text.includes("stopping the S3 server") || !text.includes("Next, bring");
           if (status !== 0 && text.includes("S3 server") && mustTell) {
             expect(text, where).to.contain(
-              "stopped by SIGINT: the S3 server and pulumi do not run",
+              "stopped by SIGINT: the S3 server and pulumi were stopped",
             );
           }
         }
@@ -153,7 +153,7 @@ describe("npm start", function () {
     const replies = [["Next, bring", "\u0003"]] as const;
     const { status, text } = await onTerminal(process.execPath, args, replies, options);
     expect(status, text).to.equal(1);
-    expect(text).to.match(/stopped by SIGINT: the S3 server and pulumi do not run any more\s*$/);
+    expect(text).to.match(/stopped by SIGINT: the S3 server and pulumi were stopped\s*$/);
   });
 
   // biome-ignore format: a table of cases
@@ -192,7 +192,7 @@ describe("npm start", function () {
     await once(other, "listening");
     const { code, text } = await start({ PATH: PATH_WITHOUT_PULUMI });
     other.close();
-    expect(code).to.equal(1);
+    expect(code).to.equal(2);
     expect(text).to.contain(`port ${port} on 127.0.0.1`);
   });
 
@@ -201,7 +201,7 @@ describe("npm start", function () {
     const { host, stop } = await listen(server);
     const { code, text } = await start({ PATH: "", VERSITYGW_RELEASES: `http://${host}` });
     await stop();
-    expect(code).to.equal(1);
+    expect(code).to.equal(2);
     expect(text).to.match(/versitygw cannot be installed.*or install Go/);
     expect(text).to.match(/download: \S+checksums.txt answers 404/);
     expect(text).to.contain("Go: go is not on PATH").and.contain("Docker: docker is not on PATH");

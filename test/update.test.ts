@@ -46,8 +46,8 @@ describe("a project of the previous commit", function () {
     git(project, ["commit", "--quiet", "--message", "our project"]);
     const here = commands
       .replace(/https:\S+/, REPOSITORY)
-      .replaceAll("v0.1.0", previous ?? "")
-      .replaceAll("v0.2.0", git(REPOSITORY, ["rev-parse", "HEAD"]).trim());
+      .replace("OLD", previous ?? "")
+      .replace("NEW", git(REPOSITORY, ["rev-parse", "HEAD"]).trim());
     execFileSync("bash", ["-euc", here], { cwd: project, stdio: "pipe" });
     const released = git(REPOSITORY, ["ls-tree", "-r", "HEAD"]).split("\n");
     git(project, ["add", "--all"]);

@@ -294,10 +294,10 @@ describe("a source of variables", function () {
       "PG_PASS=x",
     ]);
     const options = { origins: ["https://a.b"], release: parseRelease("2025.12") };
-    const source = await readSource(`env:${file}`, options);
-    expect(source?.settings).to.include({ bucketName: "media", region: "eu" });
+    const source = await readEnvFile(file, options);
+    expect(source.settings).to.include({ bucketName: "media", region: "eu" });
     expect(source).to.deep.include(options);
-    expect(source?.warnings.join()).to.include(
+    expect(source.warnings.join()).to.include(
       'AUTHENTIK_STORAGE__S3__REGION: Compose replaces "$missing"',
     );
   });

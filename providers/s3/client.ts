@@ -2,7 +2,8 @@
 import { Readable } from "node:stream";
 import type { S3ClientConfig } from "@aws-sdk/client-s3";
 import { NodeHttpHandler, type NodeHttpHandlerOptions } from "@smithy/node-http-handler";
-import { limited, proxyFor } from "../../authentik/proxy.ts";
+import { proxyFor } from "../../authentik/proxy.ts";
+import { limited } from "./fetch.ts";
 
 /** Keys, or the name of an AWS profile; with neither, the SDK's default chain looks for credentials. */
 export interface ClientKeys {

@@ -11,9 +11,9 @@ import type {
   CreateBucketCommandInput,
 } from "@aws-sdk/client-s3";
 import type * as dynamic from "@pulumi/pulumi/dynamic/index.js";
-import { fetchByProxy } from "../../authentik/proxy.ts";
 import { UNKNOWN } from "../retention.ts";
 import type { ClientKeys } from "./client.ts";
+import { fetchByProxy } from "./fetch.ts";
 import {
   adminCredentials,
   NOT_S3,
@@ -332,7 +332,7 @@ async function removeAll(
   remove: (item: Stored) => Promise<void>,
 ): Promise<void> {
   const refusals = new Map<Stored, ServerError>();
-  // A generator, because one that a worker leaves by an error gives the others nothing more.
+  // The workers share one generator. An error in one of them closes it, so the others stop too.
   const queue = (function* () {
     yield* items;
   })();

@@ -184,7 +184,7 @@ async function collect(body: unknown): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** Anything but a web page. Whoever reads an answer checks its shape. */
+/** Whether it is not a web page. The caller checks the rest. */
 function isS3Content(text: string): boolean {
   return !/^\s*<(?:!doctype|html)/i.test(text);
 }
@@ -195,11 +195,11 @@ function isS3Error(text: string, status: number): boolean {
   return /<Code>/.test(text.slice(0, 4096));
 }
 
-/** Something else than an S3 server answered. */
+/** The error for an answer of something other than an S3 server. */
 export function notS3({ bucket, endpoint }: Connection, status = 200): ServerError {
   const message =
-    `what answers for the bucket "${bucket}" at ${endpoint} (HTTP ${status}) is not an S3 server, ` +
-    "e.g. a web page or a login in front of it: check the endpoint's host, port and path.";
+    `${endpoint} did not answer like an S3 server (bucket "${bucket}", HTTP ${status}), ` +
+    "but e.g. with a web page or a login: check the endpoint's host, port and path.";
   return new ServerError(message, NOT_S3, status, undefined);
 }
 
@@ -218,7 +218,7 @@ function explain(error: unknown, purpose: string, connection: Connection): Serve
   const facts = [status === undefined ? "" : `HTTP ${status}`, code, message];
   const answer = facts.filter((fact) => fact !== "").join(", ");
   const sentences = [
-    `could not ${purpose} (bucket "${bucket}" at ${endpoint}${byProxy(endpoint)}): ${answer}.`,
+    `could not ${purpose} (bucket "${bucket}" at ${endpoint}${throughProxy(endpoint)}): ${answer}.`,
     advice(code, status, connection),
   ];
   if (retrySeconds > 0 && isRetryable(code, status)) {
@@ -229,9 +229,9 @@ function explain(error: unknown, purpose: string, connection: Connection): Serve
   return new ServerError(sentences.join(" "), code, status, error);
 }
 
-function byProxy(endpoint: string): string {
+function throughProxy(endpoint: string): string {
   const proxy = proxyFor(endpoint);
-  return proxy === undefined ? "" : ` by the proxy ${proxy.host}`;
+  return proxy === undefined ? "" : ` through the proxy ${proxy.host}`;
 }
 
 interface Facts {
@@ -302,7 +302,7 @@ function advice(code: string, status: number | undefined, connection: Connection
   if (known !== undefined) return typeof known === "string" ? known : known(connection);
   if (status === undefined) {
     const proxy =
-      byProxy(connection.endpoint) === "" ? "" : ", and check the proxy of your environment";
+      throughProxy(connection.endpoint) === "" ? "" : ", and check the proxy of your environment";
     return `No answer: check that ${connection.endpoint} is right and its server runs${proxy}.`;
   }
   if (status === 407)

@@ -15,14 +15,14 @@ export interface Violation {
   message: string;
 }
 
-/** What the policies find, and which of them could not judge because of a value that is not known yet. */
+/** What the policies find, and which of them could not check because of a value that is not known yet. */
 export interface Judgement {
   violations: Violation[];
   unknown: Violation[];
 }
 
-/** Judges each resource and then the stack. */
-export async function judge(resources: readonly Recorded[]): Promise<Judgement> {
+/** Checks each resource and then the stack. */
+export async function check(resources: readonly Recorded[]): Promise<Judgement> {
   const violations: Violation[] = [];
   const unknown: Violation[] = [];
   const attempt = async (

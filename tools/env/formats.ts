@@ -14,7 +14,7 @@ export type Format = (typeof FORMATS)[number];
 export const KEYS_IN = ["env-from", "existing-secret", "values"] as const;
 export type KeysIn = (typeof KEYS_IN)[number];
 
-/** What a format needs beside the variables. */
+/** The values that a format needs in addition to the variables. */
 export interface FormatOptions {
   /** For `helm` and `secret`. */
   keysIn: KeysIn;
@@ -105,7 +105,7 @@ function compose(env: Env): string {
   return yaml({ services: { server: { environment }, worker: { environment } } });
 }
 
-/** What the values file says of itself. */
+/** Comments at the top of the values file. */
 const HELM_HEAD = `# Use this as the last values file of the release, also with --reuse-values.
 # An empty value removes what earlier values have set. The chart makes no variable of it.
 `;
@@ -219,7 +219,7 @@ function secret(env: Env, { keysIn, secretName }: FormatOptions): string {
 }
 
 /**
- * What a Secret beside the chart's own holds: the credentials, and the variables that the chart
+ * The content of a Secret beside the chart's own: the credentials, and the variables that the chart
  * would pass on in a list. It is empty if there are no credentials.
  */
 function secretEntries(env: Env): Record<string, string> {

@@ -36,7 +36,7 @@ export async function mergeIntoFile(
   };
 }
 
-/** The beginning of a value, to recognise it. Nothing of a credential or a short value is shown. */
+/** The beginning of a value, to recognize it. A credential or a short value is hidden completely. */
 function mask(name: string, value: string): string {
   return isCredential(name) || value.length < 8 ? "****" : `${value.slice(0, 4)}****`;
 }

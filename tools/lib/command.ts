@@ -1,8 +1,9 @@
-/** What every command does with its process: errors, exit status, interruption. */
+/** What every command has in common: errors, exit status, interruption. */
 import { CommanderError, InvalidArgumentError, type Command } from "commander";
 import { EnvValueError } from "../../authentik/env.ts";
 import { EnvReadError } from "../../authentik/read-env.ts";
 import { DotenvError } from "./dotenv.ts";
+import { messageOf } from "./errors.ts";
 import { PulumiError } from "./pulumi.ts";
 import { SourceError } from "./source.ts";
 import { WriteError } from "./write-file.ts";
@@ -28,12 +29,12 @@ const EXPECTED_ERRORS = [
  * status is 2. Every other error is a defect and keeps its stack trace.
  *
  * @param expected the command's own errors that the user can fix
- * @param messageOf the message that is printed for an error
+ * @param textOf the text that is printed for an error
  */
 export async function runCommand(
   command: Command,
   expected: readonly (abstract new (...args: never[]) => Error)[] = [],
-  messageOf = ({ message }: Error): string => message,
+  textOf: (error: Error) => string = messageOf,
 ): Promise<void> {
   ignoreClosedOutput();
   try {
@@ -42,7 +43,7 @@ export async function runCommand(
     // commander has printed what is wrong, or the help, which is not an error.
     if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
     else if (error instanceof Error && isExpected(error, expected)) {
-      console.error(`error: ${messageOf(error)}`);
+      console.error(`error: ${textOf(error)}`);
       process.exitCode = 2;
     } else throw error;
   }
@@ -84,8 +85,8 @@ const SAME_SIGNAL_MS = 300;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
- * Runs work that Ctrl-C, SIGTERM or a closed terminal stop in order. A second signal ends the
- * process at once. npm passes a terminal's Ctrl-C on, so that it arrives twice: that counts as one.
+ * Runs work that Ctrl-C, SIGTERM or a closed terminal stops in order. A second signal ends the
+ * process at once. npm passes a terminal's Ctrl-C on, so it arrives twice and counts once.
  *
  * The listeners stay until the end: signal-exit, which libraries here use, ends the process when it
  * finds no other listener.

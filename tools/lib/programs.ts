@@ -26,7 +26,7 @@ export async function executable(file: string): Promise<string | undefined> {
 
 export interface RunOptions {
   cwd?: string;
-  /** Environment variables besides those of this process. */
+  /** Environment variables in addition to those of this process. */
   env?: Readonly<Record<string, string>>;
   /** Written to standard input. Secrets go here: every user of the machine can read arguments. */
   input?: string;
@@ -60,8 +60,8 @@ export async function run(
 }
 
 /**
- * Builds a Go program, e.g. `example.com/cmd/tool@v1.0.0`, into this folder. Go's caches are there
- * too until it is built, because the home folder may be read-only.
+ * Builds a Go program, e.g. `example.com/cmd/tool@v1.0.0`, into this folder. During the build Go's
+ * caches are in it too, because the home folder may be read-only.
  *
  * @throws Error with Go's message
  */

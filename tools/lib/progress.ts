@@ -1,6 +1,5 @@
 /**
- * How a command shows what it is doing: a line that changes on a terminal, plain lines elsewhere.
- * Always on stderr.
+ * Shows the progress of a command on stderr: a line that changes on a terminal, plain lines elsewhere.
  */
 import yoctoSpinner from "yocto-spinner";
 

@@ -10,7 +10,7 @@ import { REPOSITORY } from "./repository.ts";
 export interface StackLocation {
   /** Folder of its `Pulumi.yaml`. The default is this repository's. */
   workDir?: string | undefined;
-  /** Environment variables beside this process's own, e.g. `PULUMI_BACKEND_URL`. */
+  /** Environment variables in addition to this process's own, e.g. `PULUMI_BACKEND_URL`. */
   envVars?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -34,7 +34,7 @@ export interface PulumiOptions extends StackLocation {
   onLine?: (line: string) => void;
 }
 
-/** What a run of the tool left. */
+/** The result of a run of the tool. */
 export interface PulumiResult {
   /** Exit status. */
   code: number;
@@ -102,7 +102,7 @@ export async function runPulumi(
 }
 
 /**
- * What a command of the tool prints as JSON.
+ * Runs a command of the tool and returns the JSON that it prints.
  *
  * @throws PulumiError with the tool's own message
  */
@@ -111,18 +111,18 @@ export async function pulumiJson(
   options: PulumiOptions,
 ): Promise<unknown> {
   const result = await runPulumi([...args, "--json"], options);
-  if (result.code !== 0) throw new PulumiError(messageOf(result));
+  if (result.code !== 0) throw new PulumiError(toolMessage(result));
   const value: unknown = JSON.parse(result.stdout);
   return value;
 }
 
 /** The message of a tool that failed. */
-export function messageOf({ stderr, code }: Pick<PulumiResult, "stderr" | "code">): string {
+export function toolMessage({ stderr, code }: Pick<PulumiResult, "stderr" | "code">): string {
   const message = stderr.replaceAll(/^error: /gm, "").trim();
   return message || `pulumi ended with status ${code} and printed no error`;
 }
 
-/** Reads to the end whatever `onLine` does with a line: an update must not be cut off. */
+/** Reads standard output to its end: an update must not be cut off. */
 async function readOutput(
   stream: NodeJS.ReadableStream,
   onLine: PulumiOptions["onLine"],
@@ -134,8 +134,8 @@ async function readOutput(
 }
 
 /**
- * The end of what a program writes, in whole lines: the rest of a secret that is cut would not be
- * recognized.
+ * The end of a program's output, in whole lines: a part of a secret would not be recognized and
+ * redacted.
  */
 export class OutputEnd {
   text = "";

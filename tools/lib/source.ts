@@ -1,4 +1,4 @@
-/** What the commands work on: a stack's outputs, or the variables in an env file. */
+/** Reads the input of the commands: a stack's outputs, or the variables in an env file. */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import * as v from "valibot";
@@ -13,7 +13,7 @@ import { userPath } from "./repository.ts";
 export interface Source {
   /** For messages: `stack "dev"`, `env file ".env"`. */
   name: string;
-  /** What commands take for it: `stack:dev`, `env:.env`. */
+  /** Its name on a command line: `stack:dev`, `env:.env`. */
   argument: string;
   /** Read back from `env` by authentik's rules. */
   settings: StorageSettings;
@@ -27,7 +27,7 @@ export interface Source {
   hasGeneralNames: boolean;
   /** Whether the key is the one that administers the bucket; undefined when that is not known. */
   keyIsAdmin?: boolean | undefined;
-  /** Where everybody could read the files if somebody turned that on at the provider. */
+  /** The URL at which everyone can read the files if public access is on at the provider. */
   publicUrl?: string | undefined;
   /** The AWS role of authentik's service accounts, if the stack created one. */
   roleArn?: string | undefined;
@@ -37,7 +37,7 @@ export interface Source {
   warnings: string[];
 }
 
-/** What an env file does not state. */
+/** Values that an env file does not have. */
 export interface SourceOptions {
   origins?: readonly string[] | undefined;
   release?: Release | undefined;
@@ -53,17 +53,14 @@ export class SourceError extends Error {
  *
  * @throws SourceError, or EnvReadError when authentik could not use the variables
  */
-export async function readSource(
-  text: string,
-  options: SourceOptions = {},
-): Promise<Source | undefined> {
+export async function readSource(text: string): Promise<Source | undefined> {
   const [, kind, rest = ""] = /^(stack|env):(.+)$/s.exec(text) ?? [];
   if (kind === "stack") return readStack(rest);
-  return kind === "env" ? readEnvFile(rest, options) : undefined;
+  return kind === "env" ? readEnvFile(rest) : undefined;
 }
 
 /**
- * The tool talks to its backend over the network, and may wait for a passphrase that nobody types.
+ * The tool talks to its backend over the network, and may wait for a passphrase without end.
  */
 const PULUMI_TIMEOUT_MS = 60_000;
 
@@ -97,7 +94,7 @@ export async function readStack(name: string, location: StackLocation = {}): Pro
 /**
  * The source that a stack's outputs describe.
  *
- * @param values the outputs, secrets in clear
+ * @param values the outputs, with secrets in plain text
  * @param hasAdminKeys whether the stack's config has separate keys that administer the bucket
  * @throws SourceError, or EnvReadError
  */

@@ -47,7 +47,7 @@ export async function writeWholeFile(
 }
 
 /**
- * What is at a path; undefined if there is nothing.
+ * The file at a path; undefined if there is none.
  *
  * @throws WriteError if it is not a regular file
  */
@@ -85,7 +85,7 @@ async function replace(
     await file.sync();
     await file.close();
     if (!content.equals(await readFile(temporary))) {
-      throw new WriteError(`"${path}" cannot be written: the disk has not kept what was written`);
+      throw new WriteError(`"${path}" cannot be written: the disk did not store the written bytes`);
     }
     await rename(temporary, target);
   } catch (error) {

@@ -18,7 +18,7 @@ export interface GuardedChange {
   seen: Item | undefined;
   /** Makes the change and returns the new version. */
   make(condition?: Condition): Promise<string>;
-  /** Whether the object is what this change makes: the answer to an earlier try may be lost. */
+  /** Whether the change is already made: the answer to an earlier try may be lost. */
   isMade(now: Item | undefined): Promise<boolean>;
 }
 
@@ -42,9 +42,9 @@ export class GuardedChanges {
   }
 
   /**
-   * The server checks the condition. If it does not support conditions, the object is read before
-   * the change; for copies and deletions too, because many servers ignore their conditions
-   * silently.
+   * The server checks the condition. If it does not support conditions, the object is read before the
+   * change. Before copies and deletions it is always read, because many servers silently ignore their
+   * conditions.
    */
   private async makeIf(condition: Condition | undefined, change: GuardedChange): Promise<string> {
     const { kind, key, seen } = change;
@@ -67,7 +67,7 @@ export class GuardedChanges {
     const { kind, key, seen } = change;
     if (isUnsupported(error)) {
       const version = await this.makeIf(undefined, change).catch((later: unknown) => {
-        // It was not the condition. The answer to a HEAD has no message.
+        // The condition was not the cause. The answer to a HEAD has no message.
         throw later instanceof S3Error && later.status === error.status ? error : later;
       });
       this.withoutConditions.add(kind);
@@ -75,7 +75,7 @@ export class GuardedChanges {
     }
     if (error.code !== "NoSuchUpload" && !isConflict(error, seen)) throw error;
     const now = await this.read(key);
-    // The server compares ETags in another way.
+    // The server compares ETags in its own way.
     if (error.status === 412 && isSameVersion(now, seen)) return this.makeIf(undefined, change);
     return settle(change, now, error);
   }
@@ -132,7 +132,7 @@ function isUnsupported(error: S3Error): boolean {
 
 /**
  * Whether the server says that the object does not meet the condition. AWS and versitygw answer 404
- * when there is none.
+ * if the object does not exist.
  */
 function isConflict({ status, code }: S3Error, seen: Item | undefined): boolean {
   return status === 412 || status === 409 || (code === "NoSuchKey" && seen !== undefined);
@@ -144,7 +144,7 @@ function conditionOf(seen: Item | undefined): Condition | undefined {
   return seen.version === "" ? undefined : { "if-match": `"${seen.version}"` };
 }
 
-/** Some servers name no ETag in their listings. Then the size decides. */
+/** Some servers list no ETags. Then the sizes are compared. */
 function isSameVersion(a: Item | undefined, b: Item | undefined): boolean {
   const isVersion = a?.version === b?.version || a?.version === "" || b?.version === "";
   return a?.size === b?.size && isVersion;

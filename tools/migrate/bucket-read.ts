@@ -13,13 +13,14 @@ import {
 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
-import type { BucketClient, ObjectStream } from "./s3-client.ts";
+import type { ObjectStream } from "./s3-bodies.ts";
+import type { BucketClient } from "./s3-client.ts";
 import { pauseAfter } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
 import { storedHeaders } from "./stored-headers.ts";
 
 const MIB = 1024 * 1024;
-/** Objects up to this size are read in one request: those that the copying of a file admits. */
+/** Objects up to this size are read in one request. A copy requests memory for all of their bytes. */
 const WHOLE_BYTES = 8 * MIB;
 /**
  * How many bytes of large objects may be in memory when they arrive faster than they are stored.
@@ -29,14 +30,13 @@ const AHEAD_BYTES = 16 * MIB;
 /** Larger ranges need fewer connections on servers that close each. */
 const MAX_RANGE = 8 * MIB;
 const MIN_RANGE = MIB;
-/** The next range is requested when so much of one is left. */
+/** The next range is requested when this much of the current one is left. */
 const NEXT_BYTES = MIB / 4;
-/** How many bytes between two failures show that reading goes on. */
+/** This many bytes between two failures show that reading makes progress. */
 const PROGRESS_BYTES = 64 * 1024;
 
 /**
- * The object's content. Its chunks end with an error unless the bytes are those that the server
- * keeps.
+ * The object's content. Its chunks end with an error if the bytes do not match the server's checksum.
  *
  * @param wholeBytes objects up to this size are read in one request
  */
@@ -59,7 +59,7 @@ export async function digestOfObject(
   algorithm: "md5" | "sha256",
   item: Item,
 ): Promise<string> {
-  // Many objects may be read at a time, and none of them has memory of its own.
+  // Many objects may be read at a time, and no memory is reserved for them.
   return digestOf(algorithm, readObject(client, item, MIN_RANGE));
 }
 
@@ -209,7 +209,7 @@ async function* bytesOf(stream: ObjectStream, first: number, end: number): Async
 
 /** A part of an object that was requested. */
 interface Range {
-  /** The byte behind its last one. */
+  /** The byte after its last one. */
   end: number;
   answer: Promise<ObjectStream>;
 }
@@ -234,7 +234,7 @@ function cancel(range: Range | undefined): void {
   );
 }
 
-/** An object that is no longer the one that the listing showed may be read after another look. */
+/** An object that changed after the listing can be read after a refresh. */
 function readFailure(failure: unknown): unknown {
   const isOther =
     failure instanceof S3Error &&
@@ -253,7 +253,7 @@ interface Check {
 }
 
 async function checkOf(client: BucketClient, item: Item, headers: AnswerHeaders): Promise<Check> {
-  // If the answer has no ETag, that of the listing is valid.
+  // An answer without an ETag has that of the listing.
   const known = { ...headers, etag: headers.etag ?? item.version };
   const whole = wholeVerifier(known);
   if (whole) return { verifier: whole, isCertain: true };

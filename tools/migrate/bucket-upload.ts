@@ -1,4 +1,4 @@
-/** Uploads in parts. The journal knows of them, so that a later run resumes or ends them. */
+/** Multipart uploads. The journal records them, so that a later run resumes or aborts them. */
 import { hash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import type { GuardedChanges } from "./bucket-change.ts";
@@ -13,11 +13,11 @@ import type { StoredHeaders } from "./stored-headers.ts";
 /** How many parts of one file are uploaded at once. */
 const PARTS_AT_ONCE = 4;
 
-/** The uploads in parts to one bucket. */
+/** The multipart uploads to one bucket. */
 export class Uploads {
   /** Set before the first upload. */
   journal: Journal | undefined;
-  /** Keys whose uploads may be left by a killed run, because the key pair may not end them. */
+  /** Keys whose uploads a killed run may have left, because the key pair may not abort them. */
   readonly orphans: string[] = [];
   private readonly client: BucketClient;
   private readonly changes: GuardedChanges;
@@ -31,7 +31,7 @@ export class Uploads {
     this.memory = memory;
   }
 
-  /** Uploads a content in parts, and returns the version. */
+  /** Uploads a content as a multipart upload, and returns the version. */
   async write(
     key: string,
     content: Content,
@@ -102,7 +102,7 @@ export class Uploads {
   private explained(key: string, error: unknown): unknown {
     const isRefused = error instanceof S3Error && error.status >= 400;
     if (!isRefused || !/[^ -~]/.test(key) || this.client.isAzure === false) return error;
-    const reason = "its name has other characters than ASCII";
+    const reason = "its name has characters outside ASCII";
     const limit = "versitygw in front of Azure accepts such names only for files up to 8 MiB";
     if (this.client.isAzure === true) {
       return new SkipError(`${reason}; ${limit}`, { cause: error });
@@ -112,8 +112,8 @@ export class Uploads {
   }
 
   /**
-   * Begins an upload, and ends one that was left. The journal has it before the server does, so
-   * that a kill at any moment leaves a trace.
+   * Begins an upload, and aborts one that was left. The journal records it first, so that a kill at
+   * any moment leaves a trace.
    */
   private async create(upload: NewUpload, create: () => Promise<string>): Promise<string> {
     const { key } = upload;
@@ -130,8 +130,8 @@ export class Uploads {
   }
 
   /**
-   * Ends an upload that an earlier run began. If its id is not known, it is searched for, where the
-   * permissions allow it.
+   * Aborts an upload that an earlier run began. If its id is not known, it is looked up where the
+   * permissions allow that.
    */
   private async abort({ key, uploadId }: Upload): Promise<void> {
     const ids = uploadId === "" ? await this.client.listUploads(key) : [uploadId];
@@ -149,7 +149,7 @@ export class Uploads {
     const make = (condition?: Condition) =>
       this.client.completeUpload(key, uploadId, parts, condition);
     const isMade = async (now?: Item) => {
-      // Whatever the object is, this upload has ended.
+      // The upload has ended in any case.
       await this.client.abortUpload(key, uploadId);
       this.journal?.forgetUpload(key);
       return now !== undefined && this.isJoined(now, parts);
@@ -170,8 +170,8 @@ export class Uploads {
   }
 
   /**
-   * Ends the uploads that earlier runs began and this one did not need. What failed in this run is
-   * left for the next one.
+   * Aborts the uploads that earlier runs began and this one did not need. Uploads that failed in this
+   * run are left for the next one.
    */
   async abortLeft(): Promise<void> {
     for (const left of [...(this.journal?.uploads.values() ?? [])]) {

@@ -11,7 +11,7 @@ import { compareKeys, merge } from "./plan.ts";
 import type { S3Object } from "./s3-answers.ts";
 import type { BucketClient, Condition } from "./s3-client.ts";
 import { inOrder, sorted, UnsortedError } from "./sorted.ts";
-import { SkipError, type Item, type Skip, type Storage } from "./storage.ts";
+import { SkipError, type Item, type Skip } from "./storage.ts";
 import {
   bucketHeaders,
   missingHeaders,
@@ -44,18 +44,18 @@ export interface RootFolders {
 export interface BucketOptions {
   /** For a source: whether misplaced objects are listed under their right keys. */
   readsMisplaced: boolean;
-  /** The schemas that are named beside `public`. */
+  /** Names of schemas other than `public`. */
   schemas?: readonly string[];
 }
 
 /** A bucket with authentik's objects. */
-export class Bucket implements Storage {
+export class Bucket {
   readonly kind = "bucket";
   readonly usages = USAGES;
   readonly client: BucketClient;
   readonly root: RootFolders;
-  /** Folders beside those of schemas, e.g. `media/backup/`. They are neither read nor changed. */
-  readonly beside = new Set<string>();
+  /** Folders that are not a schema's, e.g. `media/backup/`. They are neither read nor changed. */
+  readonly otherFolders = new Set<string>();
   private readonly schemas: readonly string[];
   private readonly readsMisplaced: boolean;
   /** Whether this server's listings must be sorted. */
@@ -95,11 +95,12 @@ export class Bucket implements Storage {
     return new Bucket(client, { misplaced, dangerous, foreign }, memory, options);
   }
 
+  /** Its URL, without credentials. Also its identity. */
   get name(): string {
     return this.client.url;
   }
 
-  /** Keys whose uploads in parts an earlier run may have left, where this run may not end them. */
+  /** Keys whose multipart uploads an earlier run may have left and this run may not abort. */
   get orphans(): readonly string[] {
     return this.uploads.orphans;
   }
@@ -109,13 +110,14 @@ export class Bucket implements Storage {
     this.uploads.journal = journal;
   }
 
+  /** Items in the order of `compareKeys`. */
   async *list(usage: Usage, skip: Skip): AsyncGenerator<Item> {
     const inPlace = this.items(`${usage}/`, "", skip);
     if (!this.readsMisplaced || usage !== "media") {
       yield* inPlace;
       return;
     }
-    // All keys in them are invalid: they are skipped, and none is yielded.
+    // All keys in them are invalid, so that they are skipped and none is yielded.
     for (const folder of this.root.dangerous) await this.items(folder, "", skip).next();
     yield* merge(inPlace, this.listMisplaced(skip), skip);
   }
@@ -141,7 +143,7 @@ export class Bucket implements Storage {
     }
   }
 
-  /** Tells keys below a schema's folder from others, whose folders are reported once. */
+  /** Whether a key is below a schema's folder. Each other folder is reported once. */
   private schemaFilter(skip: Skip): (key: string) => boolean {
     let [last, isOurs] = ["", true];
     return (key) => {
@@ -150,7 +152,7 @@ export class Bucket implements Storage {
       last = `${usage}/${schema}/`;
       isOurs = isSchemaName(schema, this.schemas);
       if (isOurs) return true;
-      this.beside.add(last);
+      this.otherFolders.add(last);
       if (this.schemas.length === 0) skip(last, noSchemaReason(schema));
       return false;
     };
@@ -171,6 +173,7 @@ export class Bucket implements Storage {
     }
   }
 
+  /** The item as it is now. */
   refresh(item: Item): Promise<Item> {
     return readItem(this.client, item);
   }
@@ -194,23 +197,28 @@ export class Bucket implements Storage {
     return areCopies(this.client, item, other);
   }
 
-  /** What is stored with an object as it is now. */
+  /** The present stored headers of an object. */
   async stored(item: Item): Promise<StoredHeaders> {
     const { headers } = await this.client.head(item.at ?? item.key);
     return storedHeaders(headers);
   }
 
   /**
-   * What of an object's stored headers is not as it must be, in words; undefined if all is right.
+   * What is wrong with an object's stored headers, in words; undefined if nothing is.
    *
-   * @param source what is stored with the object that it is a copy of, if that is an object
+   * @param source the stored headers of the original, if that is an object
    */
   async storedProblem(item: Item, source?: StoredHeaders): Promise<string | undefined> {
     const stored = await this.stored(item);
     return missingHeaders(rightHeaders(item.key, source ?? stored), stored);
   }
 
-  /** @throws SkipError also when the server does not keep what is stored with the object */
+  /**
+   * Stores a content under a key, completely or not at all, and returns its version.
+   *
+   * @param previous what the plan found at the key
+   * @throws SkipError also when the server does not keep the stored headers
+   */
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
     const isLarge = content.size > partSizeOf(content.size);
     const body = isLarge ? undefined : await wholeOf(content);
@@ -228,7 +236,7 @@ export class Bucket implements Storage {
   private async expectStored(key: string, wanted: StoredHeaders): Promise<void> {
     const missing = missingHeaders(wanted, await this.stored({ key, size: 0, version: "" }));
     if (missing === undefined) return;
-    throw new SkipError(`the server does not keep what is stored with it: it has ${missing}`);
+    throw new SkipError(`the server does not keep its stored headers: it has ${missing}`);
   }
 
   /** Azure treats a backslash as a slash, so the object would be another file's. */
@@ -255,7 +263,7 @@ export class Bucket implements Storage {
     });
   }
 
-  /** Ends the uploads in parts that earlier runs began and this one did not need. */
+  /** Aborts the multipart uploads that earlier runs began and this one did not need. */
   abortLeftUploads(): Promise<void> {
     return this.uploads.abortLeft();
   }
@@ -285,7 +293,7 @@ export class Bucket implements Storage {
 
   /**
    * Gives an object the type that authentik gives it: copies it onto itself, on the server, and
-   * checks the copy. Everything else that is stored with it stays. Returns its new version.
+   * checks the copy. All other stored headers stay. Returns its new version.
    *
    * @throws SkipError when it is not the object that the plan found, or the server does not do it
    */
@@ -305,7 +313,7 @@ export class Bucket implements Storage {
     throw new SkipError("the server changed its content, or another program did");
   }
 
-  /** Copies an object on the server, with its right type and all else that is stored with it. */
+  /** Copies an object on the server, with the right type and its other stored headers. */
   private async copy(
     item: Item,
     headers: AnswerHeaders,
@@ -325,7 +333,7 @@ export class Bucket implements Storage {
       await this.changes.make({ kind: "copy", key, seen, make, isMade });
     } else if (headers[TAGS] === undefined) {
       await this.uploads.copy(source, key, stored, part, seen);
-    } else throw new SkipError("it has tags, which a copy in parts does not keep");
+    } else throw new SkipError("it has tags, which a multipart copy does not keep");
     await this.expectStored(key, wanted);
   }
 

@@ -11,14 +11,14 @@ export function unquote(etag: string): string {
 }
 
 /**
- * Whether an ETag is the MD5 of the object's content. It is not when the object was uploaded in
- * parts or is encrypted with a key of KMS or the client's.
+ * Whether an ETag is the MD5 of the object's content. It is not after a multipart upload, or if the
+ * object is encrypted with a key of KMS or the client's.
  */
 export function isMd5(etag: string, headers: AnswerHeaders = {}): boolean {
   return /^[0-9a-f]{32}$/.test(etag) && !hidesMd5(headers);
 }
 
-/** Whether an object is encrypted so that its ETag is no MD5. */
+/** Whether an object is encrypted so that its ETag is not an MD5. */
 export function hidesMd5(headers: AnswerHeaders): boolean {
   const encryption = headers["x-amz-server-side-encryption"] ?? "";
   const hasClientKey = headers["x-amz-server-side-encryption-customer-algorithm"] !== undefined;
@@ -26,8 +26,8 @@ export function hidesMd5(headers: AnswerHeaders): boolean {
 }
 
 /**
- * Whether the ETags of two objects show that their contents are the same. ETags of uploads in parts
- * are MD5s too: of the parts' MD5s.
+ * Whether the ETags of two objects show that their contents are the same. The ETag of a multipart
+ * upload is an MD5 too: of the parts' MD5s.
  */
 export function haveSameMd5(a: ObjectVersion, b: ObjectVersion): boolean {
   const isSame = a.size === b.size && a.version === b.version;
@@ -39,14 +39,14 @@ interface ObjectVersion {
   version: string;
 }
 
-/** The ETag of an object uploaded in these parts; undefined if the parts' ETags are no MD5s. */
+/** The ETag of an object made of these parts; undefined if the parts' ETags are not MD5s. */
 export function joinedEtag(parts: readonly { etag: string }[]): string | undefined {
   if (!parts.every(({ etag }) => isMd5(etag))) return undefined;
   const sums = Buffer.concat(parts.map(({ etag }) => Buffer.from(etag, "hex")));
   return `${hash("md5", sums)}-${parts.length}`;
 }
 
-/** How many parts an object was uploaded in: its ETag ends in their number. 1 for any other. */
+/** The number of parts at the end of a multipart upload's ETag; 1 for any other object. */
 export function partCount(etag: string): number {
   return Number(/-(\d+)$/.exec(etag)?.[1] ?? 1);
 }
@@ -82,10 +82,10 @@ export function wholeVerifier(headers: AnswerHeaders): Verifier | undefined {
 }
 
 /**
- * The verifier for an object that was uploaded in parts, by the checksum of the parts' checksums.
- * Not every server marks such a CRC-32 with the number of parts, as AWS does: moto 5.2 leaves the
- * mark out, and others mark that of the whole content. So either of them is a proof. Without the
- * mark, the MD5 of the parts' MD5s in the ETag is one too.
+ * The verifier for an object of a multipart upload, by the checksum of the parts' checksums. AWS marks
+ * such a CRC-32 with the number of parts. moto 5.2 leaves the mark out, and other servers mark the
+ * CRC-32 of the whole content. So both kinds of CRC-32 are accepted. Without the mark, the MD5 of the
+ * parts' MD5s in the ETag is accepted too.
  *
  * @param partSize in bytes; undefined if it is not known
  * @returns undefined when the headers have no checksum

@@ -102,18 +102,17 @@ async function run(
   signal: AbortSignal,
 ): Promise<void> {
   expectMatching(to, flags);
-  // A dry run has nothing to do when nobody reads its output any more.
+  // A dry run has nothing to do after the reader of its output has gone.
   if (flags.dryRun) ignoreClosedOutput(() => process.exit());
   const memory = new MemoryBudget();
   const reporter = flags.json ? new JsonReporter() : new TextReporter(flags.dryRun);
   const shared = { memory, reporter };
-  const ends = [await readEnd(from), to === undefined ? undefined : await readEnd(to)] as const;
-  const schemas = schemasOf(ends, flags);
-  const source = await openStorage(ends[0], shared, flags, schemas, "source");
-  const target = ends[1]
-    ? await openStorage(ends[1], shared, flags, schemas, "destination")
-    : source;
-  if (ends[1]) expectSeparate(source, target);
+  const first = await readLocation(from);
+  const second = to === undefined ? undefined : await readLocation(to);
+  const schemas = schemasOf([first, second], flags);
+  const source = await openStorage(first, shared, flags, schemas, "source");
+  const target = second ? await openStorage(second, shared, flags, schemas, "destination") : source;
+  if (second) expectSeparate(source, target);
   const journal = new Journal(flags.state, [source.name, target.name]);
   const { dryRun } = flags;
   const storages = new Set([source, target]);
@@ -206,9 +205,9 @@ function repairOption(repairsLayout: boolean): string {
 }
 
 /** A bucket's settings, or the path of a folder. */
-type End = Source | string;
+type Location = Source | string;
 
-async function readEnd(text: string): Promise<End> {
+async function readLocation(text: string): Promise<Location> {
   const source = await readSource(text);
   if (source) {
     for (const warning of source.warnings) console.error(`${source.name}: ${warning}`);
@@ -224,36 +223,36 @@ async function readEnd(text: string): Promise<End> {
 }
 
 /** The schemas that the option and the env files name. */
-function schemasOf(ends: readonly (End | undefined)[], { schema }: Flags): string[] {
+function schemasOf(locations: readonly (Location | undefined)[], { schema }: Flags): string[] {
   if (schema !== undefined) return [schema];
-  const named = ends.flatMap((end) => {
-    const name = typeof end === "object" ? defaultSchemaOf(end.env) : undefined;
+  const named = locations.flatMap((location) => {
+    const name = typeof location === "object" ? defaultSchemaOf(location.env) : undefined;
     return name === undefined || invalidSchemaReason(name) !== undefined ? [] : [name];
   });
   const [first, second] = new Set(named);
   if (second === undefined) return first === undefined ? [] : [first];
   throw new UsageError(
     `${SCHEMA_VARIABLE} is "${first}" in one env file and "${second}" in the other, and a copy ` +
-      "keeps the names of folders; to copy nevertheless, name one with --schema",
+      "keeps the names of folders; to copy anyway, choose one with --schema",
   );
 }
 
 type Shared = Pick<MigrationOptions, "memory" | "reporter">;
 
 async function openStorage(
-  end: End,
+  location: Location,
   shared: Shared,
   flags: Flags,
   schemas: readonly string[],
   role: "source" | "destination",
 ): Promise<Disk | Bucket> {
   const isSource = role === "source";
-  if (typeof end === "object") {
+  if (typeof location === "object") {
     const readsMisplaced = isSource && !flags.repairLayout && !flags.repairTypes;
-    return openBucket(end, shared, { readsMisplaced, schemas });
+    return openBucket(location, shared, { readsMisplaced, schemas });
   }
   const { layout, dryRun: readOnly } = flags;
-  return Disk.open(end, { layout, schemas, mustExist: isSource, readOnly });
+  return Disk.open(location, { layout, schemas, mustExist: isSource, readOnly });
 }
 
 async function openBucket(
@@ -286,11 +285,11 @@ function namesOf(names: readonly string[]): string {
 }
 
 function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
-  const { name, beside } = storage;
+  const { name, otherFolders } = storage;
   const notes: string[] = [];
-  if (beside.size > 0) {
+  if (otherFolders.size > 0) {
     notes.push(
-      `${name} also has ${namesOf([...beside])} beside the folders of schemas. ` +
+      `${name} also has other folders: ${namesOf([...otherFolders])}. ` +
         "They are neither copied nor changed nor deleted.",
     );
   }
@@ -299,7 +298,7 @@ function notesOn(storage: Disk | Bucket, flags: Flags): string[] {
   for (const key of orphans) {
     notes.push(
       `${name} may still have parts of an earlier upload of ${key}. These keys may not list or ` +
-        "end it; the bucket's lifecycle rule does.",
+        "abort it; the bucket's lifecycle rule does.",
     );
   }
   if (root.misplaced.length > 0 && !flags.repairLayout) {
@@ -337,10 +336,10 @@ async function confirm(
   }
 }
 
-/** The problems of an env file have a line each. */
-function messageOf(error: Error): string {
+/** Each problem of an env file has its own line. */
+function errorLines(error: Error): string {
   const lines = error instanceof EnvReadError ? error.message.split("\n") : [reasonOf(error)];
   return lines.map(visible).join("\n");
 }
 
-await runCommand(command, [MigrateError, S3Error], messageOf);
+await runCommand(command, [MigrateError, S3Error], errorLines);

@@ -1,5 +1,4 @@
 /** Contents in transfer: how many of their bytes may be in memory, and how they are cut. */
-
 import type { StoredHeaders } from "./stored-headers.ts";
 
 /** One reading of a file or an object. */
@@ -12,7 +11,7 @@ export interface Content {
    * chunk may be overwritten when the next one is requested, unless it is the only one.
    */
   chunks: AsyncIterable<Buffer>;
-  /** What the server stores with an object. A file has nothing of that. */
+  /** The headers stored with an object. A file has none. */
   stored?: () => Promise<StoredHeaders>;
 }
 
@@ -30,7 +29,7 @@ export function partSizeOf(size: number): number {
   return Math.max(8 * MIB, Math.ceil(size / 10_000 / MIB) * MIB);
 }
 
-/** How many bytes of content may be in memory. A single part that is larger waits to be alone. */
+/** How many bytes of content may be in memory. A larger part is admitted alone. */
 const MEMORY = 16 * 1024 * 1024;
 
 /** Admits at most `MEMORY` bytes at a time, in the order of the requests for them. */

@@ -31,12 +31,12 @@ const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NON
 /** How many bytes are read or written at once. */
 const READ_BYTES = 1024 * 1024;
 const WRITE_BYTES = 512 * 1024;
-/** After so many bytes the disk is told to store them, while the next ones arrive. */
+/** After this many bytes the disk is told to store them, while the next ones arrive. */
 const SYNC_BYTES = 32 * 1024 * 1024;
 /** How many files are synced at once where no program syncs them together. */
 const SYNCS_AT_ONCE = 4;
 
-/** A partly written file of a run with another journal is in use until it is so old. */
+/** A partly written file of a run with another journal counts as in use until it is this old. */
 const ABANDONED_MS = 60 * 60 * 1000;
 /** Distinguishes the partly written files of this run from those of a killed run. */
 const RUN = randomBytes(4).toString("hex");
@@ -52,8 +52,8 @@ export function temporaryName(journal: string): string {
 }
 
 /**
- * Whether no run writes this file any more. A run lists a folder before it writes, and no other run
- * has its journal. So it has not written those of its own journal itself.
+ * Whether no run still writes this file. A run lists folders before it writes, and only one run at a
+ * time has a journal. So a listed file with this journal's id is from an earlier run.
  */
 export function isAbandoned(name: string, modified: number, journal: string): boolean {
   return name.startsWith(`.migrate-${journal}-`) || Date.now() - modified > ABANDONED_MS;
@@ -71,7 +71,7 @@ export function versionOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): st
 export function isUnchanged({ at, version }: Item, path: string, now: BigIntStats): boolean {
   if (!now.isSymbolicLink()) return at === undefined && versionOf(now) === version;
   if (at === undefined) return false;
-  // Its target may have been deleted a moment ago, by the same run.
+  // The same run may have just deleted its target.
   if (!existsSync(path))
     return resolve(realpathSync.native(dirname(path)), readlinkSync(path)) === at;
   if (realpathSync.native(path) !== at) return false;
@@ -85,8 +85,8 @@ const flushToDisk = promisify(fdatasync);
 const flushFile = promisify(fsync);
 const runProgram = promisify(execFile);
 
-// Only what may wait for a slow disk is asynchronous. For small files, passing the other calls to a
-// thread costs more than the calls.
+// Only calls that may wait for a slow disk are asynchronous. For small files, passing the other calls
+// to a thread costs more than the calls.
 
 /** Reads a file of this size and version. Ends with ContentError if it changes meanwhile. */
 export async function* readFileAs(
@@ -173,8 +173,8 @@ function expectFileAt(path: string, file: number): void {
 }
 
 /**
- * Gives a written file its name. Nothing waits here. So if the disk treats two names as the same, the
- * second file sees the first one.
+ * Gives a written file its name. This is synchronous, so that if the disk treats two names as the
+ * same, the second file sees the first one.
  *
  * @param previous what the plan found at the target
  * @throws SkipError when the target has something else
@@ -188,7 +188,7 @@ export function place(temporary: string, target: string, previous: Item | undefi
   renameSync(temporary, target);
 }
 
-/** Whether a new file has a second name now. It has not where one exists, or without hard links. */
+/** Gives a file a second name. Returns false if that name exists, or without hard links. */
 function isLinked(path: string, name: string): boolean {
   try {
     linkSync(path, name);
@@ -248,7 +248,7 @@ async function syncOne(path: string): Promise<void> {
   }
 }
 
-/** Expects at a target only what the plan found there, or nothing. */
+/** Expects that a target is free, or has the file that the plan found there. */
 function expectFree(target: string, previous: Item | undefined): void {
   const now = lstatSync(target, { bigint: true, throwIfNoEntry: false });
   if (!now) return;

@@ -23,31 +23,31 @@ import {
   keyOfPath,
   noSchemaReason,
   pathOfKey,
-  recogniseLayout,
+  recognizeLayout,
   TEMPORARY_NAME,
   usagesOf,
   type Layout,
 } from "./layout.ts";
 import type { Journal } from "./journal.ts";
 import { compareKeys } from "./plan.ts";
-import { MigrateError, SkipError, type Item, type Skip, type Storage } from "./storage.ts";
+import { MigrateError, SkipError, type Item, type Skip } from "./storage.ts";
 
 /**
- * What disks, NAS and desktops keep at the top of a volume, where authentik has its tenants'
+ * Names that disks, NAS and desktops use at the top of a volume, where authentik has its tenants'
  * schemas: `lost+found`, `.Trash-1000`, `.snapshots`, `@eaDir`, `#recycle`, `$RECYCLE.BIN`.
  */
 const NO_SCHEMA = /^(?:[.@#$].*|lost\+found|System Volume Information)\/?$/s;
 /** How many files are examined at once. */
 const STATS_AT_ONCE = 64;
-/** A disk that needs longer for a look, on average, is slow. A local one needs 0.003 ms. In milliseconds. */
+/** A disk whose average `lstat` takes longer is slow. A local one takes 0.003 ms. In milliseconds. */
 const SLOW_LOOK = 0.05;
-/** What the system may add to the looks of a fast disk, in milliseconds. */
+/** Delays of the system that do not make a disk slow, in milliseconds. */
 const LOOKS_GRACE = 10;
 
 export interface DiskOptions {
   /** For a folder that does not show its layout. */
   layout?: Layout | undefined;
-  /** The schemas that are named beside `public`. */
+  /** Names of schemas other than `public`. */
   schemas?: readonly string[];
   /** For the source. */
   mustExist: boolean;
@@ -56,15 +56,16 @@ export interface DiskOptions {
 }
 
 /** A folder with authentik's files. A destination may not exist yet. */
-export class Disk implements Storage {
+export class Disk {
   readonly kind = "disk";
   readonly usages: readonly Usage[];
+  /** Its path. Also its identity. */
   readonly name: string;
   private readonly root: string;
   /** Identity of the root when it was opened; undefined if it did not exist. */
   private readonly rootId: string | undefined;
-  /** What is beside the folders of schemas. It is neither read nor changed. */
-  readonly beside = new Set<string>();
+  /** The folders that are not a schema's. They are neither read nor changed. */
+  readonly otherFolders = new Set<string>();
   private readonly layout: Layout;
   private readonly schemas: readonly string[];
   private readonly readOnly: boolean;
@@ -72,7 +73,7 @@ export class Disk implements Storage {
   private readonly folders = new Set<string>();
   /** One folder on each of their file systems. */
   private readonly fileSystems = new Map<number, string>();
-  /** How many files were looked at without a thread, and how long that took, in milliseconds. */
+  /** How often `lstat` was called without a thread, and how long that took, in milliseconds. */
   private readonly looks = { count: 0, ms: 0 };
   /** Partly written files. */
   private readonly parts = new Set<string>();
@@ -120,6 +121,7 @@ export class Disk implements Storage {
     return new Disk(root, id, layout, options);
   }
 
+  /** Items in the order of `compareKeys`. */
   async *list(usage: Usage, skip: Skip): AsyncGenerator<Item> {
     const folder = this.layout === "data" ? usage : "";
     const full = join(this.root, folder);
@@ -130,13 +132,13 @@ export class Disk implements Storage {
     else yield* this.walk(folder, skip, (name) => this.isOurs(usage, name, skip));
   }
 
-  /** Whether an entry beside the schemas' folders is one of them, or a file. */
+  /** Whether an entry is a schema's folder, or a file. */
   private isOurs(usage: Usage, name: string, skip: Skip): boolean {
     const schema = name.replace(/\/$/, "");
     if (isSchemaName(schema, this.schemas)) return true;
     const isOfDisk = NO_SCHEMA.test(schema);
     if (!isOfDisk && schema === name) return true;
-    this.beside.add(pathOfKey(`${usage}/${name}`, this.layout));
+    this.otherFolders.add(pathOfKey(`${usage}/${name}`, this.layout));
     if (!isOfDisk && this.schemas.length === 0) skip(`${usage}/${name}`, noSchemaReason(schema));
     return false;
   }
@@ -220,8 +222,8 @@ export class Disk implements Storage {
   }
 
   /**
-   * Passing a look to a thread costs more than a look at a fast disk. A slow one, e.g. of another
-   * machine, answers many looks at a time.
+   * Calls `lstat` directly as long as the disk is fast: passing the call to a thread costs more. A
+   * slow disk, e.g. of another machine, answers many calls at a time.
    */
   private async look(path: string): Promise<BigIntStats> {
     const { looks } = this;
@@ -235,7 +237,7 @@ export class Disk implements Storage {
     }
   }
 
-  /** Removes what a killed run left, if that is possible. */
+  /** Removes the partly written file of a killed run, if possible. */
   private removeAbandoned(path: string): void {
     if (this.readOnly) return;
     try {
@@ -266,6 +268,7 @@ export class Disk implements Storage {
     return join(this.root, pathOfKey(key, this.layout));
   }
 
+  /** The item as it is now. */
   async refresh(item: Item): Promise<Item> {
     const path = item.at ?? this.pathOf(item.key);
     const stats = await lstat(path, { bigint: true });
@@ -280,6 +283,12 @@ export class Disk implements Storage {
     return { size, version, chunks: readFileAs(item.at ?? this.pathOf(item.key), size, version) };
   }
 
+  /**
+   * Stores a content under a key, completely or not at all, and returns its version.
+   *
+   * @param previous what the plan found at the key
+   * @throws SkipError when the disk cannot hold the file
+   */
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
     const target = this.pathOf(key);
     const folder = dirname(target);
@@ -335,8 +344,8 @@ export class Disk implements Storage {
   }
 
   /**
-   * A folder may become a symlink at any moment. Some microseconds remain between this check and
-   * what is done in the folder. Only `openat` and similar calls would close them; Node has none of
+   * A folder may become a symlink at any moment. Some microseconds remain between this check and the
+   * work in the folder. Only `openat` and similar calls would close this gap, and Node has none of
    * them.
    */
   private expectInside(folder: string): void {
@@ -376,7 +385,7 @@ export class Disk implements Storage {
     unlinkSync(path);
   }
 
-  /** Removes what a stopped run has not written completely. */
+  /** Removes the partly written files of a stopped run. */
   close(): Promise<void> {
     for (const path of this.parts) this.removePart(path);
     return Promise.resolve();
@@ -400,8 +409,8 @@ function layoutOf(
   schemas: readonly string[] = [],
 ): Layout {
   const own = names.filter((name) => !NO_SCHEMA.test(name) || schemas.includes(name));
-  const recognised = recogniseAt(path, own, schemas);
-  if (recognised) return recognised;
+  const recognized = recognizeAt(path, own, schemas);
+  if (recognized) return recognized;
   const isMedia = basename(root) === "media";
   if (own.length === 0 && !(isMedia && exists)) return isMedia ? "media" : "data";
   const what =
@@ -412,21 +421,21 @@ function layoutOf(
   throw new MigrateError(`the folder "${path}" ${what}say with --layout what it is`);
 }
 
-function recogniseAt(
+function recognizeAt(
   path: string,
   names: readonly string[],
   schemas: readonly string[],
 ): Layout | undefined {
   try {
-    return recogniseLayout(names, schemas);
+    return recognizeLayout(names, schemas);
   } catch (error) {
     throw new MigrateError(`the folder "${path}" ${messageOf(error)}`, { cause: error });
   }
 }
 
 /**
- * Whether there is certainly nothing. What cannot be reached does not count as missing, because
- * `--delete` deletes what is missing.
+ * Whether a path certainly does not exist. A path that cannot be reached does not count as missing,
+ * because `--delete` would delete its copy.
  */
 async function isMissing(path: string): Promise<boolean> {
   return lstat(path).then(
@@ -436,8 +445,8 @@ async function isMissing(path: string): Promise<boolean> {
 }
 
 /**
- * If a disk treats the names of two folders as the same, the second one's files would come back
- * under the first one's name.
+ * Expects a folder under exactly this name. If the disk treats the names of two folders as the same,
+ * it would list the second one's files under the first one's name.
  */
 async function expectExactName(folder: string): Promise<void> {
   const names = await readdir(dirname(folder));

@@ -1,4 +1,4 @@
-/** What a run stores for the next one: unfinished uploads, and which contents are the same. */
+/** What a run stores for the next one: unfinished uploads, and pairs with the same content. */
 import { spawnSync } from "node:child_process";
 import { hash, randomBytes } from "node:crypto";
 import {
@@ -31,7 +31,7 @@ const Upload = v.object({
 /** An unfinished multipart upload. */
 export type Upload = v.InferOutput<typeof Upload>;
 
-/** A folder with files that the disk stores some time after they were written. */
+/** A disk that stores files some time after they were written. */
 interface SyncedLater {
   readonly isUnsynced: boolean;
   sync(): Promise<void>;
@@ -41,24 +41,24 @@ interface SyncedLater {
 const MAX_PAIRS = 2_000_000;
 const PAIR_BYTES = 8;
 const ID_BYTES = 8;
-/** How much of the work a crash of the system may cost. */
+/** A crash loses at most this much work. */
 const FLUSH_EVERY_MS = 5000;
 
-/** Distinguishes pairs of which the second one has what must be stored with it. */
+/** Marks pairs whose second item also has the right stored headers. */
 export const TYPED = "\0typed";
 type Mark = "" | typeof TYPED;
 
 /**
- * The journal of two storages, in either direction. It may be deleted at any time. Then unfinished
- * uploads stay on the server until its lifecycle rule ends them, and contents are compared by
- * reading them once.
+ * The journal of two storages, in either direction. It may be deleted at any time. Unfinished uploads
+ * then stay on the server until its lifecycle rule ends them, and contents are compared by reading
+ * them once.
  */
 export class Journal {
   /** Unfinished uploads to the second storage, by key. */
   readonly uploads: Map<string, Upload>;
   /** Notes for the summary. */
   readonly notes: string[] = [];
-  /** Only one run at a time has this id. The next run of the same journal has it again. */
+  /** Only one run at a time has this id. The next run of the same journal has the same id. */
   readonly id: string;
   private readonly stateFolder: string;
   private readonly uploadsFolder: string;
@@ -125,8 +125,8 @@ export class Journal {
   }
 
   /**
-   * Whether the second one has what must be stored with it, too: an earlier run stored it or looked
-   * at it, and neither object was written since that run.
+   * Whether `b` also has the right stored headers: an earlier run wrote or checked them, and neither
+   * object was written since that run.
    */
   isTyped(a: Item, b: Item): boolean {
     this.typesSeen ??= readTime(this.typesFile);
@@ -134,13 +134,13 @@ export class Journal {
     return isOlder(b) && (a.modified === undefined || isOlder(a)) && this.has(a, b, TYPED);
   }
 
-  /** Records that all objects with a typed pair had at this time what must be stored with them. */
+  /** Records the time up to which stored headers were checked. */
   async keepTypesSeen(serverTime: string): Promise<void> {
     await writeWholeFile(this.typesFile, serverTime);
   }
 
   private has(a: Item, b: Item, mark: Mark): boolean {
-    // Without a version, a change would not be noticed.
+    // A change is not noticed without a version.
     return a.version !== "" && b.version !== "" && this.knows(fingerprint(a, b, mark));
   }
 
@@ -160,10 +160,10 @@ export class Journal {
   }
 
   /**
-   * Records two versions with the same content: at once, or some seconds later if a disk must store
-   * a file before.
+   * Records two versions with the same content: at once, or some seconds later if a disk must first
+   * store a file.
    *
-   * @param mark `TYPED` if the second one also has what must be stored with it
+   * @param mark `TYPED` if `b` also has the right stored headers
    */
   addSame(a: Item, b: Item, mark: Mark = ""): void {
     const pair = fingerprint(a, b, mark);
@@ -221,10 +221,9 @@ const NO_LOCK =
   "prevent it";
 
 /**
- * Locks an open file until it is closed. The system does that when a process is killed, even if
- * nothing waits for its end, and for every container with the folder. So no lock is ever left over.
- * A lock belongs to the opened file, which the `flock` program shares with this process. Node itself
- * cannot lock files.
+ * Locks an open file until it is closed. The system closes it when the process is killed, so no lock
+ * is left over. The lock also holds between containers that share the folder. It belongs to the
+ * opened file, which the `flock` program shares with this process. Node itself cannot lock files.
  *
  * @returns why the file cannot be locked; undefined if it is locked
  * @throws MigrateError when another run has locked it
@@ -245,7 +244,7 @@ function newId(): string {
   return randomBytes(ID_BYTES).toString("hex");
 }
 
-/** The id in a file. If there is none, or an incomplete one, it is made. */
+/** The id in a file. A missing or incomplete id is replaced by a new one. */
 function readId(file: string): string {
   const id = existsSync(file) ? readFileSync(file, "utf8") : "";
   if (id.length === 2 * ID_BYTES && /^[0-9a-f]+$/.test(id)) return id;
@@ -283,7 +282,7 @@ function readPairs(file: string): BigUint64Array {
 function readUploads(folder: string): Map<string, Upload> {
   const uploads = new Map<string, Upload>();
   for (const name of readdirSync(folder)) {
-    // Not yet renamed when the run was killed, and perhaps incomplete. Its upload had not begun.
+    // The run was killed before it renamed this file. Its upload had not begun.
     if (!name.endsWith(".json")) {
       rmSync(join(folder, name));
       continue;

@@ -1,4 +1,4 @@
-/** Which object belongs to which file. Pure: it reads nothing. */
+/** Which object belongs to which file. It reads nothing. */
 import { isSchemaName, SCHEMA_VARIABLE, USAGES, type Usage } from "../../authentik/objects.ts";
 
 /**
@@ -17,10 +17,10 @@ export function usagesOf(layout: Layout): readonly Usage[] {
 /**
  * The layout of a folder with these entries; undefined when they show none.
  *
- * @param schemas the schemas that are named beside `public`
+ * @param schemas names of schemas other than `public`
  * @throws Error when they show both
  */
-export function recogniseLayout(
+export function recognizeLayout(
   names: readonly string[],
   schemas: readonly string[] = [],
 ): Layout | undefined {
@@ -35,7 +35,7 @@ export function recogniseLayout(
   return data ? "data" : media === undefined ? undefined : "media";
 }
 
-/** Why the files below a folder beside those of the schemas are not copied. */
+/** Why the files below a folder that is not a schema's are not copied. */
 export function noSchemaReason(name: string): string {
   return (
     `it is not the folder of a schema; if it is that of ${SCHEMA_VARIABLE}, ` +
@@ -77,7 +77,8 @@ export function invalidKeyReason(key: string): string | undefined {
   if (Buffer.byteLength(key) > MAX_KEY_BYTES) return `it is longer than ${MAX_KEY_BYTES} bytes`;
   if (parts.some(isTooLong)) return `a part of its path is longer than ${MAX_NAME_BYTES} bytes`;
   if (/\p{Surrogate}/u.test(key)) return "its name is not valid Unicode";
-  if (NOT_XML.test(key)) return "its name has a character that XML, the form of listings, lacks";
+  if (NOT_XML.test(key))
+    return "its name has a character that XML does not allow; S3 listings are XML";
   const isTemporary = TEMPORARY_NAME.test(parts.at(-1) ?? "");
   return isTemporary ? "its name is that of a partly written file" : undefined;
 }
@@ -94,7 +95,7 @@ export const TEMPORARY_NAME = /^\.migrate-[0-9a-f-]+\.part$/;
  * Whether a folder at the bucket's root was made by the setup page's
  * `aws s3 sync /media s3://bucket/`.
  *
- * @param schemas the schemas that are named beside `public`
+ * @param schemas names of schemas other than `public`
  */
 export function isMisplaced(folder: string, schemas: readonly string[]): boolean {
   return isSchemaName(folder.replace(/\/$/, ""), schemas);

@@ -13,7 +13,7 @@ import { UnsortedError } from "./sorted.ts";
 import { Spool } from "./spool.ts";
 import type { Item } from "./storage.ts";
 
-/** How often a file is tried that changed while it was read, or whose bytes arrived wrong. */
+/** How often a file is tried if it changes while it is read, or if its bytes arrive wrong. */
 const COPY_ATTEMPTS = 3;
 
 /**
@@ -60,8 +60,8 @@ async function migrateOnce(
   try {
     const usages = from.usages.filter((usage) => to.usages.includes(usage));
     for (const usage of usages) {
-      const { isEmpty, items } = await peeked(from.list(usage, run.skip));
-      for await (const step of compared(items, from, to, usage, run)) {
+      const { isEmpty, items } = await peekFirst(from.list(usage, run.skip));
+      for await (const step of planUsage(items, from, to, usage, run)) {
         const isExtra = step.kind === "extra" && deleteExtra;
         run.count(step, isExtra && !isEmpty ? step.to : undefined);
         if (isChange(step)) await changes.add(step);
@@ -100,7 +100,7 @@ function emptySource(usage: string): string {
 }
 
 /** The steps for one usage. All contents of equal size have been compared. */
-function compared(
+function planUsage(
   items: AsyncIterable<Item>,
   from: Disk | Bucket,
   to: Disk | Bucket,
@@ -112,30 +112,30 @@ function compared(
   const target = to.list(usage, () => undefined);
   const isKnownSame = (a: Item, b: Item) => journal.isSame(a, b) || haveSameMd5(a, b) || undefined;
   const steps = plan(source, target, isKnownSame, run.skip);
-  return settled(steps, (step) => examined(from, to, step, run.options), run);
+  return examineSteps(steps, (step) => examine(from, to, step, run.options), run);
 }
 
-/** What a step is after reading what had to be read; undefined if that is nothing. */
-function examined(
+/** The step after its contents and stored headers were compared; undefined if neither is needed. */
+function examine(
   from: Disk | Bucket,
   to: Disk | Bucket,
   step: FileStep,
   options: MigrationOptions,
 ): Promise<FileStep> | undefined {
-  if (step.kind === "same") return withStored(from, to, step, options);
+  if (step.kind === "same") return checkStored(from, to, step, options);
   if (step.kind !== "update" || !step.unsure) return undefined;
   return isSame(from, to, step, options).then((same): FileStep | Promise<FileStep> => {
     if (!same) return { ...step, unsure: false };
     const sameStep = { kind: "same", from: step.from, to: step.to } as const;
-    return withStored(from, to, sameStep, options) ?? sameStep;
+    return checkStored(from, to, sameStep, options) ?? sameStep;
   });
 }
 
 /**
- * Makes a step an update if the object has the same content and not what must be stored with it.
- * Undefined if nobody can have changed that since an earlier run, because a look is a request.
+ * Makes a step an update if the object has the same content but wrong stored headers. Undefined if
+ * the headers are known to be unchanged since an earlier run, because a check needs a request.
  */
-function withStored(
+function checkStored(
   from: Disk | Bucket,
   to: Disk | Bucket,
   step: SameStep,
@@ -152,18 +152,18 @@ function withStored(
   return look();
 }
 
-/** Lets the next run look only at objects that are written from now on. */
+/** Lets the next run check only the objects that are written from now on. */
 async function keepTypesSeen(to: Disk | Bucket, { options, summary }: MigrationRun): Promise<void> {
   const time = to.kind === "bucket" ? to.client.serverTime : undefined;
   if (time === undefined) return;
   await options.journal.keepTypesSeen(time).catch((error: unknown) => {
-    summary.notes.push(`The next run looks at the types of all objects again: ${reasonOf(error)}`);
+    summary.notes.push(`The next run checks the types of all objects again: ${reasonOf(error)}`);
   });
 }
 
 /**
- * Copies misplaced objects of a bucket to where authentik looks, on the server. What authentik
- * already has there is kept.
+ * Copies misplaced objects of a bucket to where authentik looks, on the server. Objects that are
+ * already there are kept.
  *
  * @param deleteOld whether to delete each misplaced object after its copy is checked
  */
@@ -192,7 +192,7 @@ async function repairLayoutOnce(
         .isCopy(from, to)
         .then((isCopy) => (isCopy ? { kind: "same", from, to } : { ...step, unsure: false }));
     };
-    for await (const step of settled(steps, compare, run)) {
+    for await (const step of examineSteps(steps, compare, run)) {
       if (step.kind === "extra") continue;
       const { key, at = key } = step.from;
       if (step.kind === "update") {
@@ -220,8 +220,8 @@ async function repairLayoutOnce(
 }
 
 /**
- * Gives objects the types that authentik gives them, in place, on the server. The contents and all
- * else that is stored with them stay.
+ * Gives objects the types that authentik gives them, in place, on the server. The contents and the
+ * other stored headers stay.
  */
 export async function repairTypes(bucket: Bucket, options: MigrationOptions): Promise<Summary> {
   return againIfUnsorted(options, (run) => repairTypesOnce(bucket, run));
@@ -237,7 +237,7 @@ async function repairTypesOnce(bucket: Bucket, run: MigrationRun): Promise<Summa
   try {
     for (const usage of bucket.usages) {
       const steps = eachSame(bucket.list(usage, run.skip));
-      for await (const step of settled(steps, look, run)) {
+      for await (const step of examineSteps(steps, look, run)) {
         run.count(step);
         if (isChange(step)) await changes.add(step);
       }
@@ -270,7 +270,7 @@ interface Peeked {
 }
 
 /** A listing, and whether it is empty. */
-async function peeked(listing: AsyncIterable<Item>): Promise<Peeked> {
+async function peekFirst(listing: AsyncIterable<Item>): Promise<Peeked> {
   const iterator = listing[Symbol.asyncIterator]();
   const first = await iterator.next();
   async function* items(): AsyncGenerator<Item> {
@@ -308,7 +308,7 @@ async function isSame(
     if (same) journal.addSame(step.from, step.to);
     return same;
   } catch (error) {
-    // The file is copied then, and the copy shows what is wrong.
+    // The file is copied, and the copy reports the problem.
     if (error instanceof ContentError) return false;
     throw error;
   } finally {
@@ -317,19 +317,19 @@ async function isSame(
 }
 
 /**
- * Replaces steps by what they are after an examination, in order, several at once. A file that
- * cannot be examined is a problem, and is left out.
+ * Examines steps, several at once, and yields the results in order. A file that cannot be examined is
+ * a problem, and its step is left out.
  *
- * @param examine returns undefined for a step that needs no examination
+ * @param examineStep returns undefined for a step that needs no examination
  */
-async function* settled(
+async function* examineSteps(
   steps: AsyncIterable<FileStep>,
-  examine: (step: FileStep) => Promise<FileStep> | undefined,
+  examineStep: (step: FileStep) => Promise<FileStep> | undefined,
   run: MigrationRun,
 ): AsyncGenerator<FileStep> {
   const queue: (FileStep | Promise<FileStep | undefined>)[] = [];
   for await (const step of steps) {
-    const examination = examine(step)?.catch((error: unknown) => {
+    const examination = examineStep(step)?.catch((error: unknown) => {
       run.fail((step.from ?? step.to).key, error);
       return undefined;
     });
@@ -371,8 +371,8 @@ async function copy(
       run.advance(length);
     };
     try {
-      // A small file is counted when it is there.
-      const content = bytes > 0 ? from.read(item) : counted(from.read(item), onBytes);
+      // A small file is counted after it was written.
+      const content = bytes > 0 ? from.read(item) : countBytes(from.read(item), onBytes);
       const version = await to.write(item.key, content, step.to);
       run.advance(bytes);
       journal.addSame(item, { ...item, version }, to.kind === "bucket" ? TYPED : "");
@@ -391,7 +391,7 @@ async function copy(
 }
 
 /** The same content. Reports the length of each chunk that is read. */
-function counted(content: Content, onBytes: (length: number) => void): Content {
+function countBytes(content: Content, onBytes: (length: number) => void): Content {
   async function* chunks(): AsyncGenerator<Buffer> {
     for await (const chunk of content.chunks) {
       onBytes(chunk.length);

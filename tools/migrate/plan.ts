@@ -5,7 +5,7 @@ export type FileStep =
   | { kind: "create"; from: Item; to?: undefined }
   /**
    * `unsure`: the sizes are equal, and the contents have not been compared yet. `stored`: the
-   * contents are the same, but not what the server stores with the object, e.g. its type.
+   * contents are the same, but the stored headers are not, e.g. the type.
    */
   | { kind: "update"; from: Item; to: Item; unsure: boolean; stored?: string | undefined }
   | { kind: "same"; from: Item; to: Item }
@@ -15,8 +15,8 @@ export type FileStep =
 export type CompareVersions = (from: Item, to: Item) => boolean | undefined;
 
 /**
- * Compares two listings, each in the order of `compareKeys` and without repetition. An item out of
- * order is skipped, because it would seem to be missing. Holds one item of each listing at a time.
+ * Compares two listings, each in the order of `compareKeys` and without duplicates. An item out of
+ * order is skipped, because it would seem to be missing. One item of each listing is in memory.
  */
 export async function* plan(
   from: AsyncIterable<Item>,
@@ -71,7 +71,7 @@ export async function* merge(
   for await (const step of plan(first, second, () => true, skip)) yield step.from ?? step.to;
 }
 
-/** Skips what a disk cannot hold: a key whose path has another key as a folder. */
+/** Skips keys that a disk cannot hold, because another key is a folder of their path. */
 export async function* withoutCollisions(
   items: AsyncIterable<Item>,
   skip: Skip,
@@ -104,7 +104,7 @@ export function compareKeys(a: string, b: string): number {
   return a.length - b.length;
 }
 
-/** Surrogates stand for the highest code points, but UTF-16 has other units behind them. */
+/** Surrogates stand for the highest code points, but other UTF-16 units are greater. */
 function codePointRank(unit: number): number {
   if (unit >= 0xe000) return unit - 0x800;
   return unit >= 0xd800 ? unit + 0x2000 : unit;

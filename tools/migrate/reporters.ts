@@ -120,7 +120,7 @@ export class JsonReporter implements Reporter {
     this.line({ retry: reason });
   }
 
-  // The last line has all of this.
+  // The summary has these numbers.
   readonly compared = (): undefined => undefined;
   readonly progress = (): undefined => undefined;
 

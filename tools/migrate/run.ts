@@ -1,4 +1,4 @@
-/** One run of a migration: what it found and did, and its work on several files at once. */
+/** One run of a migration: its work on several files at once, and its result. */
 import { reasonOf } from "../lib/errors.ts";
 import type { Bucket } from "./bucket.ts";
 import type { MemoryBudget } from "./content.ts";
@@ -28,13 +28,13 @@ export interface FileProblem {
 /** How many problems are kept for the end. All are counted. */
 const MAX_PROBLEMS = 1000;
 const STACK_TRACE_LIMIT = Error.stackTraceLimit;
-/** After a signal, work in progress has so much time to end. */
+/** After a signal, work in progress has this much time to end. */
 const STOP_MS = 2000;
 
-/** What a run found and did. */
+/** The result of a run. */
 export interface Summary {
   plan: StepCounts;
-  /** What is to be deleted after everything else has succeeded. */
+  /** The deletions that follow after everything else has succeeded. */
   deletions: Amount;
   copied: Amount;
   deleted: Amount;
@@ -56,14 +56,14 @@ export interface Stop {
 
 /** Shows what happens. */
 export interface Reporter {
-  /** What the comparison has found so far. */
+  /** The counts of the comparison so far. */
   compared(counts: Readonly<StepCounts>): void;
   /** A step of the plan. `same` is not reported, and deletions are reported by `deletion`. */
   step(step: FileStep): void;
-  /** What the plan deletes. */
+  /** A deletion of the plan. */
   deletion(item: Item): void;
   problem(problem: FileProblem): void;
-  /** The plan begins again: what was reported until now does not count. */
+  /** The plan begins again: earlier reports do not count. */
   restart(reason: string): void;
   /** A request has failed and is sent again. */
   retry(reason: string): void;
@@ -103,7 +103,7 @@ export class MigrationRun {
     this.options = options;
   }
 
-  /** Does the whole work, or as much as is done when the signal comes. */
+  /** Does the work until it is done or the signal comes. */
   async untilStopped(work: () => Promise<Summary>): Promise<Summary> {
     const { signal } = this.options;
     try {
@@ -177,10 +177,10 @@ export class MigrationRun {
   }
 
   /**
-   * Does the work for each step. Its failures become problems, and the other steps go on. All that
-   * was written is on the disk at the end.
+   * Does the work for each step. Its failures become problems, and the other steps go on. All written
+   * files are on the disk at the end.
    *
-   * @throws the signal's reason when it stops the work, MigrateError when a disk stores nothing more
+   * @throws the signal's reason when it stops the work, MigrateError when a disk cannot store files
    */
   async each(
     steps: AsyncGenerator<FileStep>,
@@ -196,7 +196,7 @@ export class MigrationRun {
         signal.throwIfAborted();
       }
     };
-    // Of failures, only the messages are read. Each connection that a server closes is one, too.
+    // Only the messages of failures are read. Each closed connection is a failure too.
     Error.stackTraceLimit = 0;
     const ended = await Promise.allSettled(Array.from({ length: CONNECTIONS }, worker));
     Error.stackTraceLimit = STACK_TRACE_LIMIT;
@@ -214,7 +214,7 @@ export class MigrationRun {
     });
   }
 
-  /** Ends uploads that earlier runs began. It does no harm if that is not possible. */
+  /** Aborts uploads that earlier runs began. A failure is only noted. */
   async abortLeftUploads(storage: Disk | Bucket): Promise<void> {
     if (storage.kind === "disk") return;
     await storage.abortLeftUploads().catch((error: unknown) => {

@@ -1,4 +1,4 @@
-/** What an S3 server's answers say: errors, listings, parts, ETags. */
+/** Reads an S3 server's answers: errors, listings, parts, ETags. */
 import { unquote, type AnswerHeaders } from "./checksums.ts";
 import { findElement, parseXml, type XmlDocument, type XmlElement } from "./xml.ts";
 
@@ -22,7 +22,7 @@ export interface S3Object {
   size: number;
   /** Without its quotes. */
   etag: string;
-  /** When it was last written, as the server's listing says it. */
+  /** When it was last written, as the server lists it. */
   modified?: string | undefined;
 }
 
@@ -213,7 +213,7 @@ export function copyEtag(xml: XmlDocument): string {
   return unquote(valueOf(rootOf(xml, "CopyObjectResult"), "ETag") ?? "");
 }
 
-/** What of a bucket is listed. */
+/** The part of a bucket that is listed. */
 interface ListingQuery {
   prefix?: string;
   delimiter?: string;
@@ -254,8 +254,8 @@ export function parseListing(xml: XmlDocument, query: ListingQuery): Listing {
 }
 
 /**
- * Expects only what was requested. A cache or a proxy may answer for the query of another listing,
- * and an object of another folder would look like one that is to be deleted.
+ * Expects only objects of the requested listing. A cache or a proxy may answer with another listing,
+ * whose objects would be deleted as extra ones.
  */
 function expectListed(
   { prefix = "", delimiter }: ListingQuery,
@@ -277,8 +277,8 @@ function expectListed(
 const MAX_KEYS = 1000;
 
 /**
- * Expects what was found in a page to be all that it has. Some servers do not count folders in
- * KeyCount, and some leave out IsTruncated, which boto3 reads as false.
+ * Expects that all objects of a page were found. Some servers do not count folders in KeyCount, and
+ * some leave out IsTruncated, which boto3 reads as false.
  */
 function expectComplete(result: XmlElement, found: number): void {
   const isCounted = valueOf(result, "KeyCount") !== undefined;
@@ -288,7 +288,7 @@ function expectComplete(result: XmlElement, found: number): void {
   const isSaid = ["IsTruncated", "NextContinuationToken"].some((name) => valueOf(result, name));
   if (isSaid) return;
   const isClear = found === 0 ? isCounted : found < MAX_KEYS;
-  if (!isClear) throw invalidAnswer("it has no <IsTruncated>, so that there may be more");
+  if (!isClear) throw invalidAnswer("it has no <IsTruncated>, so there may be more");
 }
 
 function decodeUrl(key: string): string {
@@ -348,15 +348,15 @@ export function partsXml(parts: readonly Part[]): string {
 function rootOf(xml: XmlDocument, name: string): XmlElement {
   const { root, problem, text } = xml;
   if (root?.name !== name) {
-    throw invalidAnswer(`it is no ${name}, but begins with ${begin(text)}`);
+    throw invalidAnswer(`it is not <${name}>, but begins with ${begin(text)}`);
   }
-  if (problem !== undefined) throw invalidAnswer(`its ${name} is no complete XML (${problem})`);
+  if (problem !== undefined) throw invalidAnswer(`its ${name} is not complete XML (${problem})`);
   return root;
 }
 
 /**
- * A text that one kind of answer always has. Servers differ in the root's name, e.g. gofakes3 in
- * `InitiateMultipartUpload`, and boto3 does not read it.
+ * A text that one kind of answer always has. boto3 does not read the root's name, and some servers
+ * use another one, e.g. gofakes3 `InitiateMultipartUpload`.
  */
 function requiredOf(xml: XmlDocument, kind: string, name: string): string {
   const { root } = xml;

@@ -1,6 +1,5 @@
 /** The S3 calls of a migration: sent through one pool of connections, and retried. */
 import { hash } from "node:crypto";
-import type { IncomingHttpHeaders } from "node:http";
 import { crc32 } from "node:zlib";
 import type { Dispatcher, ProxyAgent } from "undici";
 import Pool from "undici/lib/dispatcher/pool.js";
@@ -35,7 +34,6 @@ import {
   readAnswer,
   resultEtag,
   S3Error,
-  slowAnswer,
   type Listing,
   type Part,
   type S3Answer,
@@ -52,21 +50,20 @@ import {
   type Retrier,
   type RetryPolicy,
 } from "./s3-retry.ts";
+import { Collector, joined, ObjectStream, type ObjectBytes } from "./s3-bodies.ts";
 import { addressOf, Signer, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
 import { TAGS, type StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
 export const CONNECTIONS = 32;
 
-/** Limit of errors in place of an object, which may be shorter. */
+/** Limit of an error that is sent instead of an object. The object may be shorter. */
 const ERROR_BYTES = 64 * 1024;
 /** Limit of answers that are read whole. A page of a thousand keys has at most about 4 MB. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 /** The slowest copy on a server that is waited for, in bytes a millisecond. */
 const SLOWEST_SERVER = 10_000;
-/** The slowest answer that is waited for, in bytes a millisecond. */
-const SLOWEST_ANSWER = 1;
-/** How many pages in a row may bring nothing new. AWS has some behind many deleted objects. */
+/** How many pages in a row may have no new key. AWS sends empty ones for many deleted objects. */
 const MAX_IDLE_PAGES = 1000;
 
 interface ClientRequest extends BucketRequest {
@@ -74,7 +71,7 @@ interface ClientRequest extends BucketRequest {
   moves?: number;
 }
 
-/** Headers with what must be at a key for a write or a deletion to take place. */
+/** Headers with the object that a write or a deletion expects at its key. */
 export type Condition = Readonly<Record<string, string>>;
 
 /** The client of one bucket. Keys are exact: any text may be one. Call `close` at the end. */
@@ -93,7 +90,7 @@ export class BucketClient implements Retrier {
   private connections = 0;
   private answers = 0;
   private hasKept = false;
-  /** The memory of large objects that are read at the moment. It also limits their number. */
+  /** The memory of large objects that are being read. It also limits their number. */
   readonly largeReads = new MemoryBudget();
   /** Whether Azure keeps the objects; undefined while no ETag has shown it. */
   isAzure: boolean | undefined;
@@ -163,8 +160,8 @@ export class BucketClient implements Retrier {
   }
 
   /**
-   * Whether the server has answered several requests on one connection, so that it does not close
-   * one without saying so.
+   * Whether the server has answered several requests on one connection. It then does not close one
+   * without saying so.
    */
   get keepsConnections(): boolean {
     return (this.hasKept ||= this.answers > this.connections);
@@ -202,7 +199,7 @@ export class BucketClient implements Retrier {
       }
       page =
         next === undefined ? undefined : this.listPage({ ...query, "continuation-token": next });
-      // Its failure is thrown where it is awaited, not as an unhandled one.
+      // Its failure is thrown where it is awaited.
       page?.catch(() => undefined);
       if (next !== undefined) tokens.add(next);
       this.noteEtag(listing.objects[0]?.etag ?? "");
@@ -215,7 +212,7 @@ export class BucketClient implements Retrier {
     return this.send({ method: "GET", query }, ({ xml }) => parseListing(xml, listing));
   }
 
-  /** @param part the part whose size and checksum are wanted, of an object uploaded in parts */
+  /** @param part the part whose size and checksum are wanted, of a multipart upload */
   async head(key: string, part?: number): Promise<S3Answer> {
     const query = part === undefined ? {} : { partNumber: String(part) };
     const headers = this.checksumMode();
@@ -387,7 +384,7 @@ export class BucketClient implements Retrier {
       }
       return parts;
     } catch (error) {
-      // Whatever the reason, it must not prevent the file from being sent again.
+      // No failure may prevent the file from being sent again.
       if (error instanceof S3Error) return undefined;
       throw error;
     }
@@ -437,10 +434,10 @@ export class BucketClient implements Retrier {
   }
 
   /**
-   * Ends an upload and frees its parts, unless that would delete the object. An upload that the
-   * server does not know is no error.
+   * Aborts an upload and frees its parts, unless that would delete the object. An upload that the
+   * server does not know is not an error.
    *
-   * @returns false when these keys may not end it, or the server cannot
+   * @returns false when these keys may not abort it, or the server cannot
    */
   async abortUpload(key: string, uploadId: string): Promise<boolean> {
     if (await this.deletesByAbort(key, uploadId)) return true;
@@ -455,10 +452,9 @@ export class BucketClient implements Retrier {
   }
 
   /**
-   * Whether the end of an upload deletes the object at its key. versitygw in front of Azure keeps an
-   * object and the parts of its uploads in one blob (`AbortMultipartUpload` of its Azure backend,
-   * 1.8.0), and Azure frees the parts by itself. An ingress may hide the name of the server, so that
-   * only ETags show it.
+   * Whether an abort deletes the object at the key. versitygw in front of Azure keeps an object and the
+   * parts of its uploads in one blob (`AbortMultipartUpload` of its Azure backend, 1.8.0), and Azure
+   * frees the parts by itself. An ingress may hide the name of the server, so the ETags are looked at.
    */
   private async deletesByAbort(key: string, uploadId: string): Promise<boolean> {
     if (this.isAzure === undefined) await this.listParts(key, uploadId);
@@ -475,7 +471,7 @@ export class BucketClient implements Retrier {
     }
   }
 
-  /** Remembers what an ETag shows of the server. */
+  /** Remembers what an ETag shows about the server. */
   private noteEtag(etag: string, part?: number): void {
     if (/^0x[0-9A-F]+(?:-1)?$/.test(etag) || etag === azurePartEtag(part)) this.isAzure = true;
     else if (/^[0-9a-f]{32}/.test(etag)) this.isAzure ??= false;
@@ -495,7 +491,7 @@ export class BucketClient implements Retrier {
    * Sends a request once.
    *
    * @param limit of the answer's body, in bytes
-   * @throws S3Error for an answer that is no success
+   * @throws S3Error for an answer that is not a success
    */
   private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const signed = await this.sign(request);
@@ -547,19 +543,8 @@ export class BucketClient implements Retrier {
 
 type SignedOptions = Dispatcher.DispatchOptions & { headersTimeout: number };
 
-/** An object's bytes, or some of them, in the pieces in which they arrived. */
-export interface ObjectBytes {
-  headers: AnswerHeaders;
-  chunks: readonly Buffer[];
-}
-
 function ifMatch(etag: string): Record<string, string> {
   return etag === "" ? {} : { "if-match": `"${etag}"` };
-}
-
-function joined(chunks: readonly Buffer[]): Buffer {
-  const [first] = chunks;
-  return first && chunks.length === 1 ? first : Buffer.concat(chunks);
 }
 
 /** The size of an object made of these parts, in bytes. */
@@ -590,214 +575,6 @@ function withHint(error: S3Error, { headers = {} }: ClientRequest): S3Error {
   return new S3Error(error.code, error.status, `${error.message}; ${hint}`, { cause: error.cause });
 }
 
-/** Whether bytes arrive so slowly that their answer would take hours. */
-function isTooSlow(received: number, ms: number, silenceMs: number): boolean {
-  return ms > silenceMs + received / SLOWEST_ANSWER;
-}
-
-/** Of a whole answer: its bytes, and how many milliseconds it may be silent. */
-interface CollectorLimit {
-  bytes: number;
-  ms: number;
-}
-
-/** Takes an answer whole. A stream for each would cost more than the request. */
-class Collector implements Dispatcher.DispatchHandler {
-  private answer: S3Answer = { status: 0, headers: {} };
-  private readonly chunks: Buffer[] = [];
-  private length = 0;
-  private start = 0;
-  private readonly limit: CollectorLimit;
-  private readonly resolve: (answer: ObjectBytes & S3Answer) => void;
-  private readonly reject: (error: Error) => void;
-
-  constructor(
-    limit: CollectorLimit,
-    resolve: (answer: ObjectBytes & S3Answer) => void,
-    reject: (error: Error) => void,
-  ) {
-    this.limit = limit;
-    this.resolve = resolve;
-    this.reject = reject;
-  }
-
-  /** undici recognises handlers of version 7 by this method. */
-  onRequestStart(): void {
-    this.length = 0;
-    this.chunks.length = 0;
-    this.start = performance.now();
-  }
-
-  onResponseStart(
-    controller: Dispatcher.DispatchController,
-    status: number,
-    headers: IncomingHttpHeaders,
-  ): void {
-    this.answer = { status, headers: single(headers) };
-    if (status < 200) this.expectPace(controller);
-    else this.start = performance.now();
-  }
-
-  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    this.length += chunk.length;
-    this.chunks.push(chunk);
-    const { bytes } = this.limit;
-    if (this.length > bytes) controller.abort(invalidAnswer(`it is longer than ${bytes} bytes`));
-    else this.expectPace(controller);
-  }
-
-  /** A server that sends a little now and then is never silent, so undici's limits do not end it. */
-  private expectPace(controller: Dispatcher.DispatchController): void {
-    const ms = performance.now() - this.start;
-    if (isTooSlow(this.length, ms, this.limit.ms)) controller.abort(slowAnswer(this.length, ms));
-  }
-
-  onResponseEnd(): void {
-    this.resolve({ ...this.answer, chunks: this.chunks });
-  }
-
-  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    this.reject(error);
-  }
-}
-
-/** A paused answer is continued when fewer bytes wait for its reader. */
-const PAUSE_BYTES = 512 * 1024;
-
-interface StreamOptions {
-  ahead: number;
-  keepsConnections: boolean;
-  silenceMs: number;
-}
-
-/**
- * An object's bytes while they arrive. It pauses for its reader only if the server keeps the
- * connection: undici 7 crashes when a connection is closed behind a paused answer.
- */
-export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<Buffer> {
-  private answer: S3Answer = { status: 0, headers: {} };
-  private controller: Dispatcher.DispatchController | undefined;
-  private mayPause = false;
-  private start = 0;
-  private readonly waiting: Buffer[] = [];
-  /** Bytes in `waiting`. */
-  private bytes = 0;
-  private end: { error?: Error } | undefined;
-  private wake: () => void = () => undefined;
-  private readonly options: StreamOptions;
-  private readonly resolve: (stream: ObjectStream) => void;
-  private readonly reject: (error: Error) => void;
-
-  constructor(
-    options: StreamOptions,
-    resolve: (stream: ObjectStream) => void,
-    reject: (error: Error) => void,
-  ) {
-    this.options = options;
-    this.resolve = resolve;
-    this.reject = reject;
-  }
-
-  get headers(): AnswerHeaders {
-    return this.answer.headers;
-  }
-
-  /** Whether it begins with the object's first byte, because the server does not support ranges. */
-  get isWhole(): boolean {
-    return this.answer.status !== 206;
-  }
-
-  onRequestStart(): void {
-    this.waiting.length = 0;
-    this.start = performance.now();
-  }
-
-  onResponseStart(
-    controller: Dispatcher.DispatchController,
-    status: number,
-    headers: IncomingHttpHeaders,
-  ): void {
-    if (status < 200) {
-      const ms = performance.now() - this.start;
-      if (isTooSlow(0, ms, this.options.silenceMs)) controller.abort(slowAnswer(0, ms));
-      return;
-    }
-    this.answer = { status, headers: single(headers) };
-    this.controller = controller;
-    this.mayPause = this.options.keepsConnections && isKeeping(this.answer.headers);
-    if (status < 300) this.resolve(this);
-  }
-
-  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    this.waiting.push(chunk);
-    this.bytes += chunk.length;
-    if (this.mayPause) {
-      if (this.bytes >= PAUSE_BYTES) controller.pause();
-    } else if (this.bytes > this.options.ahead) {
-      controller.abort(new S3Error("SlowReader", 0, "it arrived faster than it could be stored"));
-    }
-    this.wake();
-  }
-
-  onResponseEnd(): void {
-    this.finish({});
-    const { answer, waiting } = this;
-    if (answer.status >= 300) this.reject(errorOf({ ...answer, body: joined(waiting) }));
-  }
-
-  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    this.finish({ error });
-    this.reject(error);
-  }
-
-  private finish(end: { error?: Error }): void {
-    this.end = end;
-    this.wake();
-  }
-
-  /** Gives up what has not arrived yet. A paused answer would keep its connection. */
-  cancel(): void {
-    if (!this.end) this.controller?.abort(new S3Error("Cancelled", 0, "it is not read any more"));
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
-    // Only the time counts in which the reader waits.
-    let [received, waitedMs] = [0, 0];
-    try {
-      for (;;) {
-        const chunk = this.waiting.shift();
-        if (chunk) {
-          this.bytes -= chunk.length;
-          received += chunk.length;
-          yield chunk;
-        } else if (this.end) {
-          if (this.end.error) throw this.end.error;
-          return;
-        } else {
-          const more = new Promise<void>((wake) => {
-            this.wake = wake;
-          });
-          this.controller?.resume();
-          const start = performance.now();
-          await more;
-          waitedMs += performance.now() - start;
-          if (isTooSlow(received, waitedMs, this.options.silenceMs)) {
-            throw slowAnswer(received, waitedMs);
-          }
-        }
-      }
-    } finally {
-      this.cancel();
-    }
-  }
-}
-
-/** Whether the connection stays open behind an answer, if the server's connections do. */
-function isKeeping(headers: AnswerHeaders): boolean {
-  const isClosing = headers.connection?.toLowerCase().includes("close") === true;
-  return headers["content-length"] !== undefined && !isClosing;
-}
-
 function expectLength(headers: AnswerHeaders, size: number): void {
   const announced = headers["content-length"] ?? size;
   if (Number(announced) !== size) throw otherSize(announced, size);
@@ -806,13 +583,4 @@ function expectLength(headers: AnswerHeaders, size: number): void {
 function expectRange(headers: AnswerHeaders, range: string): void {
   const found = headers["content-range"] ?? "";
   if (found !== range) throw invalidAnswer(`its range is "${found}" instead of "${range}"`);
-}
-
-/** The headers with the first value of each. */
-function single(headers: IncomingHttpHeaders): AnswerHeaders {
-  const found: Record<string, string | undefined> = {};
-  for (const [name, value] of Object.entries(headers)) {
-    found[name] = Array.isArray(value) ? value[0] : value;
-  }
-  return found;
 }

@@ -21,7 +21,7 @@ export const DEFAULT_RETRY_POLICY: RetryPolicy = {
 };
 const MAX_PAUSE_MS = 10_000;
 
-/** Whose calls are repeated: it decides about failures, and reports those that are tried again. */
+/** Decides which failed calls are tried again, and reports them. */
 export interface Retrier {
   readonly retryPolicy: RetryPolicy;
   mayRetry(error: unknown): boolean;
@@ -62,7 +62,7 @@ export async function pauseAfter(
   await sleep(longest * (0.5 + Math.random() / 2));
 }
 
-/** S3's codes for temporary failures ("Error responses", AWS), beside every 5xx, 408, 425 and 429. */
+/** S3's codes for temporary failures ("Error responses", AWS), in addition to 5xx, 408, 425 and 429. */
 const RETRYABLE_CODES: ReadonlySet<string> = new Set([
   "RequestTimeout",
   "BadDigest",
@@ -97,7 +97,7 @@ function isOneOf(beginnings: readonly string[], code: string): boolean {
   return beginnings.some((beginning) => code.startsWith(beginning));
 }
 
-/** Whether no server of S3 may be at this place. When one has answered before, a retry may help. */
+/** Whether there may be no S3 server at this address. After an earlier answer, a retry may help. */
 export function isUnreachable(error: unknown): boolean {
   return error instanceof S3Error && isOneOf(UNREACHABLE_CODES, error.code);
 }
@@ -105,7 +105,7 @@ export function isUnreachable(error: unknown): boolean {
 /** What undici and Node throw for a connection, as S3Error. Other errors stay as they are. */
 export function asS3Error(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof S3Error || !("code" in error)) return error;
-  // undici's parser has no code for most of what it cannot read.
+  // undici's parser has no code for most of its errors.
   const code = error.name === "HTTPParserError" ? "HPE_INVALID" : error.code;
   if (typeof code !== "string" || !isOneOf(CONNECTION_CODES, code)) return error;
   // A name with several addresses fails once for each.

@@ -3,7 +3,7 @@ import { createHmac, hash } from "node:crypto";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { escapePath, escapeUri, signingKey, type SigningKeys } from "../../authentik/url.ts";
 
-/** For the requests of the SDK, which only finds credentials here. In milliseconds. */
+/** For the requests by which the SDK finds credentials. In milliseconds. */
 const SDK_TIMEOUTS = { connectionTimeout: 10_000, requestTimeout: 20_000 };
 
 /** Where a bucket's requests go, and how they are signed. */
@@ -41,7 +41,7 @@ export async function addressOf(settings: StorageSettings): Promise<BucketAddres
   if (!credentials) throw new Error("there are no credentials");
   // boto3 also signs for this region when it knows none.
   const region = settings.region ?? aws?.region ?? "us-east-1";
-  const place = placeOf(settings, new URL(settings.endpoint ?? aws?.endpoint ?? ""));
+  const place = hostAndPath(settings, new URL(settings.endpoint ?? aws?.endpoint ?? ""));
   return { ...place, region, credentials };
 }
 
@@ -54,7 +54,7 @@ function keysOf(settings: StorageSettings): SigningKeys | undefined {
   return { accessKeyId: accessKey, secretAccessKey: secretKey, sessionToken };
 }
 
-function placeOf({ bucketName, addressingStyle }: StorageSettings, endpoint: URL) {
+function hostAndPath({ bucketName, addressingStyle }: StorageSettings, endpoint: URL) {
   // URL encodes most characters of the path, but not all that S3 requires.
   const path = endpoint.pathname.replace(/\/$/, "");
   const folder = path.replace(/%(?![0-9a-f]{2})|[^\w.~/%-]/gi, escapeUri);
@@ -65,8 +65,8 @@ function placeOf({ bucketName, addressingStyle }: StorageSettings, endpoint: URL
 }
 
 /**
- * What the AWS SDK finds in the environment, the shared config or the machine's role. The SDK is
- * loaded only for this.
+ * Region, credentials and endpoint that the AWS SDK finds in the environment, the shared config or the
+ * machine's role. The SDK is loaded only for this.
  */
 async function fromAwsConfig({ region, sessionProfile, useSsl, endpoint }: StorageSettings) {
   const { S3Client } = await import("@aws-sdk/client-s3");
@@ -88,7 +88,7 @@ async function fromAwsConfig({ region, sessionProfile, useSsl, endpoint }: Stora
 
 const EMPTY_SHA256 = hash("sha256", "");
 
-/** What the AWS SDK does not sign, because proxies may change it on the way. */
+/** A header that the AWS SDK does not sign, because proxies may change it. */
 const UNSIGNED_HEADER = "cache-control";
 
 /** A request's path with its query, and all its headers. */

@@ -1,14 +1,14 @@
-/** What a server stores with an object beside its content: its type and other headers. */
+/** The headers that a server stores with an object, e.g. its type. */
 import { contentType, hasRightType } from "../../authentik/objects.ts";
 import type { AnswerHeaders } from "./checksums.ts";
 
 /** Headers of an object, with names in lower case. */
 export type StoredHeaders = Readonly<Record<string, string>>;
 
-/** How many tags an object has. It cannot be set, but shows whether a copy has them. */
+/** The number of an object's tags. It cannot be set, but it shows whether a copy has them. */
 export const TAGS = "x-amz-tagging-count";
 
-/** What clients store, beside `x-amz-meta-` (AWS, "PutObject"). */
+/** Headers that clients store, in addition to `x-amz-meta-` (AWS, "PutObject"). */
 const CLIENT_HEADERS = [
   "content-type",
   "content-encoding",
@@ -28,16 +28,16 @@ const BUCKET_HEADERS = [
   "x-amz-server-side-encryption-bucket-key-enabled",
 ];
 
-/** What clients have stored with an object, from an answer to GET or HEAD. */
+/** The headers that clients stored with an object, from an answer to GET or HEAD. */
 export function storedHeaders(headers: AnswerHeaders): StoredHeaders {
   const stored = picked(headers, (name) => name.startsWith("x-amz-meta-"), CLIENT_HEADERS);
   const { "content-encoding": encoding, ...others } = stored;
-  // Some servers store the encoding of the upload, too.
+  // Some servers also store the encoding of the upload.
   const kept = encoding?.split(",").filter((name) => !/^\s*(?:aws-chunked)?\s*$/i.test(name));
   return kept && kept.length > 0 ? { ...others, "content-encoding": kept.join(",") } : others;
 }
 
-/** What a copy within the bucket would lose beside these. It is STANDARD if nothing else is named. */
+/** The other headers that a copy within the bucket must repeat. STANDARD is the default class. */
 export function bucketHeaders(headers: AnswerHeaders): StoredHeaders {
   const { "x-amz-storage-class": storageClass = "STANDARD", ...others } = headers;
   const named = storageClass === "STANDARD" ? others : headers;
@@ -62,7 +62,7 @@ function ascii(value: string): string {
   return `=?UTF-8?B?${Buffer.from(value, "latin1").toString("base64")}?=`;
 }
 
-/** The headers under which an object is stored: those that it had, with authentik's type. */
+/** The headers that an object should have: those that it had, with authentik's type. */
 export function rightHeaders(key: string, stored: StoredHeaders = {}): StoredHeaders {
   const type = stored["content-type"];
   if (type !== undefined && hasRightType(key, type)) return stored;
@@ -70,8 +70,8 @@ export function rightHeaders(key: string, stored: StoredHeaders = {}): StoredHea
 }
 
 /**
- * What an object lacks of these headers, in words: `type binary/octet-stream`, `no cache-control`.
- * Undefined if it has them all.
+ * The headers that an object lacks, in words: `type binary/octet-stream`, `no cache-control`.
+ * Undefined if it has all of them.
  */
 export function missingHeaders(wanted: StoredHeaders, stored: StoredHeaders): string | undefined {
   const different = Object.entries(wanted).filter(

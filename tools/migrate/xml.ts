@@ -10,12 +10,12 @@ export interface XmlElement {
   children: XmlElement[];
 }
 
-/** A text that was read as XML as far as it could be. */
+/** A text that was read as XML as far as possible. */
 export interface XmlDocument {
   text: string;
   /** Its first element; undefined if there is none. */
   root: XmlElement | undefined;
-  /** Why it cannot be read to its end; undefined if it can. */
+  /** Why the text is not complete XML; undefined if it is. */
   problem: string | undefined;
 }
 

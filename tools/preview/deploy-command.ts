@@ -32,8 +32,9 @@ When authentik has no keys but a role or a profile, nothing is verified, and the
 command says so.
 
 Exit status: 0 when the stack is up and its bucket is verified, if that is
-possible; 1 when the plan is refused, the update fails or a check of the bucket
-fails; 2 when the command cannot do its work.`;
+possible; 1 when there is no plan or it is refused, the update fails or a check
+of the bucket fails; 2 for any other error, e.g. a wrong option or GitHub's
+refusal.`;
 
 /** A new key is refused for some seconds, rarely for longer. */
 const NEW_KEY_MS = 30_000;
@@ -82,7 +83,7 @@ async function run(name: string, options: Options): Promise<void> {
     }
     process.exitCode = 1;
   });
-  // As in verify: the AWS SDK may still wait for something that nobody needs.
+  // As in verify: the AWS SDK may still wait for something.
   setTimeout(() => process.exit(), 200).unref();
 }
 
@@ -128,8 +129,8 @@ async function isDeletionAllowed(options: Options, signal: AbortSignal): Promise
   const gitHub = new GitHub(gitHubSettings(process.env), { signal });
   const branch = required(process.env, "GITHUB_REF_NAME");
   if (allowOlderCommit !== true) await checkNewest(gitHub, commit, branch);
-  const merged = await gitHub.mergedAs(commit, branch);
-  return allowBucketDeletion === true || merged?.labels.includes(DELETION_LABEL) === true;
+  const labels = await gitHub.labelsOfMerged(commit, branch);
+  return allowBucketDeletion === true || labels.includes(DELETION_LABEL);
 }
 
 async function checkNewest(gitHub: GitHub, commit: string, branch: string): Promise<void> {

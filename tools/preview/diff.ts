@@ -13,7 +13,7 @@ export interface Change {
   property: string;
   removed: string[];
   added: string[];
-  /** What the values do not show, e.g. that only the order changed. */
+  /** A fact that the values do not show, e.g. that only the order changed. */
   note?: string;
 }
 
@@ -39,8 +39,8 @@ interface Found extends Change {
 }
 
 /**
- * The changes of a resource, from what the server has to what it will have. For a new resource
- * these are all inputs, for a deleted one none.
+ * The changes of a resource, from its present state on the server to its planned state. For a new
+ * resource these are all inputs, for a deleted one none.
  */
 export function changesOf({ before: old, after: next, changedPaths }: Step): Change[] {
   if (!next) return [];
@@ -54,9 +54,9 @@ export function changesOf({ before: old, after: next, changedPaths }: Step): Cha
     ...paths.map(([key = ""]) => key),
   ]);
   const found = [...keys].flatMap((key) => changesOfProperty(key, before, after));
-  // All secrets look the same. Only the provider reports that one has changed.
+  // All secrets look the same. Only the provider reports that a secret has changed.
   const isShown = coverage(found.map(({ path }) => path));
-  // What no input sets, and only the server knows, is no change: the time of the last one, an id.
+  // A value that only the server sets is not a change: the time of the last change, an id.
   const isComputed = ([key = ""]: readonly string[]) =>
     !isInput(key) && after.outputs[key] === UNKNOWN;
   const hidden = paths.filter((path) => !isShown(path) && !isComputed(path));
@@ -64,8 +64,8 @@ export function changesOf({ before: old, after: next, changedPaths }: Step): Cha
 }
 
 /**
- * The changes of one property. Inputs do not show what somebody added on the server: that is in the
- * outputs. But an output is not always marked as a secret where the input is.
+ * The changes of one property. Only outputs show changes that were made on the server. But an output
+ * is not always marked as a secret where the input is.
  */
 function changesOfProperty(key: string, before: State, after: State): Found[] {
   const input = after.inputs[key];
@@ -81,8 +81,8 @@ function changesOfProperty(key: string, before: State, after: State): Found[] {
 }
 
 /**
- * The planned value. Where the provider does not know it: the input, or else the value of before.
- * Some providers leave out what is empty, or add it.
+ * The planned value. If the provider does not know it, this is the input, or else the old value. Some
+ * providers leave out or add empty values.
  */
 function settled(planned: unknown, old: unknown, input: unknown): unknown {
   if (planned === UNKNOWN) return input ?? old;
@@ -109,8 +109,8 @@ function coverage(shown: readonly (readonly string[])[]): (path: readonly string
 }
 
 /**
- * The inputs that say something about a new resource: without those that the provider lists as its
- * defaults (`__defaults`), and without what is empty or off.
+ * The inputs of a new resource, without those that the provider lists as its defaults (`__defaults`),
+ * and without empty values and `false`.
  */
 function withoutDefaults(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(withoutDefaults);
@@ -200,7 +200,7 @@ function compareLists(
   return [found(path, removed, added, isSame ? "in another order" : undefined)];
 }
 
-/** By its text, so that many rules take no time: a server decides how many there are. */
+/** Compares by text, so that a long list of a server takes no time. */
 function without(items: readonly unknown[], others: readonly unknown[]): unknown[] {
   const left = new Map<string, number>();
   for (const other of others) left.set(textOf(other), (left.get(textOf(other)) ?? 0) + 1);
@@ -258,8 +258,8 @@ function inOneLine(text: string): string {
 }
 
 /**
- * The value without the values under secret names, also within JSON texts, and without what is
- * empty in an object: a provider lists all properties of a rule on the server.
+ * The value without the values under secret names, also within JSON texts, and without empty values
+ * in objects: a provider lists all properties of a rule on the server.
  */
 function masked(value: unknown): unknown {
   const known = opened(value);
@@ -306,13 +306,17 @@ function label(path: readonly string[]): string {
   const [first = "", ...rest] = path;
   const parts = rest.length > 0 && /^(?:rules|corsRules)$/.test(first) ? rest : path;
   const number = /^\d+$/.test(parts[0] ?? "") ? `rule ${parts[0]} › ` : "";
-  const words = (number === "" ? parts : parts.slice(1)).map(inWords).join(" › ");
+  const words = (number === "" ? parts : parts.slice(1)).map(partText).join(" › ");
   return `${number}${LABELS.get(words) ?? words}`;
 }
 
-/** `maxAgeSeconds` becomes `max age seconds`. A name that is not an identifier stays unchanged. */
-function inWords(name: string): string {
-  if (!/^[a-z][A-Za-z0-9]*$/.test(name)) return inOneLine(name);
+/** A name that is not an identifier, e.g. of a tag, stays unchanged. */
+function partText(name: string): string {
+  return /^[a-z][A-Za-z0-9]*$/.test(name) ? wordsOf(name) : inOneLine(name);
+}
+
+/** `maxAgeSeconds` becomes `max age seconds`. */
+export function wordsOf(name: string): string {
   return name.replace(
     /([a-z0-9])([A-Z])/g,
     (_, left: string, right: string) => `${left} ${right.toLowerCase()}`,

@@ -1,7 +1,7 @@
-/** `pulumi preview` and `pulumi up`, with what the engine does as events. */
+/** Runs `pulumi preview` and `pulumi up`, and reads the engine's events. */
 import { access } from "node:fs/promises";
 import { join } from "node:path";
-import { messageOf, OutputEnd, runPulumi, type StackLocation } from "../lib/pulumi.ts";
+import { toolMessage, OutputEnd, runPulumi, type StackLocation } from "../lib/pulumi.ts";
 import { REPOSITORY } from "../lib/repository.ts";
 import { parseEvent, PlanError, type EngineEvent } from "./plan.ts";
 import { redactEvent, redactor, type Redact } from "./secrets.ts";
@@ -9,22 +9,19 @@ import { redactEvent, redactor, type Redact } from "./secrets.ts";
 export interface EngineOptions extends StackLocation {
   timeoutMs: number;
   signal?: AbortSignal | undefined;
-  /** Receives each event when it comes, and a function that redacts secrets in names. */
+  /** Receives each event as it comes, and a function that redacts secrets in names. */
   onEvent?: (event: EngineEvent, redact: Redact) => void;
 }
 
-/** What a run of the engine left. */
+/** The result of a run of the engine. */
 export interface EngineRun {
-  /**
-   * Without secrets in the properties of resources. `redact` removes the others after the
-   * judgement.
-   */
+  /** Without secrets in the properties of resources. `redact` later removes the other secrets. */
   events: EngineEvent[];
   /** Redacts the secrets of the tool's environment. */
   redact: Redact;
   /** Exit status. */
   code: number;
-  /** The end of what the tool wrote besides the events. */
+  /** The end of the tool's output without the events. */
   output: string;
 }
 
@@ -82,14 +79,14 @@ export async function runEngine(
   return { events, redact, code, output: redact(`${rest.text}${stderr}`.trim()) };
 }
 
-/** What the tool wrote besides the events, as a message. */
+/** The tool's output without the events, as a message. */
 export function outputOf({ output, code }: Pick<EngineRun, "output" | "code">): string {
-  return messageOf({ stderr: output, code });
+  return toolMessage({ stderr: output, code });
 }
 
 /**
- * `--policy-pack policy` if the project has the pack, and its config for those who may delete
- * buckets.
+ * `--policy-pack policy` if the project has the pack, and its config that allows deletion if that is
+ * allowed.
  */
 export async function policyArgs(
   workDir = REPOSITORY,

@@ -183,14 +183,11 @@ export class GitHub {
   }
 
   /**
-   * The pull request that was merged into this branch as this commit, with its labels; undefined
-   * for a commit that was pushed. The same commit may be the merge of a pull request into another
-   * branch: its reviewers did not allow anything on this one.
+   * The labels of the pull request that was merged into this branch as this commit; none for a
+   * commit that was pushed. The same commit may be the merge of a pull request into another branch:
+   * its reviewers did not allow anything on this one.
    */
-  async mergedAs(
-    commit: string,
-    branch: string,
-  ): Promise<{ number: number; labels: string[] } | undefined> {
+  async labelsOfMerged(commit: string, branch: string): Promise<string[]> {
     return this.retry(`look up the pull request of ${commit}`, async () => {
       const { data } = await this.call("GET /repos/{owner}/{repo}/commits/{commit_sha}/pulls", {
         ...this.place,
@@ -202,7 +199,7 @@ export class GitHub {
       const merged = data.find(({ merged_at, merge_commit_sha, base }) => {
         return merged_at !== null && merge_commit_sha === commit && base.ref === branch;
       });
-      return merged && { number: merged.number, labels: merged.labels.map(({ name }) => name) };
+      return merged?.labels.map(({ name }) => name) ?? [];
     });
   }
 

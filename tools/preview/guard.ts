@@ -4,7 +4,7 @@
  */
 import type { ResourceType } from "../../providers/contract.ts";
 import type { Retention } from "../../providers/retention.ts";
-import { isOfSame, type Plan, type ResourceState, type Step } from "./plan.ts";
+import { byResource, type Plan, type ResourceState, type Step } from "./plan.ts";
 import type { TypeLookup } from "./resource-types.ts";
 
 /** The label of a pull request that may delete, replace or empty a bucket. */
@@ -22,7 +22,7 @@ export interface BucketAtRisk {
    * time. `unknown`: this guard does not know the operation, which may be any of the others.
    */
   risk: "deleted" | "replaced" | "left over" | "emptied" | "unknown";
-  /** For `emptied`: each setting and what it would be. */
+  /** For `emptied`: each setting with its new value. */
   settings: string[];
   /** Name of the bucket on the server, if it is known. */
   bucket: string | undefined;
@@ -59,20 +59,16 @@ const REPLACING_OPS: ReadonlySet<string> = new Set([
  * operation that is not known counts too.
  */
 export function bucketsAtRisk({ steps, succeeded }: Plan, typeOf: TypeLookup): BucketAtRisk[] {
-  const found: { step: Step; atRisk: BucketAtRisk }[] = [];
-  for (const step of steps) {
-    const all = steps.filter((other) => isOfSame(other, step));
-    const type = typeOf(step.type);
-    const risk = riskOf(step.op, all);
-    if (risk === undefined) continue;
-    if (type?.holdsFiles !== true && step.before?.protect !== true) continue;
-    const isRefused = !succeeded && isProtected(risk, all);
-    const entry = { step, atRisk: atRisk(step, risk, isRefused, type) };
-    const known = found.findIndex((other) => isOfSame(other.step, step));
-    if (known < 0) found.push(entry);
-    else if (found[known]?.atRisk.risk === "unknown") found[known] = entry;
-  }
-  return found.map(({ atRisk }) => atRisk);
+  return byResource(steps).flatMap((all) => {
+    const found = all.flatMap((step) => {
+      const type = typeOf(step.type);
+      const risk = riskOf(step.op, all);
+      if (risk === undefined) return [];
+      if (type?.holdsFiles !== true && step.before?.protect !== true) return [];
+      return atRisk(step, risk, !succeeded && isProtected(risk, all), type);
+    });
+    return found.find(({ risk }) => risk !== "unknown") ?? found.slice(0, 1);
+  });
 }
 
 /** The settings that would delete files, or keep deleted files for a shorter time. */
@@ -85,10 +81,9 @@ export function emptiedByPlan(plan: Plan, typeOf: TypeLookup): BucketAtRisk[] {
       const isSibling = other.urn === step.urn || other.after?.parent === step.after?.parent;
       return isSibling && isNew(other) && typeOf(other.type)?.holdsFiles === true;
     });
-  const first = steps.filter((step) => step === steps.find((other) => isOfSame(other, step)));
-  const changed = first.flatMap((step) => {
+  const changed = byResource(steps).flatMap((all) => {
+    const [step] = all;
     const type = typeOf(step.type);
-    const all = steps.filter((other) => isOfSame(other, step));
     const before = all.find((one) => one.before)?.before;
     const after = all.find((one) => one.after)?.after;
     const isIgnored = after
@@ -110,10 +105,10 @@ export function emptiedByPlan(plan: Plan, typeOf: TypeLookup): BucketAtRisk[] {
 }
 
 /** `softDelete.days: 7, before 30`, for each setting that keeps files for a shorter time. */
-function shortened({ read, otherwise }: Retention, before: unknown, after: unknown): string[] {
+function shortened({ read, whenMissing }: Retention, before: unknown, after: unknown): string[] {
   const [old, next] = [read(before), read(after)];
   return [...new Set([...Object.keys(old), ...Object.keys(next)])].flatMap((key) => {
-    const [from, to] = [old[key] ?? otherwise, next[key] ?? otherwise];
+    const [from, to] = [old[key] ?? whenMissing, next[key] ?? whenMissing];
     return to < from ? [`${key}: ${keptFor(to)}, before: ${keptFor(from)}`] : [];
   });
 }
@@ -135,7 +130,7 @@ function riskOf(op: string, all: readonly Step[]): BucketAtRisk["risk"] | undefi
  * Whether the engine refuses the operation because of the protection (pulumi/pulumi,
  * `pkg/resource/deploy/step_generator.go` and `step.go`). It refuses a replacement if the resource
  * was protected in the last update and still is, and a deletion if it was protected in the last
- * update. It never refuses to delete what is left over.
+ * update. It never refuses to delete a resource that is left over.
  */
 function isProtected(risk: BucketAtRisk["risk"], all: readonly Step[]): boolean {
   if (!all.some(({ before }) => before?.protect === true)) return false;

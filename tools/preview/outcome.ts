@@ -30,7 +30,7 @@ export function outcomeOf(needs: string, origin: Origin): { ok: boolean; text: s
   if (failed.length > 0) return { ok: false, text: failed.join(" ") };
   if (jobs.preview?.result === "success") return { ok: true, text: "Every stack was previewed." };
   const reason = skipReason(origin, jobs.stacks?.outputs.stacks === "[]");
-  // Somebody may have switched the preview off.
+  // The preview may have been switched off.
   return reason === undefined
     ? { ok: false, text: "The preview was skipped for no known reason." }
     : { ok: true, text: `The preview was skipped: ${reason}` };

@@ -13,8 +13,8 @@ export interface ResourceState {
   /** The inputs of the program or of the last update. A secret is the text `[secret]`. */
   inputs: Record<string, unknown>;
   /**
-   * What the server has, as of the last update or refresh. After the step: what it will have, as far
-   * as the provider knows; empty when the engine did not come that far.
+   * The state on the server as of the last update or refresh. After the step: the planned state, as
+   * far as the provider knows it; empty when the engine did not come that far.
    */
   outputs: Record<string, unknown>;
   parent: string;
@@ -158,18 +158,14 @@ export function planOf(events: readonly EngineEvent[]): Plan {
   // Only the event after a step has the outputs that the provider plans.
   const ended = new Map(after.map((metadata) => [keyOf(metadata), metadata]));
   const steps = planned.map((metadata) => stepOf(ended.get(keyOf(metadata)) ?? metadata));
-  const changed = steps.filter(({ op }) => op !== "same");
-  const same = steps.filter(
-    (step) => step.op === "same" && !changed.some((other) => isOfSame(other, step)),
-  );
   const stack = after.findLast(({ type, op }) => type === STACK_TYPE && op !== "refresh");
   const refreshed = new Set(before.filter(({ op }) => op === "refresh").map(({ urn }) => urn));
   return {
     succeeded:
       events.some(({ summaryEvent }) => summaryEvent?.result === "succeeded") &&
       !events.some(({ errorEvent }) => errorEvent),
-    steps: changed,
-    unchanged: same.length,
+    steps: steps.filter(({ op }) => op !== "same"),
+    unchanged: byResource(steps).filter((all) => all.every(({ op }) => op === "same")).length,
     gone: after.filter((step) => refreshed.has(step.urn) && isGone(step)).map(({ urn }) => urn),
     unprotected: steps.filter(losesProtection),
     unretained: steps.filter(
@@ -197,12 +193,18 @@ function losesProtection({ op, before, after }: Step): boolean {
 }
 
 /**
- * Whether both steps are about one resource on the server. The URN is not enough: when a
- * replacement cannot delete the old resource, the state has the old and the new one under the same
- * URN.
+ * The steps of each resource on the server. The URN is not enough: when a replacement cannot delete
+ * the old resource, the state has the old and the new one under the same URN.
  */
-export function isOfSame(left: Step, right: Step): boolean {
-  return left.urn === right.urn && left.before?.id === right.before?.id;
+export function byResource(steps: readonly Step[]): [Step, ...Step[]][] {
+  const resources = new Map<string, [Step, ...Step[]]>();
+  for (const step of steps) {
+    const key = JSON.stringify([step.urn, step.before?.id]);
+    const known = resources.get(key);
+    if (known) known.push(step);
+    else resources.set(key, [step]);
+  }
+  return [...resources.values()];
 }
 
 function stepOf(metadata: StepMetadata): Step {
@@ -259,7 +261,7 @@ function diagnosticOf({ diagnosticEvent, errorEvent }: EngineEvent): Diagnostic[
   if (errorEvent) return [{ severity: "error", urn: "", message: errorEvent.error.trim() }];
   if (!diagnosticEvent) return [];
   const { urn, message, severity, ephemeral } = diagnosticEvent;
-  // The engine's debug messages have the inputs as the program sent them, with secrets in clear.
+  // The engine's debug messages have the inputs as the program sent them, with secrets in plain text.
   if (ephemeral || severity === "debug" || message.trim() === "") return [];
   const known = severity === "error" || severity === "warning" ? severity : "info";
   return [{ urn, message: message.trim(), severity: known }];

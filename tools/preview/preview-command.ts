@@ -29,9 +29,9 @@ Examples:
 --comment is for workflows on pull requests. It needs GITHUB_TOKEN. The label
 ${DELETION_LABEL} then allows what --allow-bucket-deletion allows.
 
-Exit status: 0 when the plan is allowed; 1 when it fails, violates a policy, or
-deletes, replaces or empties a bucket and that is not allowed; 2 when it cannot
-be made.`;
+Exit status: 0 when the plan is allowed; 1 when there is no plan, or it violates
+a policy, or deletes, replaces or empties a bucket and that is not allowed; 2
+for any other error, e.g. a wrong option or GitHub's refusal.`;
 
 interface Options {
   comment?: true;
@@ -62,8 +62,8 @@ async function run(name: string, options: Options): Promise<void> {
   const progress = createProgress();
   await interruptible(async (signal) => {
     const target = options.comment ? await pullRequest(signal) : undefined;
-    const isLabelled = target?.labels.includes(DELETION_LABEL) === true;
-    const deletionAllowed = options.allowBucketDeletion === true || isLabelled;
+    const isLabeled = target?.labels.includes(DELETION_LABEL) === true;
+    const deletionAllowed = options.allowBucketDeletion === true || isLabeled;
     const limits = { signal, timeoutMs: timeout * 1000 };
     progress.step(`pulumi preview of ${stack}`);
     const report = await preview(stack, {
@@ -86,8 +86,8 @@ async function run(name: string, options: Options): Promise<void> {
 }
 
 /**
- * Read before the preview: when the labels cannot be read, the command fails at once and not after
- * ten minutes.
+ * Called before the preview: if the labels cannot be read, the command fails at once and not after ten
+ * minutes.
  */
 async function pullRequest(
   signal: AbortSignal,

@@ -77,8 +77,8 @@ export type Drift =
   | { kind: "error"; report: PlanReport };
 
 /**
- * Compares the stack with its server, and changes neither. When that fails, the result is an error,
- * never "no drift".
+ * Compares the stack with its server, and changes neither. A failure gives an error, never "no
+ * drift".
  */
 export async function checkDrift(stack: string, options: EngineOptions): Promise<Drift> {
   const operation = "drift";
@@ -100,8 +100,8 @@ export async function checkDrift(stack: string, options: EngineOptions): Promise
 }
 
 /**
- * The plan of a run that must have a complete one. When the tool failed, the plan has not
- * succeeded, whatever its events say.
+ * The plan of a run that must have a complete one. When the tool failed, the plan has not succeeded,
+ * even if its events say so.
  */
 export function completePlan(run: Omit<EngineRun, "redact">): Plan {
   const plan = planOf(run.events);

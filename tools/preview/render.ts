@@ -1,6 +1,6 @@
 /**
  * A report as Markdown for a pull request, and as text for a terminal or a job's log. Its values
- * come from config and servers, so that none of them can be trusted.
+ * come from config and servers and cannot be trusted.
  */
 import { createColors } from "picocolors";
 import { INVISIBLE, visible } from "../../config/visible.ts";
@@ -136,9 +136,8 @@ function riskText(resource: BucketAtRisk): string {
   }
   const which = bucket === undefined ? `"${name}"` : `"${bucket}" (${name})`;
   const what = RISKS[risk][isRetained ? "retained" : "deleted"];
-  const when = risk === "replaced" ? "as well" : "in an earlier change";
   const refusal = isProtected
-    ? ` It is protected, so Pulumi refuses: set protect to false ${when}.`
+    ? " It is protected, so Pulumi refuses: set protect to false in an earlier update."
     : "";
   return `The bucket ${which} ${what}${refusal}`;
 }

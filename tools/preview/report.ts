@@ -1,10 +1,17 @@
-/** What a plan does, before it is rendered as Markdown or for a terminal. */
+/** The report on a plan, before it is rendered as Markdown or for a terminal. */
 import { changesOf, diff, type Change } from "./diff.ts";
 import { bucketsAtRisk, emptiedByPlan, type BucketAtRisk } from "./guard.ts";
-import { isOfSame, nameOf, type Diagnostic, type Plan, type Step, type Violation } from "./plan.ts";
+import {
+  byResource,
+  nameOf,
+  type Diagnostic,
+  type Plan,
+  type Step,
+  type Violation,
+} from "./plan.ts";
 import { labelOf, type TypeLookup } from "./resource-types.ts";
 
-/** What a report is about: the plan of one of these commands, or `pulumi up` within `deploy`. */
+/** The run that a report is about: the plan of a command, or `pulumi up` within `deploy`. */
 export type Operation = "preview" | "drift" | "deploy" | "update";
 
 /** The outcome of a preview or of an update. */
@@ -29,8 +36,8 @@ export interface PlanReport {
 }
 
 /**
- * The properties of a report with words of this program. They are never data, so that no secret is
- * in them.
+ * The properties of a report with words of this program. They are never data, so no secret is in
+ * them.
  */
 export const FIXED_PROPERTIES: readonly string[] = ["operation", "action", "risk", "severity"];
 
@@ -43,7 +50,7 @@ export interface Group {
 
 /** What happens to one resource. */
 export interface ResourceChange {
-  /** What a reviewer calls the resource, e.g. `CORS policy`. */
+  /** The resource's kind for a reviewer, e.g. `CORS policy`. */
   label: string;
   name: string;
   action: Action;
@@ -166,10 +173,7 @@ function groupsOf(plan: Plan, typeOf: TypeLookup): Group[] {
 
 /** One step of each resource. Of a replacement, it is the step that the program asks for. */
 function shownSteps({ steps }: Plan): Step[] {
-  return steps.filter((step) => {
-    const all = steps.filter((other) => isOfSame(other, step));
-    return step === (all.find(({ logical }) => logical) ?? all[0]);
-  });
+  return byResource(steps).map((all) => all.find(({ logical }) => logical) ?? all[0]);
 }
 
 function componentOf({ before, after, name }: Step): string {

@@ -1,11 +1,12 @@
-/** What is known about the types of a plan's resources. */
+/** Labels and other facts about the types of a plan's resources. */
 import type { ResourceType } from "../../providers/contract.ts";
 import { resourceType } from "../../providers/index.ts";
+import { wordsOf } from "./diff.ts";
 
-/** What a provider's table has about a type; undefined for a type that no provider registers. */
+/** The entry of a type in its provider's table; undefined for a type of no provider. */
 export type TypeLookup = (type: string) => ResourceType | undefined;
 
-/** Loads what the providers' tables have about these types. */
+/** Loads the entries of these types. */
 export async function lookUpTypes(types: Iterable<string>): Promise<TypeLookup> {
   const unique = [...new Set(types)];
   const entries = unique.map(async (type) => [type, await resourceType(type)] as const);
@@ -14,7 +15,7 @@ export async function lookUpTypes(types: Iterable<string>): Promise<TypeLookup> 
 }
 
 /**
- * What a reviewer calls a resource of this type: the label in its provider's table (`CORS policy`),
+ * The name of this type for a reviewer: the label in its provider's table (`CORS policy`),
  * or else the type's name as words (`Topic policy` for `aws:sns/topicPolicy:TopicPolicy`).
  */
 export function labelOf(type: string, typeOf: TypeLookup): string {
@@ -23,9 +24,5 @@ export function labelOf(type: string, typeOf: TypeLookup): string {
   const [, cloud = ""] = /^pulumi:providers:(.+)$/.exec(type) ?? [];
   if (cloud !== "") return `Access to ${cloud}`;
   const name = type.split(":").at(-1) ?? type;
-  const words = name.replace(
-    /([a-z0-9])([A-Z])/g,
-    (_, left: string, right: string) => `${left} ${right.toLowerCase()}`,
-  );
-  return words === "" ? "Resource" : words;
+  return wordsOf(name) || "Resource";
 }

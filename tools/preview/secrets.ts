@@ -1,20 +1,19 @@
 /**
- * Redacts the secrets of the environment in everything that is shown. What is judged stays as the
- * engine wrote it.
+ * Redacts the secrets of the environment in everything that is shown. The plan is judged before, with
+ * the text that the engine wrote.
  */
 import { parseUrl } from "../../authentik/url-parts.ts";
-import type { EngineEvent } from "./plan.ts";
+import { SECRET, type EngineEvent } from "./plan.ts";
 
 export type Redact = (text: string) => string;
 
 /** A shorter value is more likely a word than a secret. */
 const MIN_SECRET_LENGTH = 8;
-const MARK = "[secret]";
 
 /**
  * How the engine ends a message about an update that is not as planned
- * (pulumi/pulumi, `pkg/resource/deploy/step_generator.go`). It quotes secrets of the plan in clear
- * that the stack no longer has.
+ * (pulumi/pulumi, `pkg/resource/deploy/step_generator.go`). It quotes the plan's secrets in plain
+ * text if the stack no longer has them.
  */
 const PLAN_VIOLATION = /violates plan:[^]*/;
 
@@ -66,7 +65,7 @@ export function redactor(env: NodeJS.ProcessEnv): Redact {
   const longestFirst = [...new Set(secrets)].sort((left, right) => right.length - left.length);
   return (text) =>
     longestFirst
-      .reduce((redacted, secret) => redacted.replaceAll(secret, MARK), text)
+      .reduce((redacted, secret) => redacted.replaceAll(secret, SECRET), text)
       .replace(PLAN_VIOLATION, "violates the plan: something has changed since it was made");
 }
 
@@ -116,7 +115,7 @@ function redactIn(target: object, redact: Redact, options: RedactOptions): void 
 function redactValue(value: unknown, redact: Redact, options: RedactOptions): unknown {
   if (typeof value === "string") return redact(value);
   // A secret of digits alone may have become a number.
-  if (typeof value === "number") return redact(String(value)) === String(value) ? value : MARK;
+  if (typeof value === "number") return redact(String(value)) === String(value) ? value : SECRET;
   if (typeof value === "object" && value !== null) redactIn(value, redact, options);
   return value;
 }

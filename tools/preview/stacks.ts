@@ -4,6 +4,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { parse } from "yaml";
 import { PROVIDERS, type ProviderName } from "../../providers/index.ts";
+import { Project, StackFile } from "../lib/repository.ts";
 
 /** One entry of a workflow's matrix. */
 export interface StackEntry {
@@ -24,12 +25,10 @@ const LOCAL_STACK = "dev";
  */
 const NAME = /^(?:[\w.-]{1,100}\/){0,2}[\w.-]{1,100}$/;
 /**
- * The end of the name of a GitHub environment for previews, which everybody who can push a branch
- * can use. GitHub ignores case.
+ * The end of the name of a GitHub environment for previews. Everyone who can push a branch can use
+ * it. GitHub ignores case.
  */
 const PREVIEW_ENVIRONMENT = /-preview$/i;
-
-const Project = v.object({ name: v.string() });
 
 /**
  * Every stack with a file `Pulumi.<stack>.yaml` in this folder, except `dev`, sorted by name.
@@ -94,8 +93,6 @@ function checkEnvironments(names: readonly string[]): void {
     seen.set(name.toLowerCase(), name);
   }
 }
-
-const StackFile = v.object({ config: v.record(v.string(), v.unknown()) });
 
 async function providerOf(file: string, key: string): Promise<ProviderName> {
   const content = v.safeParse(StackFile, await readYaml(file));

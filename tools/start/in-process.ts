@@ -26,9 +26,9 @@ export interface ProgramRun {
   config: Readonly<Record<string, string>>;
   /** The keys whose values are secrets. */
   secrets: readonly string[];
-  /** The program; what it resolves to is the stack's outputs. */
+  /** The program. It resolves to the stack's outputs. */
   program: () => Promise<Inputs>;
-  /** Ends the wait for the program. What it has begun goes on until this process exits. */
+  /** Ends the wait for the program. Its calls go on until this process exits. */
   signal: AbortSignal;
 }
 
@@ -46,7 +46,7 @@ export async function runInProcess({
   signal,
 }: ProgramRun): Promise<Inputs> {
   let fail: (error: unknown) => void = () => undefined;
-  // Outputs that depend on a failed resource are never resolved, so the failure has to end the run.
+  // Outputs that depend on a failed resource never resolve, so the failure must end the run.
   const failed = new Promise<never>((_resolve, reject) => (fail = reject));
   signal.addEventListener("abort", () => {
     fail(signal.reason);
@@ -66,7 +66,7 @@ export async function runInProcess({
   const values = Object.entries(config).map(([key, value]) => [qualified(key), value] as const);
   await setMocks({ newResource, call }, project, stack);
   setAllConfig(Object.fromEntries(values), secrets.map(qualified));
-  // After a failure the listener stays: what the program has begun may fail later.
+  // After a failure the listener stays: other calls of the program may fail later.
   process.on("unhandledRejection", fail);
   const outputs = await Promise.race([failed, resolveOutputs(program)]);
   process.off("unhandledRejection", fail);

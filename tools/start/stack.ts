@@ -10,8 +10,8 @@ import * as v from "valibot";
 import { parse, stringify } from "yaml";
 import { onPath } from "../lib/programs.ts";
 import { reasonOf } from "../lib/errors.ts";
-import { messageOf, OutputEnd, PulumiError, pulumiJson, runPulumi } from "../lib/pulumi.ts";
-import { REPOSITORY } from "../lib/repository.ts";
+import { toolMessage, OutputEnd, PulumiError, pulumiJson, runPulumi } from "../lib/pulumi.ts";
+import { Project, REPOSITORY, StackFile } from "../lib/repository.ts";
 import { writeWholeFile } from "../lib/write-file.ts";
 import type { LocalFolder } from "./folder.ts";
 import { runInProcess } from "./in-process.ts";
@@ -62,7 +62,7 @@ async function faultOf(
   const options = { program, workDir: folder.dir, envVars, signal, timeoutMs: VERSION_TIMEOUT_MS };
   try {
     const result = await runPulumi(["version"], options);
-    return result.code === 0 ? undefined : firstLines(messageOf(result));
+    return result.code === 0 ? undefined : firstLines(toolMessage(result));
   } catch (error) {
     signal.throwIfAborted();
     return firstLines(reasonOf(error));
@@ -75,27 +75,16 @@ function firstLines(text: string): string {
 }
 
 /**
- * The stack's values, each key without a namespace: those of its tracked file, and those of the
- * local server.
+ * The stack's values from its tracked file and from the local server. The keys have no namespace.
  */
 interface StackValues {
   plain: Record<string, unknown>;
   secrets: Record<string, string>;
 }
 
-const Plugins = v.object({
-  providers: v.array(v.object({ name: v.string(), path: v.string() })),
-});
-const Project = v.looseObject({
-  name: v.string(),
-  main: v.string(),
-  plugins: v.optional(Plugins, { providers: [] }),
-});
-const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
-
 async function stackValues(folder: LocalFolder, endpoint: string): Promise<StackValues> {
   const { config } = await readStackFile(join(REPOSITORY, `Pulumi.${STACK}.yaml`));
-  // Any namespace counts: the project may have another name, and only this command reads `local:`.
+  // Every namespace is read: the project may have another name, and only this command reads `local:`.
   const plain = Object.entries(config).map(
     ([key, value]) => [key.replace(/^.*:/, ""), value] as const,
   );
@@ -122,7 +111,7 @@ async function readStackFile(file: string): Promise<v.InferOutput<typeof StackFi
 
 /**
  * The local server's Pulumi project: this program, with its own place for config, state and plugins.
- * No tracked file is written, and nothing outside the folder.
+ * Nothing outside the folder is written.
  */
 export interface LocalProject {
   /** Folder of its `Pulumi.yaml`. */
@@ -148,7 +137,7 @@ export function localProject(folder: LocalFolder): LocalProject {
  * `pulumi up` of the stack `dev` against the server at this endpoint.
  *
  * @param program path of the Pulumi command line tool
- * @returns the stack's outputs, secrets in clear
+ * @returns the stack's outputs, with secrets in plain text
  * @throws PulumiError with the tool's messages
  */
 export async function upWithEngine(
@@ -166,7 +155,7 @@ export async function upWithEngine(
     };
     const { code, stderr } = await runPulumi(args, { ...options, input, onLine });
     if (code === 0) return;
-    const message = messageOf({ code, stderr: `${output.text}\n${stderr}` });
+    const message = toolMessage({ code, stderr: `${output.text}\n${stderr}` });
     throw new PulumiError(`pulumi ${args[0] ?? ""} failed: ${message}`);
   };
   await mkdir(join(folder.dir, "state"), { recursive: true, mode: 0o700 });

@@ -16,7 +16,7 @@ export interface LocalStart {
   dir?: string | undefined;
   /** Receives the current step, in a few words. */
   progress: (step: string) => void;
-  /** Receives what the user should know. */
+  /** Receives messages for the user. */
   notice: (text: string) => void;
   signal: AbortSignal;
 }
@@ -43,7 +43,7 @@ export async function withLocalStack<T>(
         "it: there is no state, and the data is deleted at the end.",
     );
   }
-  // Without a state, the bucket of the last run would already exist.
+  // There is no state in this process, so the bucket of the last run would already exist.
   const dataDir = pulumi.program ? folder.dataDir : await throwawayDir(folder.dataDir);
   try {
     progress("starting the S3 server");

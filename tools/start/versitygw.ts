@@ -31,7 +31,7 @@ export interface ServerOptions {
   flags?: readonly string[];
   /** The backend and its arguments. The default is `posix <dataDir>`. */
   backend?: readonly string[];
-  /** Environment variables besides the root keys, e.g. a backend's credentials. */
+  /** Environment variables in addition to the root keys, e.g. a backend's credentials. */
   env?: Readonly<Record<string, string>>;
 }
 
@@ -52,9 +52,9 @@ const ARCHIVE_MS = 180_000;
 
 /** One way to get versitygw. */
 interface Installation {
-  /** What it is, for messages. */
+  /** Its name in messages. */
   name: string;
-  /** What it does, for people who wait. */
+  /** The text that is shown during the installation. */
   step: string;
   install: (binDir: string, signal?: AbortSignal) => Promise<Versitygw>;
 }
@@ -95,7 +95,7 @@ const INSTALLATIONS: readonly Installation[] = [
  * Finds versitygw: on PATH, else in `binDir`, else by an installation: its release for this
  * platform, checked against the published checksum, a build with Go, or the image of Docker.
  *
- * @param progress receives what takes long, in a few words
+ * @param progress receives the current step, in a few words
  * @throws Error that says why each installation failed, and what to do
  */
 export async function findVersitygw(
@@ -226,8 +226,8 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
     ROOT_ACCESS_KEY: options.root.accessKey,
     ROOT_SECRET_KEY: options.root.secretKey,
   };
-  // A process group of its own: Ctrl-C in the terminal reaches only this process, which then stops
-  // the server in order.
+  // The server has its own process group: Ctrl-C reaches only this process, which then stops the
+  // server in order.
   const child = spawn(command, args, { env, stdio: ["ignore", "ignore", "pipe"], detached: true });
   const kill = () => {
     child.kill("SIGKILL");

@@ -1,4 +1,4 @@
-/** What browsers do with the URLs that authentik gives them, and what the bucket must refuse. */
+/** Checks of the URLs that authentik gives to browsers, and of requests that must be refused. */
 import {
   formatRelease,
   parseRelease,
@@ -20,7 +20,7 @@ const GENERATIONS = [
   { name: "2026.5", readsGeneralNames: true },
 ] as const;
 
-/** An origin that nobody has configured: the domain `.invalid` is reserved (RFC 2606). */
+/** An origin that is never configured: the domain `.invalid` is reserved (RFC 2606). */
 const FOREIGN_ORIGIN = "https://foreign.invalid";
 
 const TWO_HOURS_MS = 7_200_000;
@@ -228,8 +228,7 @@ async function checkPublicUrl(run: VerifyRun, publicUrl: string): Promise<void> 
   await run.check({ name: "public URL", tried: `GET ${url}` }, async () => {
     const answer = await request(url, {}, run.signal).catch((error: unknown) => {
       const failure = failureOf(error);
-      const advice =
-        "Try again from another network: files that are public there are not seen from here.";
+      const advice = "Try again from another network: public files there cannot be seen from here.";
       const options = { status: "warning", advice } as const;
       throw new CheckFailure(run.symptomOf(failure), describe(failure), options);
     });
@@ -247,7 +246,7 @@ async function checkRefused(run: VerifyRun, name: string, url: string): Promise<
   });
 }
 
-/** The server's refusal to give the small file. An answer that is not the file is not S3's. */
+/** The server's refusal to give the small file. A web page may come with status 200. */
 function refusalOf(answer: Answer, symptom: Symptom, meaning: string): string {
   const { status, body } = answer;
   if (status >= 300) return refusal(failureOfAnswer(answer));

@@ -1,4 +1,4 @@
-/** Why URLs do not work at a custom domain: nothing answers, or the server sees another host. */
+/** Finds out why URLs do not work at a custom domain. */
 import { parseRelease, releaseRules, type ReleaseRules } from "../../authentik/release.ts";
 import { fileUrl, type SigningKeys } from "../../authentik/url.ts";
 import { SYMPTOMS, type Symptom } from "./diagnosis.ts";
@@ -7,8 +7,8 @@ import { failureOf, request } from "./request.ts";
 import { CheckFailure, describe, type VerifyRun } from "./run.ts";
 
 /**
- * Whether something answers at the custom domain. If not, no URL can work, and that is recorded
- * once.
+ * Whether something answers at the custom domain. If not, no URL can work, and one failed check is
+ * recorded.
  *
  * @param plainUrl a URL at the custom domain, without a signature
  */
@@ -33,7 +33,7 @@ export interface RefusedUrl {
   url: URL;
   rules: ReleaseRules;
   keys: SigningKeys;
-  /** What the answer showed. */
+  /** The diagnosis of the answer. */
   symptom: Symptom;
 }
 

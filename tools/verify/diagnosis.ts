@@ -1,10 +1,10 @@
-/** What a failed request means, and what to do about it. `docs/verify.md` has the same table. */
+/** The meaning of failed requests, and advice. `docs/verify.md` has the same table. */
 import type { StorageSettings } from "../../authentik/env.ts";
 
 /** The section of the docs that lists the permissions of `authentik/permissions.ts`. */
 export const PERMISSIONS_PAGE = "docs/verify.md#permissions";
 
-/** Every diagnosis: what it means, and what to do. */
+/** Every diagnosis, with its meaning and advice. */
 export const SYMPTOMS = {
   dns:
     "No DNS record exists for the host. " +
@@ -44,9 +44,8 @@ export const SYMPTOMS = {
     "The key is not allowed to do this. " +
     `Grant the permission: ${PERMISSIONS_PAGE} lists all of them.`,
   "abort-deletes-file":
-    "The server deletes the file at a key when an upload in parts to that key is aborted, and " +
-    "boto3 aborts each such upload that fails. Take s3:AbortMultipartUpload from the key. " +
-    "With provider azure, pulumi up does this.",
+    "Aborting a multipart upload deletes the existing object. boto3 aborts every failed one. " +
+    "Remove s3:AbortMultipartUpload from the policy. With provider azure, pulumi up does that.",
   "non-ascii-name":
     "The server does not accept files over 8 MiB whose names have letters outside ASCII. " +
     "Give such files names in ASCII. versitygw before Azure Blob is such a server.",
@@ -105,7 +104,7 @@ export const SYMPTOMS = {
 
 export type Symptom = keyof typeof SYMPTOMS;
 
-/** Symptoms that leave nothing else to check. */
+/** Symptoms with which no other check can pass. */
 const FATAL: ReadonlySet<Symptom> = new Set<Symptom>([
   "dns",
   "refused",
@@ -129,7 +128,7 @@ export function isFatal(symptom: Symptom): boolean {
   return FATAL.has(symptom);
 }
 
-/** What a failed request showed. */
+/** The server's or the system's description of a failed request. */
 export interface Failure {
   /** The HTTP status, if there was an answer. */
   status?: number | undefined;
@@ -217,7 +216,7 @@ function hasBucketTwice({ hostname, pathname }: URL, bucketName: string): boolea
   return inPath + (hostname.startsWith(`${bucketName}.`) ? 1 : 0) > 1;
 }
 
-/** What a symptom means at a custom domain, if the key can read the file at the endpoint. */
+/** The symptom at a custom domain, if the key can read the file at the endpoint. */
 function ofCustomDomain(symptom: Symptom, status: number): Symptom {
   if (symptom === "wrong-secret-key" || symptom === "wrong-access-key") return "host-refused";
   const leadsElsewhere = symptom === "missing-permission" || symptom === "no-bucket";

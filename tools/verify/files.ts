@@ -21,7 +21,7 @@ export const SMALL_FILE = {
 /** A file of two parts. */
 const LARGE_FILE = { contentType: "application/pdf", bytes: PART_BYTES + 1024 } as const;
 
-/** An ETag of Azure, such as `"0x8DCB5E3E2F3A1B0-1"`. No S3 server of its own gives one. */
+/** An ETag of Azure, such as `"0x8DCB5E3E2F3A1B0-1"`. S3 servers with other storage give none like it. */
 const AZURE_ETAG = /^"?0x[0-9A-F]+(?:-1)?"?$/;
 
 /** The keys of the objects that a run creates. */
@@ -49,7 +49,7 @@ export async function uploadSmallFile(run: VerifyRun): Promise<boolean> {
     const etag = await run.storage.put(small, SMALL_FILE.body, SMALL_FILE.contentType, options);
     run.isAzure = AZURE_ETAG.test(etag);
   };
-  const tried = `PutObject ${small} with ${inWords(run.upload)}`;
+  const tried = `PutObject ${small} with ${optionsText(run.upload)}`;
   let isUploaded = false;
   run.leftovers.objects.add(small);
   await run.check({ name: "upload", tried, action: "s3:PutObject" }, async () => {
@@ -70,7 +70,7 @@ export async function uploadSmallFile(run: VerifyRun): Promise<boolean> {
   return isUploaded;
 }
 
-function inWords({ acl, checksums }: UploadOptions): string {
+function optionsText({ acl, checksums }: UploadOptions): string {
   return `${acl ? "ACL private" : "no ACL"} and ${checksums ? "a CRC32 checksum" : "no checksum"}`;
 }
 
@@ -100,7 +100,7 @@ function refusedUpload(
   accepted: UploadOptions,
 ): CheckFailure {
   const failure = failureOf(error);
-  const got = `${describe(failure)}; accepted with ${inWords(accepted)}`;
+  const got = `${describe(failure)}; accepted with ${optionsText(accepted)}`;
   if (refused.acl === accepted.acl) return new CheckFailure("checksum-unsupported", got);
   if (diagnose(failure) !== "missing-permission") return new CheckFailure("acl-unsupported", got);
   const advice = `${lacks("s3:PutObjectAcl")} authentik sends an ACL with each upload. Grant it.`;
@@ -111,7 +111,7 @@ function refusedUpload(
 export async function uploadLargeFile(run: VerifyRun): Promise<void> {
   const { large } = objectKeys(run);
   const { contentType, bytes } = LARGE_FILE;
-  const tried = `CreateMultipartUpload ${large} with ${inWords(run.upload)}, two parts at a time`;
+  const tried = `CreateMultipartUpload ${large} with ${optionsText(run.upload)}, two parts at a time`;
   const check = { name: "multipart upload", tried, action: "s3:PutObject" } as const;
   const symptom = await run.check(check, async () => {
     run.leftovers.objects.add(large);

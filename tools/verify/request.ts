@@ -1,6 +1,6 @@
-/** Requests as a browser makes them, and what a failed request showed. */
+/** Makes requests as a browser does, and describes failed ones. */
 import * as v from "valibot";
-import { fetchByProxy, type FetchedAnswer, type FetchOptions } from "../../authentik/proxy.ts";
+import { fetchByProxy, type FetchedAnswer, type FetchOptions } from "../../providers/s3/fetch.ts";
 import type { Failure } from "./diagnosis.ts";
 
 /** The limit of a request, in milliseconds: for connecting, and for the answer. */
@@ -82,15 +82,15 @@ const Thrown = v.object({
 });
 
 /**
- * What the AWS SDK or `fetch` threw. The outermost error says most about S3, the innermost cause
- * most about the network.
+ * Describes an error of the AWS SDK or of `fetch`. The outermost error says most about S3, the
+ * innermost cause most about the network.
  */
 export function failureOf(error: unknown): Failure {
   const thrown = v.safeParse(Thrown, error);
   if (!thrown.success) return { code: "Error", message: String(error) };
   const { name, code, message, cause, $metadata, $response, Region } = thrown.output;
   const status = $metadata?.httpStatusCode;
-  // What the SDK says if it cannot read a successful answer as S3's XML.
+  // The SDK's message if it cannot read a successful answer as S3's XML.
   if (message.includes("Deserialization error")) {
     return { status, code: "NotS3Error", message: "the answer is not S3's XML" };
   }

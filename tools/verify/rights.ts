@@ -1,4 +1,4 @@
-/** What authentik's key must not be able to do. Nothing here changes what the bucket's settings mean. */
+/** What authentik's key must not be able to do. No check changes what the bucket's settings mean. */
 import { bucketUrl } from "../../authentik/url.ts";
 import { failureOf, failureOfAnswer, isS3Xml, type Answer } from "./request.ts";
 import { CheckFailure, describe, refusal, type VerifyRun } from "./run.ts";
@@ -12,8 +12,8 @@ export async function checkExcessRights(run: VerifyRun): Promise<void> {
 }
 
 /**
- * An administrator's key has these rights. If it is not known whose key it is, they are a warning
- * too.
+ * Excess rights are a failure. They are a warning for an administrator's key, and for a key that may
+ * be one.
  */
 function excess(run: VerifyRun, got: string): CheckFailure {
   const status = run.target.keyIsAdmin === false ? "failed" : "warning";
@@ -38,8 +38,8 @@ async function checkOtherBuckets(run: VerifyRun): Promise<void> {
 const MARKER = "AuthentikVerify";
 
 /**
- * The settings, and how a text of each is changed so that its meaning stays. AWS refuses an element
- * that it does not know, after it has looked at permissions. Other servers ignore it.
+ * The settings, and where an element without a meaning is added to the text of each. AWS checks
+ * permissions first, and then refuses an element that it does not know. Other servers ignore it.
  */
 const SETTINGS = {
   cors: {
@@ -56,29 +56,30 @@ const SETTINGS = {
 
 /**
  * Tries to change a setting without changing what it means on any server, because some servers
- * store any text. So it needs the text that is there: a key that cannot read a setting is not asked
- * to change it. A server that may have stored the attempt gets the text back.
+ * store any text. This needs the present text, so no change is tried with a key that cannot read it.
+ * The present text is restored on a server that may have stored the change.
  */
 async function checkChange(run: VerifyRun, setting: keyof typeof SETTINGS): Promise<void> {
   const { operation, end, added } = SETTINGS[setting];
   const url = bucketUrl(run.target.settings, run.rules);
-  const tried = `${operation} of what is there, with an addition that means nothing`;
+  const tried = `${operation} of the present setting, with an addition that means nothing`;
   await run.check({ name: `change ${setting}`, tried }, async () => {
     const read = await run.storage.setting(setting, url);
-    if (read.status >= 300) return `${refusal(failureOfAnswer(read))}; nothing was put`;
+    if (read.status >= 300) return `${refusal(failureOfAnswer(read))}; no change was tried`;
     const text = read.body.toString();
     if (!end.test(text)) return withoutSetting(read, setting);
     const body = text.replace(end, added);
     const answer = await run.storage
       .setting(setting, url, { body })
       .catch(async (error: unknown) => {
-        await putBack(run, setting, url, text);
+        await restore(run, setting, url, text);
         throw error;
       });
     const failure = failureOfAnswer(answer);
     const { status } = answer;
-    if (status < 300 || status >= 500) await putBack(run, setting, url, text);
-    if (status < 300) throw excess(run, "the change was accepted, and what was there put back");
+    if (status < 300 || status >= 500) await restore(run, setting, url, text);
+    if (status < 300)
+      throw excess(run, "the server accepted the change; verify restored the setting");
     const isAllowed = /^(?:Malformed|InvalidPolicy)/.test(failure.code);
     if (isAllowed) throw excess(run, `not denied: ${describe(failure)}`);
     return refusal(failure);
@@ -90,8 +91,8 @@ function withoutSetting(read: Answer, setting: string): string {
   throw new CheckFailure("not-s3", `200 without a ${setting}`);
 }
 
-/** Writes the text that was there and reads it again, also after the run's time. */
-async function putBack(
+/** Writes the original text and reads it again, also after the run's time. */
+async function restore(
   run: VerifyRun,
   setting: keyof typeof SETTINGS,
   url: string,
@@ -101,7 +102,7 @@ async function putBack(
   await run.storage.setting(setting, url, { body: text, signal });
   const { body } = await run.storage.setting(setting, url, { signal });
   if (!body.toString().includes(MARKER)) return;
-  const got = "the server stored the attempt, and did not take back what was there";
+  const got = "the server stored the change and did not accept the original setting again";
   const advice = `Remove ${MARKER} from the bucket's ${setting}.`;
   throw new CheckFailure("excess-rights", got, { advice });
 }

@@ -1,4 +1,4 @@
-/** One run of `verify`: the results of its checks, its time limit, and what it has to clean up. */
+/** One run of `verify`: the results of its checks, its time limit, and its leftovers. */
 import { randomBytes } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import type { StorageSettings } from "../../authentik/env.ts";
@@ -16,7 +16,7 @@ import type { CheckResult } from "./report.ts";
 import { failureOf } from "./request.ts";
 import { Storage, type UploadOptions } from "./storage.ts";
 
-/** What is verified. */
+/** The bucket that is verified. */
 export interface Target {
   settings: StorageSettings;
   /** The origins under which browsers reach authentik. */
@@ -27,9 +27,9 @@ export interface Target {
   hasGeneralNames?: boolean | undefined;
   /** Whether the key is the key of the bucket's administrator. Undefined if that is not known. */
   keyIsAdmin?: boolean | undefined;
-  /** Where nobody may read the files, beside the endpoint and the custom domain. */
+  /** Another URL at which the files must not be readable. */
   publicUrl?: string | undefined;
-  /** What `npm run migrate` takes for the bucket: `stack:prod`, `env:.env`. */
+  /** The bucket's name for `npm run migrate`: `stack:prod`, `env:.env`. */
   argument?: string | undefined;
 }
 
@@ -48,7 +48,7 @@ export interface VerifyOptions {
 
 /** The part of a run's time that is kept for cleanup. */
 const CLEANUP_MS = 6_000;
-/** What cleanup has at least, after a request that must not be aborted. */
+/** The least time for cleanup, after a request that must not be aborted. */
 const MIN_CLEANUP_MS = 1_000;
 
 interface CheckFailureOptions {
@@ -83,8 +83,8 @@ export function describe({ status, code, message }: Failure): string {
 }
 
 /**
- * The refusal of a request that must be refused, in words. A server that fails has refused nothing,
- * unless it says that it does not have the function.
+ * The refusal of a request that must be refused, in words. A failure of the server is not a refusal,
+ * unless the server says that it does not have the function.
  */
 export function refusal(failure: Failure): string {
   const { status = 500, code } = failure;
@@ -99,7 +99,7 @@ export function refusal(failure: Failure): string {
 /** An action that authentik's key needs. */
 export type Action = (typeof BUCKET_ACTIONS)[number] | (typeof OBJECT_ACTIONS)[number];
 
-/** What is said of a key that is not allowed an action. */
+/** The message about a key that is not allowed an action. */
 export function lacks(action: Action): string {
   const isOnBucket = BUCKET_ACTIONS.some((bucketAction) => bucketAction === action);
   return `The key lacks ${action} on the bucket${isOnBucket ? "" : "'s objects"}.`;
@@ -110,7 +110,7 @@ export function grant(action: Action): string {
   return `${lacks(action)} Grant it: ${PERMISSIONS_PAGE} lists all permissions.`;
 }
 
-/** What a check does. */
+/** One check. */
 export interface Check {
   name: string;
   /** The requests that it makes. */
@@ -181,7 +181,7 @@ export class VerifyRun {
     return Math.min(CLEANUP_MS, Math.max(MIN_CLEANUP_MS, this.endsAt - performance.now()));
   }
 
-  /** Frees what the run holds. */
+  /** Frees the run's timer and connections. */
   close(): void {
     clearTimeout(this.deadline);
     this.interruption?.removeEventListener("abort", this.end);

@@ -22,8 +22,7 @@ export type { Target, VerifyOptions } from "./run.ts";
 
 /**
  * Verifies a bucket with the settings that authentik gets, and with nothing else. It deletes
- * everything that it creates. Whatever is wrong with the bucket is in the results, and is not
- * thrown.
+ * everything that it creates. Problems of the bucket are in the results and are not thrown.
  */
 export async function verify(target: Target, options: VerifyOptions = {}): Promise<CheckResult[]> {
   const run = new VerifyRun(target, options);
@@ -40,7 +39,7 @@ export async function verify(target: Target, options: VerifyOptions = {}): Promi
 async function checkAll(run: VerifyRun): Promise<void> {
   const [canReach, hasAccess] = await Promise.all([checkEndpoint(run), checkBucketAccess(run)]);
   if (!canReach || !hasAccess) {
-    run.skip("other checks", "they cannot pass before these do");
+    run.skip("other checks", "skipped until the endpoint and the bucket can be reached");
     return;
   }
   const isUploaded = await uploadSmallFile(run);

@@ -792,10 +792,6 @@ async function startRecorded(
   const app = appOf(recording);
   const [container] = app.template.containers;
   const versitygw = await findVersitygw(fileURLToPath(new URL("../.local/bin", import.meta.url)));
-  if (versitygw.kind === "docker")
-    throw new Error(
-      "the gateway's command is run without a container; put versitygw or Go on PATH",
-    );
   const [port, iamDir] = [await freePort(), await mkdtemp(join(dir, "iam-"))];
   const [mount] = container.volumeMounts;
   for (const { secretRef, path } of app.template.volumes.find(
@@ -820,7 +816,7 @@ async function startRecorded(
     "arguments put in another place",
   ).to.have.length(4);
   const env = { PATH: process.env.PATH, ...environmentOf(app), AZ_ACCESS_KEY: ACCOUNT.key };
-  const path = [dirname(versitygw.path), env.PATH].join(delimiter);
+  const path = [dirname(versitygw), env.PATH].join(delimiter);
   const [shell = "", ...command] = container.command.map((argument) =>
     argument.replace("sleep 240", `sleep ${secondsToStop}`),
   );

@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 import type { Inputs } from "@pulumi/pulumi/output.js";
 import { openLocalFolder, type LocalFolder } from "./folder.ts";
 import { findPulumi, upInProcess, upWithEngine } from "./stack.ts";
-import { findVersitygw, isFree, removeContainer, startVersitygw } from "./versitygw.ts";
+import { findVersitygw, isFree, startVersitygw } from "./versitygw.ts";
 
 export interface LocalStart {
   /** Folder of the server's data, keys and state. The default is `.local` in this repository. */
@@ -48,7 +48,6 @@ export async function withLocalStack<T>(
   try {
     progress("starting the S3 server");
     await stopLeftover(folder);
-    if (versitygw.kind === "docker") removeContainer(folder.port);
     const { iamDir, port, root, authentik } = folder;
     const users = [authentik];
     const server = await startVersitygw({ versitygw, dataDir, iamDir, port, root, users });

@@ -2,7 +2,7 @@
  * A real S3 server on this machine: finds or installs versitygw, starts it on 127.0.0.1, and stops
  * it with the process.
  */
-import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
@@ -13,11 +13,9 @@ import { reasonOf } from "../lib/errors.ts";
 import { usersFile, VERSITYGW_VERSION, type Keys } from "../../providers/versitygw.ts";
 import { executable, installWithGo, onPath, run } from "../lib/programs.ts";
 
-/** How to run versitygw: by the path of the binary, or as a container of the image. */
-export type Versitygw = { kind: "binary"; path: string } | { kind: "docker"; image: string };
-
 export interface ServerOptions {
-  versitygw: Versitygw;
+  /** Path of the program. */
+  versitygw: string;
   /** Folder for the buckets. It is created if it does not exist. */
   dataDir: string;
   /** Folder for the users other than root. It is created if it does not exist. */
@@ -56,10 +54,8 @@ interface Installation {
   name: string;
   /** The text that is shown during the installation. */
   step: string;
-  install: (binDir: string, signal?: AbortSignal) => Promise<Versitygw>;
+  install: (binDir: string, signal?: AbortSignal) => Promise<void>;
 }
-
-const IMAGE = `versity/versitygw:${VERSITYGW_VERSION}`;
 
 /** In the order in which they are tried. */
 const INSTALLATIONS: readonly Installation[] = [
@@ -72,28 +68,16 @@ const INSTALLATIONS: readonly Installation[] = [
     name: "Go",
     step: `building versitygw ${VERSITYGW_VERSION} with Go (about two minutes, once)`,
     install: async (binDir, signal) => {
-      await expectOnPath("go");
+      if ((await onPath("go")) === undefined) throw new Error("go is not on PATH");
       const target = `github.com/versity/versitygw/cmd/versitygw@${VERSITYGW_VERSION}`;
       await installWithGo(target, binDir, signal);
-      return { kind: "binary", path: join(binDir, "versitygw") };
-    },
-  },
-  {
-    name: "Docker",
-    step: `pulling the image ${IMAGE} (once)`,
-    install: async (_binDir, signal) => {
-      await expectOnPath("docker");
-      await run("docker", ["image", "inspect", IMAGE], { signal }).catch(() =>
-        run("docker", ["pull", "--quiet", IMAGE], { signal }),
-      );
-      return { kind: "docker", image: IMAGE };
     },
   },
 ];
 
 /**
  * Finds versitygw: on PATH, else in `binDir`, else by an installation: its release for this
- * platform, checked against the published checksum, a build with Go, or the image of Docker.
+ * platform, checked against the published checksum, or a build with Go.
  *
  * @param progress receives the current step, in a few words
  * @throws Error that says why each installation failed, and what to do
@@ -102,14 +86,16 @@ export async function findVersitygw(
   binDir: string,
   progress: (step: string) => void = () => undefined,
   signal?: AbortSignal,
-): Promise<Versitygw> {
-  const binary = (await onPath("versitygw")) ?? (await executable(join(binDir, "versitygw")));
-  if (binary) return { kind: "binary", path: binary };
+): Promise<string> {
+  const installed = join(binDir, "versitygw");
+  const found = (await onPath("versitygw")) ?? (await executable(installed));
+  if (found !== undefined) return found;
   const reasons: string[] = [];
   for (const { name, step, install } of INSTALLATIONS) {
     progress(step);
     try {
-      return await install(binDir, signal);
+      await install(binDir, signal);
+      return installed;
     } catch (error) {
       signal?.throwIfAborted();
       reasons.push(`${name}: ${reasonOf(error)}`);
@@ -117,12 +103,8 @@ export async function findVersitygw(
   }
   throw new Error(
     "the local S3 server versitygw cannot be installed. Put versitygw on PATH, or install Go " +
-      `(https://go.dev/dl) or Docker. What was tried:\n  ${reasons.join("\n  ")}`,
+      `(https://go.dev/dl). What was tried:\n  ${reasons.join("\n  ")}`,
   );
-}
-
-async function expectOnPath(program: string): Promise<void> {
-  if ((await onPath(program)) === undefined) throw new Error(`${program} is not on PATH`);
 }
 
 const RELEASE_SYSTEMS: Partial<Record<NodeJS.Platform, string>> = {
@@ -141,7 +123,7 @@ export function releaseName(): string | undefined {
 }
 
 /** Downloads the release for this platform. */
-async function downloadRelease(binDir: string, signal?: AbortSignal): Promise<Versitygw> {
+async function downloadRelease(binDir: string, signal?: AbortSignal): Promise<void> {
   const name = releaseName();
   if (name === undefined) {
     throw new Error(`there is no release for ${process.platform} ${process.arch}`);
@@ -164,7 +146,6 @@ async function downloadRelease(binDir: string, signal?: AbortSignal): Promise<Ve
   } finally {
     await rm(unpacked, { recursive: true, force: true });
   }
-  return { kind: "binary", path: join(binDir, "versitygw") };
 }
 
 async function download(url: string, limitMs: number, signal?: AbortSignal): Promise<Buffer> {
@@ -218,7 +199,6 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   await mkdir(options.iamDir, { recursive: true, mode: 0o700 });
   await writeUsers(options.iamDir, options.users ?? []);
   const endpoint = `http://127.0.0.1:${port}`;
-  const { command, args } = await commandLine(options, port);
   // The keys are in the environment: every user of the machine can read arguments.
   const env = {
     ...process.env,
@@ -228,10 +208,13 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   };
   // The server has its own process group: Ctrl-C reaches only this process, which then stops the
   // server in order.
-  const child = spawn(command, args, { env, stdio: ["ignore", "ignore", "pipe"], detached: true });
+  const child = spawn(options.versitygw, serverArgs(options, port), {
+    env,
+    stdio: ["ignore", "ignore", "pipe"],
+    detached: true,
+  });
   const kill = () => {
     child.kill("SIGKILL");
-    if (options.versitygw.kind === "docker") removeContainer(port);
   };
   process.once("exit", kill);
   const stop = async () => {
@@ -247,50 +230,13 @@ export async function startVersitygw(options: ServerOptions): Promise<RunningSer
   return { endpoint, pid: child.pid, stop };
 }
 
-/** Removes the container of the server on this port: it stays when the docker client is killed. */
-export function removeContainer(port: number): void {
-  spawnSync("docker", ["rm", "--force", containerName(port)], { stdio: "ignore", timeout: 10_000 });
-}
-
-function containerName(port: number): string {
-  return `authentik-storage-${port}`;
-}
-
-async function commandLine(
-  options: ServerOptions,
-  port: number,
-): Promise<{ command: string; args: string[] }> {
-  const { versitygw, dataDir, iamDir } = options;
-  if (versitygw.kind === "binary") {
-    const args = serverArgs(options, { listen: `127.0.0.1:${port}`, dataDir, iamDir });
-    return { command: versitygw.path, args };
-  }
-  const args = serverArgs(options, { listen: ":7070", dataDir: "/data", iamDir: "/iam" });
-  const container = ["--rm", "--init", "--name", containerName(port), ...(await containerUser())];
-  const env = ["-e", "ROOT_ACCESS_KEY", "-e", "ROOT_SECRET_KEY"];
-  const volumes = ["-v", `${resolve(dataDir)}:/data`, "-v", `${resolve(iamDir)}:/iam`];
-  const docker = ["run", ...container, ...env, ...volumes, "-p", `127.0.0.1:${port}:7070`];
-  return { command: "docker", args: [...docker, versitygw.image, ...args] };
-}
-
 function serverArgs(
-  { flags = [], backend }: ServerOptions,
-  { listen, dataDir, iamDir }: { listen: string; dataDir: string; iamDir: string },
+  { flags = [], backend, dataDir, iamDir }: ServerOptions,
+  port: number,
 ): string[] {
   const common = ["--health", "/health", "--quiet", "--keep-alive", ...flags];
   const storage = backend ?? ["posix", dataDir];
-  return ["--port", listen, "--iam-dir", iamDir, ...common, ...storage];
-}
-
-/**
- * The files have to belong to this user and not to root. When Docker itself runs without root, its
- * root is this user.
- */
-async function containerUser(): Promise<string[]> {
-  const { getuid, getgid } = process;
-  if (!getuid || !getgid) return [];
-  const security = await run("docker", ["info", "--format", "{{.SecurityOptions}}"], {});
-  return security.includes("rootless") ? [] : ["--user", `${getuid()}:${getgid()}`];
+  return ["--port", `127.0.0.1:${port}`, "--iam-dir", iamDir, ...common, ...storage];
 }
 
 async function writeUsers(iamDir: string, users: readonly Keys[]): Promise<void> {

@@ -10,7 +10,7 @@ import { BlobContainer } from "@pulumi/azure-native/storage/blobContainer.js";
 import { BlobServiceProperties } from "@pulumi/azure-native/storage/blobServiceProperties.js";
 import { ManagementPolicy } from "@pulumi/azure-native/storage/managementPolicy.js";
 import { StorageAccount } from "@pulumi/azure-native/storage/storageAccount.js";
-import { all, interpolate, output, secret, type Output } from "@pulumi/pulumi/output.js";
+import { all, interpolate, output, secret, unsecret, type Output } from "@pulumi/pulumi/output.js";
 import {
   ComponentResource,
   type ComponentResourceOptions,
@@ -372,7 +372,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     const gateway =
       args.gateway.kind === "external"
         ? externalGateway(args.gateway)
-        : this.#gateway(name, args, account);
+        : this.#gateway(name, args, account, guarded);
     const container = this.#container(name, args, account, [
       ...gateway.resources,
       ...accountSettings,
@@ -525,11 +525,17 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     );
   }
 
-  #gateway(name: string, args: AzureConfig, account: StorageAccount): GatewayAccess {
+  #gateway(
+    name: string,
+    args: AzureConfig,
+    account: StorageAccount,
+    guarded: Output<Resource[]>,
+  ): GatewayAccess {
     const { location, resourceGroupName } = args;
     const tags = { application: "authentik", ...args.tags };
     const place = { location, resourceGroupName, tags };
-    const identity = new UserAssignedIdentity(`${name}-gateway-identity`, place, { parent: this });
+    const first = { parent: this, dependsOn: guarded };
+    const identity = new UserAssignedIdentity(`${name}-gateway-identity`, place, first);
     const role = new RoleAssignment(
       `${name}-gateway-role`,
       {
@@ -552,7 +558,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         ...place,
         workloadProfiles: [{ name: "Consumption", workloadProfileType: "Consumption" }],
       },
-      { parent: this },
+      first,
     );
     const app = new ContainerApp(
       `${name}-gateway`,
@@ -614,7 +620,10 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
       },
       { parent: this, dependsOn: role },
     );
-    const host = app.configuration.apply((configuration) => configuration?.ingress?.fqdn ?? "");
+    // The plugin returns the whole configuration as a secret, because it has secrets.
+    const host = unsecret(app.configuration).apply(
+      (configuration) => configuration?.ingress?.fqdn ?? "",
+    );
     return {
       endpoint: interpolate`https://${host}`,
       admin: secret(root),

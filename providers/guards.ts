@@ -116,8 +116,6 @@ export function guardProtected(
   });
 }
 
-const Place = v.record(v.string(), v.string());
-
 /**
  * Records where a stack's storage is, by the keys of the config. Its guard refuses another place:
  * the stack would get an empty bucket there, or delete what authentik uses, and no way back.
@@ -132,11 +130,14 @@ export function recordPlace(
   options: RecordOptions,
 ): UpdateRecord {
   const name = `${component}-place`;
+  const keys = Object.keys(place).map((key) => [key, v.optional(v.string())] as const);
+  const Place = v.object(Object.fromEntries(keys));
   const guarded = guardUpdate(name, options, ({ oldInputs, oldOutputs }) => {
     const [before, real] = [v.safeParse(Place, oldInputs), v.safeParse(Place, oldOutputs)];
     if (!before.success || !real.success) return;
+    // A stack of an earlier version may lack a key. The outputs of a failed update lack all.
     const isOther = ([key, value]: [string, string]) =>
-      key in real.output && value !== before.output[key] && value !== real.output[key];
+      real.output[key] !== undefined && value !== before.output[key] && value !== real.output[key];
     const changed = Object.entries(place).filter(isOther);
     if (changed.length === 0) return;
     const values = changed.map(([key]) => `${key} = "${real.output[key] ?? ""}"`).join(" and ");

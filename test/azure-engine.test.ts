@@ -58,6 +58,7 @@ const CONFIG = {
       "PUT ?policy",
     ]);
     expect(await drift()).to.equal("");
+    expect(await project.expectOk("stack", "output", "endpoint")).to.match(/^https:/);
     const before = metadata();
     await project.configure({ keyGeneration: 2 });
     expect(await up("--refresh")).to.deep.equal(["PUT ContainerApp"]);

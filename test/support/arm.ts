@@ -2,8 +2,8 @@
  * A fake of Azure Resource Manager, as far as the provider `azure` needs it: sign-in by client
  * secret, the eight types of resources, and CORS and policy at the gateway of its Container App. On
  * reads it adds what Azure adds. It was written after Azure's REST specifications and the source of
- * the azure-native plugin, and tried with Go clients of azcore 1.17 and azidentity 1.8, which that
- * plugin uses, and with a stand-in of the plugin. The published plugin has not been run against it.
+ * the azure-native plugin, and tested with that source, cut to these types and with metadata that
+ * was written by hand. The published plugin has not been run against it.
  */
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";

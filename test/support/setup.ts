@@ -1,0 +1,13 @@
+/**
+ * Before all tests: the local S3 server is installed, once. Without it on PATH, this takes up to
+ * some minutes, and each `npm start` of a test would install it again in its own folder.
+ */
+import { delimiter } from "node:path";
+import { findVersitygw } from "../../tools/start/versitygw.ts";
+import { BIN_DIR } from "./server.ts";
+
+process.env.PATH = [process.env.PATH, BIN_DIR].join(delimiter);
+
+export async function mochaGlobalSetup(): Promise<void> {
+  await findVersitygw(BIN_DIR);
+}

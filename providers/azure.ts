@@ -534,8 +534,8 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
     const { location, resourceGroupName } = args;
     const tags = { application: "authentik", ...args.tags };
     const place = { location, resourceGroupName, tags };
-    const first = { parent: this, dependsOn: guarded };
-    const identity = new UserAssignedIdentity(`${name}-gateway-identity`, place, first);
+    const afterGuards = { parent: this, dependsOn: guarded };
+    const identity = new UserAssignedIdentity(`${name}-gateway-identity`, place, afterGuards);
     const role = new RoleAssignment(
       `${name}-gateway-role`,
       {
@@ -558,7 +558,7 @@ export class AzureStorage extends ComponentResource implements AuthentikStorage 
         ...place,
         workloadProfiles: [{ name: "Consumption", workloadProfileType: "Consumption" }],
       },
-      first,
+      afterGuards,
     );
     const app = new ContainerApp(
       `${name}-gateway`,

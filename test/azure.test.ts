@@ -5,7 +5,6 @@ import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import {
   AbortMultipartUploadCommand,
   CreateBucketCommand,
@@ -45,6 +44,7 @@ import {
 } from "./support/azurite.ts";
 import { run, temporaryFolder, writeTree } from "./support/migration.ts";
 import { configProblems, record, SUBSCRIPTION, type Recording } from "./support/recorder.ts";
+import { BIN_DIR } from "./support/setup.ts";
 
 const valid = {
   provider: "azure",
@@ -791,7 +791,7 @@ async function startRecorded(
 ): Promise<RunningServer & { terminate(): boolean }> {
   const app = appOf(recording);
   const [container] = app.template.containers;
-  const versitygw = await findVersitygw(fileURLToPath(new URL("../.local/bin", import.meta.url)));
+  const versitygw = await findVersitygw(BIN_DIR);
   const [port, iamDir] = [await freePort(), await mkdtemp(join(dir, "iam-"))];
   const [mount] = container.volumeMounts;
   for (const { secretRef, path } of app.template.volumes.find(

@@ -8,7 +8,7 @@ import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { text as readText } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { expect } from "chai";
@@ -17,7 +17,7 @@ import { parse } from "yaml";
 import type { RunningServer } from "../tools/start/versitygw.ts";
 import { isOwnStackFile, projectName, pulumi, REPOSITORY } from "./support/engine.ts";
 import { configProblems } from "./support/recorder.ts";
-import { AUTHENTIK, BIN_DIR, ROOT, startTestServer } from "./support/server.ts";
+import { AUTHENTIK, ROOT, startTestServer } from "./support/server.ts";
 
 /** The programs that run here. Others need an account, a cluster or authentik itself. */
 const PROGRAMS = ["npm", "npx", "pulumi", "git", "export", "cd", "mkdir"];
@@ -234,7 +234,7 @@ function environment(): NodeJS.ProcessEnv {
   return {
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => kept.test(name))),
     npm_config_prefer_offline: "true",
-    PATH: [process.env.PATH, BIN_DIR].join(delimiter),
+    PATH: process.env.PATH,
     PULUMI_HOME: join(dir, "home", ".pulumi"),
     PULUMI_BACKEND_URL: `file://${join(dir, "state")}`,
     PULUMI_CONFIG_PASSPHRASE: "test",

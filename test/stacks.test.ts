@@ -36,7 +36,8 @@ describe("stacks: files", () => {
   let dir: string;
   beforeEach(async () => {
     dir = await mkdtemp(join(tmpdir(), "authentik-storage-stacks-"));
-    await writeFile(join(dir, "Pulumi.yaml"), "name: company-storage\n");
+    // Pulumi allows `plugins` without providers.
+    await writeFile(join(dir, "Pulumi.yaml"), "name: company-storage\nplugins:\n  analyzers: []\n");
   });
   afterEach(() => rm(dir, { recursive: true, force: true }));
 

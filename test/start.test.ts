@@ -24,6 +24,7 @@ import { findVersitygw, releaseName } from "../tools/start/versitygw.ts";
 import { onPath } from "../tools/lib/programs.ts";
 import { pulumi, REPOSITORY } from "./support/engine.ts";
 import { listen } from "./support/listen.ts";
+import { BIN_DIR } from "./support/setup.ts";
 import { onTerminal } from "./support/terminal.ts";
 
 const npm = (await onPath("npm")) ?? "npm";
@@ -194,7 +195,7 @@ describe("npm start", function () {
       ? "refuses a release with another checksum"
       : "runs versitygw's release";
     it(title, async function () {
-      const versitygw = await findVersitygw(join(REPOSITORY, ".local/bin"));
+      const versitygw = await findVersitygw(BIN_DIR);
       const name = releaseName() ?? this.skip();
       await mkdir(join(dir, name));
       await cp(versitygw, join(dir, name, "versitygw"));

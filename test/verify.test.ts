@@ -49,6 +49,7 @@ import { selfSigned } from "./support/certificate.ts";
 import { startFaultProxy, type Fault, type ProxiedRequest } from "./support/fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./support/proxy.ts";
 import { rootClient } from "./support/server.ts";
+import { BIN_DIR } from "./support/setup.ts";
 
 const ROOT = { accessKey: "root-key", secretKey: "root-secret" };
 const USER = { accessKey: "authentik", secretKey: "authentik-secret" };
@@ -114,7 +115,7 @@ describe("verify", function () {
 
   async function start(name: string, flags: string[], port?: number): Promise<RunningServer> {
     return startVersitygw({
-      versitygw: await findVersitygw(".local/bin"),
+      versitygw: await findVersitygw(BIN_DIR),
       dataDir: join(dir, name),
       iamDir: join(dir, `${name}-iam`),
       root: ROOT,

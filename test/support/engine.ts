@@ -9,7 +9,7 @@ import { isAbsolute, join, relative } from "node:path";
 import * as v from "valibot";
 import { parse, stringify } from "yaml";
 import { onPath, run } from "../../tools/lib/programs.ts";
-import { REPOSITORY } from "../../tools/lib/repository.ts";
+import { REPOSITORY, StackFile } from "../../tools/lib/repository.ts";
 
 export { REPOSITORY };
 export const STACK = "test";
@@ -45,7 +45,6 @@ export function isOwnStackFile(path: string): boolean {
   return /^Pulumi\.(?!dev\.)[^/]+\.yaml$/.test(path);
 }
 
-const StackFile = v.looseObject({ config: v.optional(v.record(v.string(), v.unknown()), {}) });
 const Plan = v.object({
   steps: v.optional(v.array(v.object({ op: v.string(), urn: v.string() })), []),
 });

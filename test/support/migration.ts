@@ -20,6 +20,7 @@ import type { StoredHeaders } from "../../tools/migrate/stored-headers.ts";
 import type { RetryPolicy } from "../../tools/migrate/s3-retry.ts";
 import { startFaultProxy, type FaultChooser, type FaultProxy } from "./fault-proxy.ts";
 import { startProxy, type ProxyOptions } from "./proxy.ts";
+import { BIN_DIR } from "./setup.ts";
 
 export const MIB = 1024 * 1024;
 
@@ -218,7 +219,7 @@ export function useServer(): TestServer {
   let server: RunningServer | undefined;
   let number = 0;
   before(async () => {
-    const versitygw = await findVersitygw(".local/bin");
+    const versitygw = await findVersitygw(BIN_DIR);
     const iamDir = join(folder, "iam");
     server = await startVersitygw({ versitygw, dataDir: buckets, iamDir, root });
   });

@@ -2,7 +2,6 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { S3Client } from "@aws-sdk/client-s3";
 import type { Keys } from "../../providers/versitygw.ts";
 import {
@@ -11,6 +10,7 @@ import {
   type RunningServer,
   type ServerOptions,
 } from "../../tools/start/versitygw.ts";
+import { BIN_DIR } from "./setup.ts";
 
 export const ROOT: Keys = { accessKey: "root-access", secretKey: "root-secret-0123456789" };
 /** A user who has no rights but those of bucket policies. */
@@ -18,9 +18,6 @@ export const AUTHENTIK: Keys = {
   accessKey: "authentik-access",
   secretKey: "authentik-secret-0123456789",
 };
-
-/** Where the server is installed if it is not on PATH. */
-export const BIN_DIR = fileURLToPath(new URL("../../.local/bin", import.meta.url));
 
 /** Starts it; `stop` removes its folders too. */
 export async function startTestServer(

@@ -20,8 +20,10 @@ export const Project = v.looseObject({
   name: v.string(),
   main: v.optional(v.string(), "."),
   plugins: v.optional(
-    v.object({ providers: v.array(v.object({ name: v.string(), path: v.string() })) }),
-    { providers: [] },
+    v.object({
+      providers: v.optional(v.array(v.object({ name: v.string(), path: v.string() })), []),
+    }),
+    {},
   ),
 });
 

@@ -18,6 +18,20 @@ function isTooSlow(received: number, ms: number, silenceMs: number): boolean {
   return ms > silenceMs + received / SLOWEST_ANSWER;
 }
 
+/**
+ * Ends an answer that is too slow since `start`. undici's limits are for silence. They do not end an
+ * answer that arrives in small pieces.
+ */
+function expectPace(
+  controller: Dispatcher.DispatchController,
+  received: number,
+  start: number,
+  silenceMs: number,
+): void {
+  const ms = performance.now() - start;
+  if (isTooSlow(received, ms, silenceMs)) controller.abort(slowAnswer(received, ms));
+}
+
 /** Limits of a whole answer: its bytes, and for how many milliseconds it may be silent. */
 interface CollectorLimit {
   bytes: number;
@@ -57,22 +71,16 @@ export class Collector implements Dispatcher.DispatchHandler {
     headers: IncomingHttpHeaders,
   ): void {
     this.answer = { status, headers: single(headers) };
-    if (status < 200) this.expectPace(controller);
+    if (status < 200) expectPace(controller, this.length, this.start, this.limit.ms);
     else this.start = performance.now();
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.length += chunk.length;
     this.chunks.push(chunk);
-    const { bytes } = this.limit;
+    const { bytes, ms } = this.limit;
     if (this.length > bytes) controller.abort(invalidAnswer(`it is longer than ${bytes} bytes`));
-    else this.expectPace(controller);
-  }
-
-  /** undici's limits are for silence. They do not end an answer that arrives in small pieces. */
-  private expectPace(controller: Dispatcher.DispatchController): void {
-    const ms = performance.now() - this.start;
-    if (isTooSlow(this.length, ms, this.limit.ms)) controller.abort(slowAnswer(this.length, ms));
+    else expectPace(controller, this.length, this.start, ms);
   }
 
   onResponseEnd(): void {
@@ -141,8 +149,7 @@ export class ObjectStream implements Dispatcher.DispatchHandler, AsyncIterable<B
     headers: IncomingHttpHeaders,
   ): void {
     if (status < 200) {
-      const ms = performance.now() - this.start;
-      if (isTooSlow(0, ms, this.options.silenceMs)) controller.abort(slowAnswer(0, ms));
+      expectPace(controller, 0, this.start, this.options.silenceMs);
       return;
     }
     this.answer = { status, headers: single(headers) };

@@ -104,7 +104,7 @@ describe("migrate: faults", function () {
           await Promise.all(
             items.map(async (item) => {
               const read: Buffer[] = [];
-              for await (const chunk of readObject(client, item).chunks) {
+              for await (const chunk of readObject(client, item).chunks()) {
                 read.push(chunk);
                 if (read.length < 40) await sleep(5);
               }
@@ -114,7 +114,8 @@ describe("migrate: faults", function () {
           // Readers that stop early leave no connection behind: there are 32.
           const first = items.slice(0, 1);
           for (const item of Array.from({ length: 40 }, () => first).flat()) {
-            for await (const chunk of readObject(client, item).chunks) if (chunk.length > 0) break;
+            for await (const chunk of readObject(client, item).chunks())
+              if (chunk.length > 0) break;
           }
         }),
       ).finally(() => listing.stop());

@@ -12,7 +12,7 @@ import {
 import { dirname, join } from "node:path";
 import { expect } from "chai";
 import type { StorageSettings } from "../authentik/env.ts";
-import { ContentError, type Content } from "../tools/migrate/content.ts";
+import { allOf, ContentError, type Content } from "../tools/migrate/content.ts";
 import { Disk } from "../tools/migrate/disk.ts";
 import type { ProxiedRequest } from "./support/fault-proxy.ts";
 import {
@@ -242,6 +242,6 @@ describe("migrate: partly written files", () => {
       await happen();
       yield Buffer.from("rest");
     }
-    return { size: 512 * 1024 + 4, version: "1", chunks: chunks() };
+    return { size: 512 * 1024 + 4, version: "1", whole: () => allOf(chunks()), chunks };
   }
 });

@@ -128,7 +128,7 @@ describe("migrate: planner", () => {
       expect(found.map((object) => object.key)).to.deep.equal(keys);
       expect(found).to.have.deep.members(unsorted);
       const isOrdered = unsorted.every(({ key: name }, index) => name === keys[index]);
-      const ends = await all(inOrder(streamed(unsorted))).then(
+      const ends = await all(inOrder(streamed(unsorted), () => undefined)).then(
         () => true,
         () => false,
       );

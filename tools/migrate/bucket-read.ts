@@ -11,7 +11,7 @@ import {
   type AnswerHeaders,
   type Verifier,
 } from "./checksums.ts";
-import { ContentError, partSizeOf, type Content } from "./content.ts";
+import { allOf, ContentError, partSizeOf, type Chunks, type Content } from "./content.ts";
 import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
 import type { ObjectStream } from "./s3-bodies.ts";
 import type { BucketClient } from "./s3-client.ts";
@@ -36,21 +36,26 @@ const NEXT_BYTES = MIB / 4;
 const PROGRESS_BYTES = 64 * 1024;
 
 /**
- * The object's content. Its chunks end with an error if the bytes do not match the server's checksum.
+ * The object's content. Its bytes are compared with the server's checksum.
  *
- * @param wholeBytes objects up to this size are read in one request
+ * @param wholeBytes chunks of objects up to this size are those of one request
  */
 export function readObject(client: BucketClient, item: Item, wholeBytes?: number): Content {
   let answered: AnswerHeaders | undefined;
   const onAnswer = (headers: AnswerHeaders) => {
     answered = headers;
   };
-  const chunks = readChecked(client, item, onAnswer, wholeBytes);
-  const stored = async () => {
-    const headers = answered ?? (await client.head(item.at ?? item.key)).headers;
-    return storedHeaders(headers);
+  const chunks = () => readChecked(client, item, onAnswer, wholeBytes);
+  return {
+    size: item.size,
+    version: item.version,
+    whole: () => allOf(chunks()),
+    chunks,
+    stored: async () => {
+      const headers = answered ?? (await client.head(item.at ?? item.key)).headers;
+      return storedHeaders(headers);
+    },
   };
-  return { size: item.size, version: item.version, chunks, stored };
 }
 
 /** The digest of an object's content in hexadecimal. Reads it to the end. */
@@ -60,28 +65,27 @@ export async function digestOfObject(
   item: Item,
 ): Promise<string> {
   // Many objects may be read at a time, and no memory is reserved for them.
-  return digestOf(algorithm, readObject(client, item, MIN_RANGE));
+  return digestOf(algorithm, readObject(client, item, MIN_RANGE).chunks());
 }
 
 /**
  * Whether a content of the same size is this object's. It reads the content, and the object only if
  * the server has no checksum of it.
- *
- * @param content opens a new reading at each call
  */
 export async function hasContent(
   client: BucketClient,
   item: Item,
-  content: () => Content,
+  content: Content,
 ): Promise<boolean> {
   const { version } = item;
-  if (isMd5(version) && (await matches(md5Verifier(version), content()))) return true;
+  if (isMd5(version) && (await matches(md5Verifier(version), content))) return true;
   const { headers } = await client.head(item.at ?? item.key);
   if (unquote(headers.etag ?? "") !== version || isMd5(version, headers)) return false;
   const { verifier, isCertain } = await checkOf(client, item, headers);
-  if (verifier && (await matches(verifier, content()))) return true;
+  if (verifier && (await matches(verifier, content))) return true;
   return (
-    !isCertain && (await sha256OfObject(client, item)) === (await digestOf("sha256", content()))
+    !isCertain &&
+    (await sha256OfObject(client, item)) === (await digestOf("sha256", content.chunks()))
   );
 }
 
@@ -94,14 +98,11 @@ export async function areCopies(client: BucketClient, a: Item, b: Item): Promise
 }
 
 async function matches(verifier: Verifier, content: Content): Promise<boolean> {
-  for await (const chunk of content.chunks) verifier.update(chunk);
+  for await (const chunk of content.chunks()) verifier.update(chunk);
   return verifier.matches();
 }
 
-async function digestOf(
-  algorithm: string,
-  { chunks }: Pick<OpenObject, "chunks">,
-): Promise<string> {
+async function digestOf(algorithm: string, chunks: Chunks): Promise<string> {
   const digest = createHash(algorithm);
   for await (const chunk of chunks) digest.update(chunk);
   return digest.digest("hex");
@@ -112,7 +113,7 @@ async function digestOf(
  */
 async function sha256OfObject(client: BucketClient, item: Item): Promise<string> {
   try {
-    return await digestOf("sha256", await open(client, item));
+    return await digestOf("sha256", (await open(client, item)).chunks);
   } catch (error) {
     throw readFailure(error);
   }
@@ -146,7 +147,7 @@ async function* readChecked(
 interface OpenObject {
   /** Of an answer for the whole object: that to a range has other checksums. */
   headers: AnswerHeaders;
-  chunks: AsyncIterable<Buffer> | Iterable<Buffer>;
+  chunks: Chunks;
 }
 
 /** @param wholeBytes objects up to this size are read in one request */
@@ -254,7 +255,7 @@ interface Check {
 
 async function checkOf(client: BucketClient, item: Item, headers: AnswerHeaders): Promise<Check> {
   // An answer without an ETag has that of the listing.
-  const known = { ...headers, etag: headers.etag ?? item.version };
+  const known = headers.etag === undefined ? { ...headers, etag: item.version } : headers;
   const whole = wholeVerifier(known);
   if (whole) return { verifier: whole, isCertain: true };
   const parts = partCount(item.version);

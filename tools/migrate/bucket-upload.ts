@@ -46,7 +46,7 @@ export class Uploads {
     const parts: Promise<Part>[] = [];
     const underway = new Set<Promise<unknown>>();
     try {
-      for await (const { bytes, buffer } of inPieces(content.chunks, partSize, this.memory)) {
+      for await (const { bytes, buffer } of inPieces(content.chunks(), partSize, this.memory)) {
         const number = parts.length + 1;
         const part = this.sendPart(key, uploadId, held.get(number), number, bytes).finally(() => {
           this.memory.giveBack(buffer);

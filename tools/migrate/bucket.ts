@@ -4,13 +4,14 @@ import { GuardedChanges, readItem } from "./bucket-change.ts";
 import { areCopies, hasContent, digestOfObject, readObject } from "./bucket-read.ts";
 import { Uploads } from "./bucket-upload.ts";
 import { isMd5, unquote, type AnswerHeaders } from "./checksums.ts";
-import { partSizeOf, wholeOf, type Content, type MemoryBudget } from "./content.ts";
+import { partSizeOf, type Content, type MemoryBudget } from "./content.ts";
 import type { Journal } from "./journal.ts";
 import { invalidKeyReason, isMisplaced, noSchemaReason } from "./layout.ts";
 import { compareKeys, merge } from "./plan.ts";
 import type { S3Object } from "./s3-answers.ts";
+import { joined } from "./s3-bodies.ts";
 import type { BucketClient, Condition } from "./s3-client.ts";
-import { inOrder, sorted, UnsortedError } from "./sorted.ts";
+import { inOrder, sorted } from "./sorted.ts";
 import { SkipError, type Item, type Skip } from "./storage.ts";
 import {
   bucketHeaders,
@@ -111,12 +112,14 @@ export class Bucket {
   }
 
   /** Items in the order of `compareKeys`. */
-  async *list(usage: Usage, skip: Skip): AsyncGenerator<Item> {
+  list(usage: Usage, skip: Skip): AsyncGenerator<Item> {
     const inPlace = this.items(`${usage}/`, "", skip);
-    if (!this.readsMisplaced || usage !== "media") {
-      yield* inPlace;
-      return;
-    }
+    const { misplaced, dangerous } = this.root;
+    const hasOthers = this.readsMisplaced && misplaced.length + dangerous.length > 0;
+    return hasOthers && usage === "media" ? this.withOthers(inPlace, skip) : inPlace;
+  }
+
+  private async *withOthers(inPlace: AsyncGenerator<Item>, skip: Skip): AsyncGenerator<Item> {
     // All keys in them are invalid, so that they are skipped and none is yielded.
     for (const folder of this.root.dangerous) await this.items(folder, "", skip).next();
     yield* merge(inPlace, this.listMisplaced(skip), skip);
@@ -159,18 +162,12 @@ export class Bucket {
   }
 
   /** The objects below a prefix, in the order of their keys. */
-  private async *objects(prefix: string): AsyncGenerator<S3Object> {
+  private objects(prefix: string): AsyncGenerator<S3Object> {
     const listing = this.client.list(prefix);
-    if (this.isUnsorted) {
-      yield* sorted(listing);
-      return;
-    }
-    try {
-      yield* inOrder(listing);
-    } catch (error) {
-      if (error instanceof UnsortedError) this.isUnsorted = true;
-      throw error;
-    }
+    const onUnsorted = () => {
+      this.isUnsorted = true;
+    };
+    return this.isUnsorted ? sorted(listing) : inOrder(listing, onUnsorted);
   }
 
   /** The item as it is now. */
@@ -185,10 +182,8 @@ export class Bucket {
   /**
    * Whether a content of the same size is this object's. It reads the content, and the object only
    * if the server has no checksum of it.
-   *
-   * @param content opens a new reading at each call
    */
-  has(item: Item, content: () => Content): Promise<boolean> {
+  has(item: Item, content: Content): Promise<boolean> {
     return hasContent(this.client, item, content);
   }
 
@@ -221,7 +216,7 @@ export class Bucket {
    */
   async write(key: string, content: Content, previous: Item | undefined): Promise<string> {
     const isLarge = content.size > partSizeOf(content.size);
-    const body = isLarge ? undefined : await wholeOf(content);
+    const body = isLarge ? undefined : joined(await content.whole());
     const source = await content.stored?.();
     const stored = rightHeaders(key, source);
     const version = await (body
@@ -259,7 +254,7 @@ export class Bucket {
       seen,
       make: (condition) => this.client.put(key, body, stored, condition),
       isMade: async (now) =>
-        now?.size === body.length && this.has(now, () => ({ ...content, chunks: only(body) })),
+        now?.size === body.length && this.has(now, { ...content, chunks: () => [body] }),
     });
   }
 
@@ -351,8 +346,4 @@ export class Bucket {
   close(): Promise<void> {
     return this.client.close();
   }
-}
-
-async function* only(chunk: Buffer): AsyncGenerator<Buffer> {
-  yield await Promise.resolve(chunk);
 }

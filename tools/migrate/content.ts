@@ -1,18 +1,26 @@
 /** Contents in transfer: how many of their bytes may be in memory, and how they are cut. */
 import type { StoredHeaders } from "./stored-headers.ts";
 
-/** One reading of a file or an object. */
+export type Chunks = AsyncIterable<Buffer> | Iterable<Buffer>;
+
+/** The content of a file or an object. */
 export interface Content {
   size: number;
   /** The version that is read. */
   version: string;
   /**
-   * Ends only when all bytes arrived and are correct; throws otherwise. It can be read once. A
-   * chunk may be overwritten when the next one is requested, unless it is the only one.
+   * Reads all bytes into memory, which the caller has reserved.
+   *
+   * @throws ContentError when they are not the bytes of the version
    */
-  chunks: AsyncIterable<Buffer>;
+  whole(): Promise<readonly Buffer[]>;
+  /**
+   * Reads the bytes in order. Ends only when all bytes arrived and are correct; throws otherwise. A
+   * chunk may be overwritten when the next one is requested.
+   */
+  chunks(): Chunks;
   /** The headers stored with an object. A file has none. */
-  stored?: () => Promise<StoredHeaders>;
+  stored?(): Promise<StoredHeaders>;
 }
 
 /** The bytes received are not those sent, or not all of one version. A retry may succeed. */
@@ -27,6 +35,13 @@ export class ContentError extends Error {
 export function partSizeOf(size: number): number {
   const MIB = 1024 * 1024;
   return Math.max(8 * MIB, Math.ceil(size / 10_000 / MIB) * MIB);
+}
+
+/** All chunks of a content. They stay as they are. */
+export async function allOf(chunks: AsyncIterable<Buffer>): Promise<readonly Buffer[]> {
+  const all: Buffer[] = [];
+  for await (const chunk of chunks) all.push(chunk);
+  return all;
 }
 
 /** How many bytes of content may be in memory. A larger part is admitted alone. */
@@ -72,18 +87,6 @@ export class MemoryBudget {
   }
 }
 
-/** The whole content in one buffer. */
-export async function wholeOf({ size, chunks }: Content): Promise<Buffer> {
-  let whole: Buffer | undefined;
-  let length = 0;
-  for await (const chunk of chunks) {
-    if (chunk.length === size) whole = chunk;
-    else chunk.copy((whole ??= Buffer.allocUnsafe(size)), length);
-    length += chunk.length;
-  }
-  return whole ?? Buffer.alloc(0);
-}
-
 /** A piece of a content. The last piece is shorter than its borrowed buffer. */
 export interface Piece {
   bytes: Buffer;
@@ -95,7 +98,7 @@ export interface Piece {
  * piece gives its buffer back.
  */
 export async function* inPieces(
-  chunks: AsyncIterable<Buffer>,
+  chunks: Chunks,
   size: number,
   memory: MemoryBudget,
 ): AsyncGenerator<Piece> {

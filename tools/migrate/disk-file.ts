@@ -11,7 +11,9 @@ import {
   existsSync,
   lstatSync,
   open,
+  openSync,
   read,
+  readSync,
   readlinkSync,
   realpathSync,
   renameSync,
@@ -20,17 +22,19 @@ import {
   writevSync,
   type BigIntStats,
 } from "node:fs";
+import { lstat } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../lib/errors.ts";
-import { ContentError, type Content } from "./content.ts";
+import { ContentError, type Chunks } from "./content.ts";
 import { SkipError, type Item } from "./storage.ts";
 
 /** Does not follow a symlink, and does not wait for the other end of a FIFO. */
 const READ_NO_LINK = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-/** How many bytes are read or written at once. */
+/** How many bytes of a large file are read at once. */
 const READ_BYTES = 1024 * 1024;
-const WRITE_BYTES = 512 * 1024;
+/** Fewer bytes are read or written without a thread. */
+export const DIRECT_BYTES = 512 * 1024;
 /** After this many bytes the disk is told to store them, while the next ones arrive. */
 const SYNC_BYTES = 32 * 1024 * 1024;
 /** How many files are synced at once where no program syncs them together. */
@@ -85,25 +89,79 @@ const flushToDisk = promisify(fdatasync);
 const flushFile = promisify(fsync);
 const runProgram = promisify(execFile);
 
-// Only calls that may wait for a slow disk are asynchronous. For small files, passing the other calls
-// to a thread costs more than the calls.
+/** A disk is slow if its calls take longer on average. Those of a local one take 0.01 ms. */
+const SLOW_CALL_MS = 0.05;
+/** A disk is slow if it reads fewer bytes in a millisecond. */
+const SLOW_READ = 500_000;
+/** Delays of the system that do not make a disk slow, in milliseconds. */
+const GRACE_MS = 10;
+
+/**
+ * Calls that look at the files of one disk and read them. They are direct as long as the disk is
+ * fast, because to pass a call to a thread costs more. A slow disk, e.g. of another machine, answers
+ * many calls at a time. Large reads are never direct.
+ */
+export class ReadCalls {
+  private ms = 0;
+  private allowedMs = GRACE_MS;
+
+  lstat(path: string): BigIntStats | Promise<BigIntStats> {
+    const options = { bigint: true } as const;
+    return this.isSlow ? lstat(path, options) : this.direct(() => lstatSync(path, options));
+  }
+
+  open(path: string): number | Promise<number> {
+    return this.isSlow
+      ? openFile(path, READ_NO_LINK)
+      : this.direct(() => openSync(path, READ_NO_LINK));
+  }
+
+  /** Fills a buffer with a file's bytes from this position on. */
+  async fill(file: number, buffer: Buffer, at: number): Promise<void> {
+    for (let filled = 0; filled < buffer.length; ) {
+      const rest = buffer.subarray(filled);
+      const bytesRead =
+        this.isSlow || rest.length > DIRECT_BYTES
+          ? (await readBytes(file, rest, 0, rest.length, at + filled)).bytesRead
+          : this.direct(() => readSync(file, rest, 0, rest.length, at + filled), rest.length);
+      if (bytesRead === 0) throw new ContentError(CHANGED);
+      filled += bytesRead;
+    }
+  }
+
+  private get isSlow(): boolean {
+    return this.ms > this.allowedMs;
+  }
+
+  private direct<T>(call: () => T, bytes = 0): T {
+    const start = performance.now();
+    try {
+      return call();
+    } finally {
+      this.ms += performance.now() - start;
+      this.allowedMs += SLOW_CALL_MS + bytes / SLOW_READ;
+    }
+  }
+}
+
+const CHANGED = "it changed while it was read";
 
 /** Reads a file of this size and version. Ends with ContentError if it changes meanwhile. */
 export async function* readFileAs(
+  calls: ReadCalls,
   path: string,
   size: number,
   version: string,
+  pieceSize = READ_BYTES,
 ): AsyncGenerator<Buffer> {
-  const file = await openFile(path, READ_NO_LINK);
+  const file = await calls.open(path);
   try {
     expectVersion(file, version);
-    const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, size));
-    for (let at = 0; at < size; ) {
-      const length = Math.min(buffer.length, size - at);
-      const { bytesRead } = await readBytes(file, buffer, 0, length, at);
-      if (bytesRead === 0) break;
-      at += bytesRead;
-      yield buffer.subarray(0, bytesRead);
+    const buffer = Buffer.allocUnsafe(Math.min(pieceSize, size));
+    for (let at = 0; at < size; at += buffer.length) {
+      const piece = buffer.subarray(0, size - at);
+      await calls.fill(file, piece, at);
+      yield piece;
     }
     expectVersion(file, version);
   } finally {
@@ -113,33 +171,35 @@ export async function* readFileAs(
 
 function expectVersion(file: number, version: string): void {
   const isSame = versionOf(fstatSync(file, { bigint: true })) === version;
-  if (!isSame) throw new ContentError("it changed while it was read");
+  if (!isSame) throw new ContentError(CHANGED);
+}
+
+/** Writes a small content to an open file and closes it. */
+export function writeWhole(file: number, chunks: readonly Buffer[]): void {
+  try {
+    writeChunks(file, chunks);
+  } finally {
+    closeSync(file);
+  }
 }
 
 /**
  * Writes a whole content to an open file and closes it. Most of a large file is on the disk then,
  * and the rest after `syncAll`.
  */
-export async function writeAll(file: number, path: string, content: Content): Promise<void> {
+export async function writeAll(file: number, path: string, chunks: Chunks): Promise<void> {
   let syncing = Promise.resolve();
   try {
     let held: Buffer[] = [];
     let [length, unsynced] = [0, 0];
-    const flush = async () => {
-      // A thread costs more than the last bytes, or those of a small file.
-      const bytesWritten =
-        length < WRITE_BYTES
-          ? writevSync(file, held)
-          : (await writeBuffers(file, held)).bytesWritten;
-      if (bytesWritten !== length) throw diskFull(bytesWritten, length);
+    for await (const chunk of chunks) {
+      held.push(chunk);
+      length += chunk.length;
+      if (length < DIRECT_BYTES) continue;
+      expectWritten((await writeBuffers(file, held)).bytesWritten, length);
       unsynced += length;
       held = [];
       length = 0;
-    };
-    for await (const chunk of content.chunks) {
-      held.push(chunk);
-      length += chunk.length;
-      if (length >= WRITE_BYTES) await flush();
       if (unsynced >= SYNC_BYTES) {
         await syncing;
         syncing = flushToDisk(file);
@@ -148,7 +208,7 @@ export async function writeAll(file: number, path: string, content: Content): Pr
         unsynced = 0;
       }
     }
-    if (length > 0) await flush();
+    writeChunks(file, held);
     await syncing;
     expectFileAt(path, file);
   } finally {
@@ -157,8 +217,14 @@ export async function writeAll(file: number, path: string, content: Content): Pr
   }
 }
 
-function diskFull(bytesWritten: number, length: number): Error {
-  return new Error(`the disk wrote ${bytesWritten} of ${length} bytes; it may be full`);
+function writeChunks(file: number, chunks: readonly Buffer[]): void {
+  const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+  if (length > 0) expectWritten(writevSync(file, chunks), length);
+}
+
+function expectWritten(bytesWritten: number, length: number): void {
+  if (bytesWritten === length) return;
+  throw new Error(`the disk wrote ${bytesWritten} of ${length} bytes; it may be full`);
 }
 
 /**

@@ -5,18 +5,21 @@ import { lstat, mkdir, opendir, readdir, realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { messageOf } from "../lib/errors.ts";
 import { isSchemaName, type Usage } from "../../authentik/objects.ts";
-import type { Content } from "./content.ts";
+import { allOf, type Content } from "./content.ts";
 import {
   asSkipError,
   codeOf,
+  DIRECT_BYTES,
   isAbandoned,
   isUnchanged,
   place,
+  ReadCalls,
   readFileAs,
   syncAll,
   temporaryName,
   versionOf,
   writeAll,
+  writeWhole,
 } from "./disk-file.ts";
 import {
   invalidKeyReason,
@@ -39,10 +42,6 @@ import { MigrateError, SkipError, type Item, type Skip } from "./storage.ts";
 const NO_SCHEMA = /^(?:[.@#$].*|lost\+found|System Volume Information)\/?$/s;
 /** How many files are examined at once. */
 const STATS_AT_ONCE = 64;
-/** A disk whose average `lstat` takes longer is slow. A local one takes 0.003 ms. In milliseconds. */
-const SLOW_LOOK = 0.05;
-/** Delays of the system that do not make a disk slow, in milliseconds. */
-const LOOKS_GRACE = 10;
 
 export interface DiskOptions {
   /** For a folder that does not show its layout. */
@@ -69,12 +68,11 @@ export class Disk {
   private readonly layout: Layout;
   private readonly schemas: readonly string[];
   private readonly readOnly: boolean;
-  /** Folders that are known to be inside the root. */
-  private readonly folders = new Set<string>();
+  /** Folders that are made and checked, or are being made. */
+  private readonly folders = new Map<string, Promise<void>>();
   /** One folder on each of their file systems. */
   private readonly fileSystems = new Map<number, string>();
-  /** How often `lstat` was called without a thread, and how long that took, in milliseconds. */
-  private readonly looks = { count: 0, ms: 0 };
+  private readonly calls = new ReadCalls();
   /** Partly written files. */
   private readonly parts = new Set<string>();
   /** Written files that the disk may not have stored yet. */
@@ -208,33 +206,20 @@ export class Disk {
       this.removeAbandoned(full);
       return undefined;
     }
-    const stats = await this.look(full).catch((error: unknown) => {
+    let stats: BigIntStats;
+    try {
+      stats = await this.calls.lstat(full);
+    } catch (error) {
       const isDecoded = !path.includes("\uFFFD");
       skip(key, isDecoded ? `it cannot be read (${messageOf(error)})` : "its name is not UTF-8");
-    });
-    if (!stats) return undefined;
+      return undefined;
+    }
     const reason = invalidKeyReason(key);
     if (reason !== undefined) skip(key, reason);
     else if (stats.isSymbolicLink()) return this.follow(key, full, skip);
     else if (!stats.isFile()) skip(key, "it is neither a file nor a folder");
     else return { key, size: Number(stats.size), version: versionOf(stats) };
     return undefined;
-  }
-
-  /**
-   * Calls `lstat` directly as long as the disk is fast: passing the call to a thread costs more. A
-   * slow disk, e.g. of another machine, answers many calls at a time.
-   */
-  private async look(path: string): Promise<BigIntStats> {
-    const { looks } = this;
-    if (looks.ms > LOOKS_GRACE + looks.count * SLOW_LOOK) return lstat(path, { bigint: true });
-    const start = performance.now();
-    try {
-      return lstatSync(path, { bigint: true });
-    } finally {
-      looks.ms += performance.now() - start;
-      looks.count++;
-    }
   }
 
   /** Removes the partly written file of a killed run, if possible. */
@@ -280,7 +265,9 @@ export class Disk {
 
   read(item: Item): Content {
     const { size, version } = item;
-    return { size, version, chunks: readFileAs(item.at ?? this.pathOf(item.key), size, version) };
+    const path = item.at ?? this.pathOf(item.key);
+    const chunks = (pieceSize?: number) => readFileAs(this.calls, path, size, version, pieceSize);
+    return { size, version, whole: () => allOf(chunks(size)), chunks };
   }
 
   /**
@@ -293,13 +280,17 @@ export class Disk {
     const target = this.pathOf(key);
     const folder = dirname(target);
     await this.makeFolder(folder);
+    const whole = content.size < DIRECT_BYTES ? await content.whole() : undefined;
     this.expectInside(folder);
     const temporary = join(folder, temporaryName(this.journalId));
     try {
       const file = openSync(temporary, "wx", 0o644);
       this.parts.add(temporary);
-      await writeAll(file, temporary, content);
-      this.expectInside(folder);
+      if (whole) writeWhole(file, whole);
+      else {
+        await writeAll(file, temporary, content.chunks());
+        this.expectInside(folder);
+      }
       place(temporary, target, previous);
       this.parts.delete(temporary);
       this.written.push(target);
@@ -353,9 +344,18 @@ export class Disk {
     throw new SkipError(this.leadsOut(`"${folder}"`));
   }
 
-  /** Makes a folder, unless a symlink in its path leads out of the root. */
-  private async makeFolder(folder: string): Promise<void> {
-    if (this.folders.has(folder)) return;
+  /** Makes a folder once, unless a symlink in its path leads out of the root. */
+  private makeFolder(folder: string): Promise<void> {
+    const known = this.folders.get(folder);
+    if (known) return known;
+    const made = this.newFolder(folder);
+    this.folders.set(folder, made);
+    // Its failure is thrown where it is awaited. The next file tries again.
+    made.catch(() => this.folders.delete(folder));
+    return made;
+  }
+
+  private async newFolder(folder: string): Promise<void> {
     if (folder !== this.root) {
       await this.makeFolder(dirname(folder));
       this.expectInside(dirname(folder));
@@ -372,7 +372,6 @@ export class Disk {
     const stats = await lstat(real);
     if (!stats.isDirectory()) throw new SkipError(`"${folder}" is a file, but should be a folder`);
     this.fileSystems.set(stats.dev, real);
-    this.folders.add(folder);
   }
 
   async remove(item: Item): Promise<void> {

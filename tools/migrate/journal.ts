@@ -121,7 +121,7 @@ export class Journal {
 
   /** Whether earlier runs found that these two versions have the same content. */
   isSame(a: Item, b: Item): boolean {
-    return this.has(a, b, "") || this.has(a, b, TYPED);
+    return this.has(a, b, TYPED) || this.has(a, b, "");
   }
 
   /**
@@ -255,7 +255,9 @@ function readId(file: string): string {
 
 /** 64 bits of a SHA-256. Among a million pairs, one in ten million million is a false match. */
 function fingerprint(a: Item, b: Item, mark: Mark): bigint {
-  const text = [a.key, a.size, ...[a.version, b.version].sort()].join("\0") + mark;
+  const versions =
+    a.version < b.version ? `${a.version}\0${b.version}` : `${b.version}\0${a.version}`;
+  const text = `${a.key}\0${a.size}\0${versions}${mark}`;
   return hash("sha256", text, "buffer").readBigUInt64BE();
 }
 

@@ -74,8 +74,10 @@ export function invalidKeyReason(key: string): string | undefined {
   if (parts.length < 3 || !USAGES.some((usage) => usage === parts[0])) {
     return "authentik reads files only below media/<schema>/ and reports/<schema>/";
   }
-  if (Buffer.byteLength(key) > MAX_KEY_BYTES) return `it is longer than ${MAX_KEY_BYTES} bytes`;
-  if (parts.some(isTooLong)) return `a part of its path is longer than ${MAX_NAME_BYTES} bytes`;
+  const bytes = Buffer.byteLength(key);
+  if (bytes > MAX_KEY_BYTES) return `it is longer than ${MAX_KEY_BYTES} bytes`;
+  if (bytes > MAX_NAME_BYTES && parts.some(isTooLong))
+    return `a part of its path is longer than ${MAX_NAME_BYTES} bytes`;
   if (/\p{Surrogate}/u.test(key)) return "its name is not valid Unicode";
   if (NOT_XML.test(key))
     return "its name has a character that XML does not allow; S3 listings are XML";

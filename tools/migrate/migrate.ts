@@ -303,8 +303,8 @@ async function isSame(
   try {
     const same =
       to.kind === "bucket"
-        ? await to.has(step.to, () => from.read(step.from))
-        : from.kind === "bucket" && (await from.has(step.from, () => to.read(step.to)));
+        ? await to.has(step.to, from.read(step.from))
+        : from.kind === "bucket" && (await from.has(step.from, to.read(step.to)));
     if (same) journal.addSame(step.from, step.to);
     return same;
   } catch (error) {
@@ -393,10 +393,10 @@ async function copy(
 /** The same content. Reports the length of each chunk that is read. */
 function countBytes(content: Content, onBytes: (length: number) => void): Content {
   async function* chunks(): AsyncGenerator<Buffer> {
-    for await (const chunk of content.chunks) {
+    for await (const chunk of content.chunks()) {
       onBytes(chunk.length);
       yield chunk;
     }
   }
-  return { ...content, chunks: chunks() };
+  return { ...content, chunks };
 }

@@ -84,7 +84,8 @@ export class Collector implements Dispatcher.DispatchHandler {
   }
 
   onResponseEnd(): void {
-    this.resolve({ ...this.answer, chunks: this.chunks });
+    const { status, headers } = this.answer;
+    this.resolve({ status, headers, chunks: this.chunks });
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
@@ -236,7 +237,8 @@ export function joined(chunks: readonly Buffer[]): Buffer {
 /** The headers with the first value of each. */
 function single(headers: IncomingHttpHeaders): AnswerHeaders {
   const found: Record<string, string | undefined> = {};
-  for (const [name, value] of Object.entries(headers)) {
+  for (const name of Object.keys(headers)) {
+    const value = headers[name];
     found[name] = Array.isArray(value) ? value[0] : value;
   }
   return found;

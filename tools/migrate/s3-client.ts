@@ -173,7 +173,9 @@ export class BucketClient implements Retrier {
 
   /** Objects below a prefix, in the order of their keys' UTF-8 bytes. */
   async *list(prefix: string): AsyncGenerator<S3Object> {
-    for await (const { objects } of this.pages({ prefix })) yield* objects;
+    for await (const { objects } of this.pages({ prefix })) {
+      for (const object of objects) yield object;
+    }
   }
 
   /** The first parts of keys, with a slash at the end: `media/`, `public/`. */
@@ -221,7 +223,7 @@ export class BucketClient implements Retrier {
 
   /** An object that fits into memory. */
   async get({ key, etag, size }: S3Object): Promise<ObjectBytes> {
-    const headers = { ...this.checksumMode(), ...ifMatch(etag) };
+    const headers = Object.assign(this.checksumMode(), ifMatch(etag));
     return withRetry(this, async () => {
       const request: ClientRequest = { method: "GET", key, headers };
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
@@ -272,7 +274,7 @@ export class BucketClient implements Retrier {
     stored: StoredHeaders,
     condition: Condition = {},
   ): Promise<string> {
-    const headers = { ...objectHeaders(stored), ...this.checksumOf(body), ...condition };
+    const headers = Object.assign(objectHeaders(stored), this.checksumOf(body), condition);
     return this.send({ method: "PUT", key, headers, body }, (answer) => {
       const etag = etagOf(answer);
       if (isMd5(etag, answer.headers) && etag !== hash("md5", body)) throw otherBytes(etag);
@@ -531,10 +533,12 @@ export class BucketClient implements Retrier {
   private async sign(request: ClientRequest): Promise<SignedOptions> {
     const { method, body, moves = 0 } = request;
     const { silenceMs, slowestRate } = this.retryPolicy;
+    const { path, headers } = await this.signer.sign(request);
     return {
       origin: this.address.origin,
       method,
-      ...(await this.signer.sign(request)),
+      path,
+      headers,
       headersTimeout: silenceMs + (body?.length ?? 0) / slowestRate + moves / SLOWEST_SERVER,
       body: body ?? null,
     };
@@ -561,8 +565,9 @@ function azurePartEtag(part?: number): string | undefined {
 }
 
 function objectHeaders(stored: StoredHeaders): Record<string, string> {
-  const settable = Object.entries(stored).filter(([name]) => name !== TAGS);
-  return { ...Object.fromEntries(settable), "x-amz-acl": "private" };
+  const headers: Record<string, string> = { "x-amz-acl": "private" };
+  for (const name of Object.keys(stored)) if (name !== TAGS) headers[name] = stored[name] ?? "";
+  return headers;
 }
 
 /** s3proxy and others answer 501 to a request with a checksum. */

@@ -24,11 +24,15 @@ export class UnsortedError extends Error {
   override name = "UnsortedError";
 }
 
-/** @throws UnsortedError at the first object that is out of order */
-export async function* inOrder(objects: AsyncIterable<S3Object>): AsyncGenerator<S3Object> {
+/** @throws UnsortedError at the first object that is out of order, after the call of `onUnsorted` */
+export async function* inOrder(
+  objects: AsyncIterable<S3Object>,
+  onUnsorted: () => void,
+): AsyncGenerator<S3Object> {
   let last: string | undefined;
   for await (const object of objects) {
     if (last !== undefined && compareKeys(last, object.key) > 0) {
+      onUnsorted();
       throw new UnsortedError(`the listing has "${object.key}" after "${last}"`);
     }
     last = object.key;

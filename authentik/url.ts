@@ -263,7 +263,7 @@ function normalizedPath(path: string): string {
 
 /** Percent-encodes a key for a URL's path. Slashes stay. */
 export function escapePath(key: string): string {
-  return key.split("/").map(escapeUri).join("/");
+  return escapeUri(key).replaceAll("%2F", "/");
 }
 
 /** Percent-encodes every character that is not unreserved in RFC 3986, as SigV4 requires. */

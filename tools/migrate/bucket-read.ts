@@ -1,5 +1,5 @@
 /** Reads a bucket's objects, large ones in ranges, and checks the bytes by the server's checksums. */
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import {
   haveSameMd5,
   isMd5,
@@ -11,7 +11,7 @@ import {
   type AnswerHeaders,
   type Verifier,
 } from "./checksums.ts";
-import { allOf, ContentError, partSizeOf, type Chunks, type Content } from "./content.ts";
+import { ContentError, partSizeOf, type Chunks, type Content } from "./content.ts";
 import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
 import type { ObjectStream } from "./s3-bodies.ts";
 import type { BucketClient } from "./s3-client.ts";
@@ -45,12 +45,11 @@ export function readObject(client: BucketClient, item: Item, wholeBytes?: number
   const onAnswer = (headers: AnswerHeaders) => {
     answered = headers;
   };
-  const chunks = () => readChecked(client, item, onAnswer, wholeBytes);
   return {
     size: item.size,
     version: item.version,
-    whole: () => allOf(chunks()),
-    chunks,
+    whole: () => readWhole(client, item, onAnswer),
+    chunks: () => readChunks(client, item, onAnswer, wholeBytes),
     stored: async () => {
       const headers = answered ?? (await client.head(item.at ?? item.key)).headers;
       return storedHeaders(headers);
@@ -112,54 +111,92 @@ async function digestOf(algorithm: string, chunks: Chunks): Promise<string> {
  * Reads an object once, without a check. If the server has no checksum, two readings must agree.
  */
 async function sha256OfObject(client: BucketClient, item: Item): Promise<string> {
+  const object = objectOf(item);
   try {
-    return await digestOf("sha256", (await open(client, item)).chunks);
+    const chunks =
+      item.size <= WHOLE_BYTES ? (await client.get(object)).chunks : inRanges(client, object);
+    return await digestOf("sha256", chunks);
   } catch (error) {
     throw readFailure(error);
   }
 }
 
-async function* readChecked(
+function objectOf({ key, at = key, size, version }: Item): S3Object {
+  return { key: at, etag: version, size };
+}
+
+type OnAnswer = (headers: AnswerHeaders) => void;
+
+/** Reads an object in one request. */
+async function readWhole(
   client: BucketClient,
   item: Item,
-  onAnswer: (headers: AnswerHeaders) => void,
-  wholeBytes?: number,
-): AsyncGenerator<Buffer> {
+  onAnswer: OnAnswer,
+): Promise<readonly Buffer[]> {
   try {
-    const { headers, chunks } = await open(client, item, wholeBytes);
+    const { headers, chunks } = await client.get(objectOf(item));
     onAnswer(headers);
-    const { verifier, isCertain } = await checkOf(client, item, headers);
-    const sha256 = isCertain ? undefined : createHash("sha256");
-    for await (const chunk of chunks) {
-      verifier?.update(chunk);
-      sha256?.update(chunk);
-      yield chunk;
-    }
-    if (verifier?.matches()) return;
-    if (!sha256 || (await sha256OfObject(client, item)) !== sha256.digest("hex")) {
-      throw new ContentError("the bytes received do not match the server's checksum");
-    }
+    const check = new ReadCheck(client, item, await checkOf(client, item, headers));
+    for (const chunk of chunks) check.update(chunk);
+    await check.end();
+    return chunks;
   } catch (error) {
     throw readFailure(error);
   }
 }
 
-interface OpenObject {
-  /** Of an answer for the whole object: that to a range has other checksums. */
-  headers: AnswerHeaders;
-  chunks: Chunks;
+async function* readChunks(
+  client: BucketClient,
+  item: Item,
+  onAnswer: OnAnswer,
+  wholeBytes = WHOLE_BYTES,
+): AsyncGenerator<Buffer> {
+  if (item.size <= wholeBytes) {
+    yield* await readWhole(client, item, onAnswer);
+    return;
+  }
+  const object = objectOf(item);
+  try {
+    // An answer to a range has other checksums.
+    const { headers } = await client.head(object.key);
+    onAnswer(headers);
+    const check = new ReadCheck(client, item, await checkOf(client, item, headers));
+    for await (const chunk of inRanges(client, object)) {
+      check.update(chunk);
+      yield chunk;
+    }
+    await check.end();
+  } catch (error) {
+    throw readFailure(error);
+  }
 }
 
-/** @param wholeBytes objects up to this size are read in one request */
-async function open(
-  client: BucketClient,
-  { key, at, size, version }: Item,
-  wholeBytes = WHOLE_BYTES,
-): Promise<OpenObject> {
-  const object: S3Object = { key: at ?? key, etag: version, size };
-  if (size <= wholeBytes) return client.get(object);
-  const { headers } = await client.head(object.key);
-  return { headers, chunks: inRanges(client, object) };
+/** Compares the bytes of one reading with the server's checksum, or else with another reading. */
+class ReadCheck {
+  private readonly client: BucketClient;
+  private readonly item: Item;
+  private readonly verifier: Verifier | undefined;
+  private readonly sha256: Hash | undefined;
+
+  constructor(client: BucketClient, item: Item, { verifier, isCertain }: Check) {
+    this.client = client;
+    this.item = item;
+    this.verifier = verifier;
+    if (!isCertain) this.sha256 = createHash("sha256");
+  }
+
+  update(chunk: Buffer): void {
+    this.verifier?.update(chunk);
+    this.sha256?.update(chunk);
+  }
+
+  /** @throws ContentError when the bytes are wrong */
+  async end(): Promise<void> {
+    if (this.verifier?.matches()) return;
+    const { client, item, sha256 } = this;
+    if (sha256 && (await sha256OfObject(client, item)) === sha256.digest("hex")) return;
+    throw new ContentError("the bytes received do not match the server's checksum");
+  }
 }
 
 async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator<Buffer> {

@@ -7,7 +7,7 @@ export type AnswerHeaders = Readonly<Record<string, string | undefined>>;
 
 /** An ETag without its quotes and without the `W/` of a proxy, which the server does not know. */
 export function unquote(etag: string): string {
-  return etag.replace(/^W\//, "").replaceAll('"', "");
+  return (etag.startsWith("W/") ? etag.slice(2) : etag).replaceAll('"', "");
 }
 
 /**

@@ -247,12 +247,12 @@ export class BucketClient implements Retrier {
     ahead: number,
   ): Promise<ObjectStream> {
     const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
-    const signed = await this.sign({ method: "GET", key, headers });
     const { keepsConnections } = this;
     const options = { ahead, keepsConnections, silenceMs: this.retryPolicy.silenceMs };
-    const stream = await this.answered<ObjectStream>((resolve, reject) => {
-      this.pool.dispatch(signed, new ObjectStream(options, resolve, reject));
-    });
+    const stream = await this.dispatch<ObjectStream>(
+      { method: "GET", key, headers },
+      (_, resolve, reject) => new ObjectStream(options, resolve, reject),
+    );
     if (stream.isWhole) expectLength(stream.headers, size);
     else expectRange(stream.headers, `bytes ${first}-${end - 1}/${size}`);
     return stream;
@@ -476,7 +476,7 @@ export class BucketClient implements Retrier {
   /** Remembers what an ETag shows about the server. */
   private noteEtag(etag: string, part?: number): void {
     if (/^0x[0-9A-F]+(?:-1)?$/.test(etag) || etag === azurePartEtag(part)) this.isAzure = true;
-    else if (/^[0-9a-f]{32}/.test(etag)) this.isAzure ??= false;
+    else if (this.isAzure === undefined && /^[0-9a-f]{32}/.test(etag)) this.isAzure = false;
   }
 
   /** @param read takes from the answer what was requested */
@@ -496,13 +496,10 @@ export class BucketClient implements Retrier {
    * @throws S3Error for an answer that is not a success
    */
   private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
-    const signed = await this.sign(request);
-    const answer = await this.answered<ObjectBytes & S3Answer>((resolve, reject) => {
-      this.pool.dispatch(
-        signed,
-        new Collector({ bytes: limit, ms: signed.headersTimeout }, resolve, reject),
-      );
-    });
+    const answer = await this.dispatch<ObjectBytes & S3Answer>(
+      request,
+      (ms, resolve, reject) => new Collector({ bytes: limit, ms }, resolve, reject),
+    );
     const { status, headers, chunks } = answer;
     if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
     this.serverTime = headers.date ?? this.serverTime;
@@ -511,12 +508,30 @@ export class BucketClient implements Retrier {
     return answer;
   }
 
-  /** @throws S3Error also for a server that cannot be reached */
-  private async answered<T>(
-    dispatch: (resolve: (answer: T) => void, reject: (error: Error) => void) => void,
+  /**
+   * Signs and sends a request.
+   *
+   * @param newHandler receives the answer; it gets the time that the answer may take
+   * @throws S3Error also for a server that cannot be reached
+   */
+  private async dispatch<T>(
+    request: ClientRequest,
+    newHandler: (
+      ms: number,
+      resolve: (answer: T) => void,
+      reject: (error: Error) => void,
+    ) => Dispatcher.DispatchHandler,
   ): Promise<T> {
+    const { origin } = this.address;
+    const { method, body = null, moves = 0 } = request;
+    const { path, headers } = await this.signer.sign(request);
+    const { silenceMs, slowestRate } = this.retryPolicy;
+    const headersTimeout = silenceMs + (body?.length ?? 0) / slowestRate + moves / SLOWEST_SERVER;
+    const options = { origin, method, path, headers, body, headersTimeout };
     try {
-      const answer = await new Promise<T>(dispatch);
+      const answer = await new Promise<T>((resolve, reject) => {
+        this.pool.dispatch(options, newHandler(headersTimeout, resolve, reject));
+      });
       this.answers++;
       return answer;
     } catch (error) {
@@ -528,24 +543,7 @@ export class BucketClient implements Retrier {
       throw new S3Error(failure.code, 0, message, { cause: failure.cause });
     }
   }
-
-  /** The signed request, and how long its answer may take. */
-  private async sign(request: ClientRequest): Promise<SignedOptions> {
-    const { method, body, moves = 0 } = request;
-    const { silenceMs, slowestRate } = this.retryPolicy;
-    const { path, headers } = await this.signer.sign(request);
-    return {
-      origin: this.address.origin,
-      method,
-      path,
-      headers,
-      headersTimeout: silenceMs + (body?.length ?? 0) / slowestRate + moves / SLOWEST_SERVER,
-      body: body ?? null,
-    };
-  }
 }
-
-type SignedOptions = Dispatcher.DispatchOptions & { headersTimeout: number };
 
 function ifMatch(etag: string): Record<string, string> {
   return etag === "" ? {} : { "if-match": `"${etag}"` };

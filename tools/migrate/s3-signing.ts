@@ -14,7 +14,7 @@ export interface BucketAddress {
   basePath: string;
   region: string;
   /** Gives the same keys until they expire. */
-  credentials: () => Promise<SigningKeys>;
+  credentials: () => SigningKeys | Promise<SigningKeys>;
 }
 
 /** A request to a bucket. */
@@ -37,7 +37,7 @@ export async function addressOf(settings: StorageSettings): Promise<BucketAddres
   const keys = keysOf(settings);
   const isComplete = keys !== undefined && settings.endpoint !== undefined;
   const aws = isComplete ? undefined : await fromAwsConfig(settings);
-  const credentials = keys ? () => Promise.resolve(keys) : aws?.credentials;
+  const credentials = keys ? () => keys : aws?.credentials;
   if (!credentials) throw new Error("there are no credentials");
   // boto3 also signs for this region when it knows none.
   const region = settings.region ?? aws?.region ?? "us-east-1";

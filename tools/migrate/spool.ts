@@ -69,7 +69,7 @@ export class Spool {
 
   async *steps(): AsyncGenerator<FileStep> {
     await this.flush();
-    yield* this.held;
+    for (const step of this.held) yield step;
     for await (const line of this.file.readLines({ start: 0, autoClose: false })) {
       yield v.parse(StepLine, JSON.parse(line));
     }

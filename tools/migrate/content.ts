@@ -1,6 +1,7 @@
 /** Contents in transfer: how many of their bytes may be in memory, and how they are cut. */
 import type { StoredHeaders } from "./stored-headers.ts";
 
+/** Bytes in order, in pieces. */
 export type Chunks = AsyncIterable<Buffer> | Iterable<Buffer>;
 
 /** The content of a file or an object. */

@@ -45,6 +45,11 @@ export async function allOf(chunks: AsyncIterable<Buffer>): Promise<readonly Buf
   return all;
 }
 
+/** In bytes. */
+export function lengthOf(chunks: readonly Buffer[]): number {
+  return chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+}
+
 /** How many bytes of content may be in memory. A larger part is admitted alone. */
 const MEMORY = 16 * 1024 * 1024;
 

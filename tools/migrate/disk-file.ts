@@ -26,7 +26,7 @@ import { lstat } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../lib/errors.ts";
-import { ContentError, type Chunks } from "./content.ts";
+import { ContentError, lengthOf, type Chunks } from "./content.ts";
 import { SkipError, type Item } from "./storage.ts";
 
 /** Does not follow a symlink, and does not wait for the other end of a FIFO. */
@@ -96,12 +96,14 @@ const SLOW_READ = 500_000;
 /** Delays of the system that do not make a disk slow, in milliseconds. */
 const GRACE_MS = 10;
 
+const CHANGED = "it changed while it was read";
+
 /**
- * Calls that look at the files of one disk and read them. They are direct as long as the disk is
- * fast, because to pass a call to a thread costs more. A slow disk, e.g. of another machine, answers
- * many calls at a time. Large reads are never direct.
+ * Looks at the files of one disk and reads them. The calls are direct as long as the disk is fast,
+ * because to pass a call to a thread costs more. A slow disk, e.g. of another machine, answers many
+ * calls at a time. Large reads are never direct.
  */
-export class ReadCalls {
+export class DiskReader {
   private ms = 0;
   private allowedMs = GRACE_MS;
 
@@ -110,18 +112,40 @@ export class ReadCalls {
     return this.isSlow ? lstat(path, options) : this.direct(() => lstatSync(path, options));
   }
 
-  open(path: string): number | Promise<number> {
+  /** Reads a file of this size and version. Ends with ContentError if it changes meanwhile. */
+  async *read(
+    path: string,
+    size: number,
+    version: string,
+    pieceSize = READ_BYTES,
+  ): AsyncGenerator<Buffer> {
+    const file = await this.open(path);
+    try {
+      expectVersion(file, version);
+      const buffer = Buffer.allocUnsafe(Math.min(pieceSize, size));
+      for (let at = 0; at < size; at += buffer.length) {
+        const piece = buffer.subarray(0, size - at);
+        await this.fill(file, piece, at);
+        yield piece;
+      }
+      expectVersion(file, version);
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  private open(path: string): number | Promise<number> {
     return this.isSlow
       ? openFile(path, READ_NO_LINK)
       : this.direct(() => openSync(path, READ_NO_LINK));
   }
 
   /** Fills a buffer with a file's bytes from this position on. */
-  async fill(file: number, buffer: Buffer, at: number): Promise<void> {
+  private async fill(file: number, buffer: Buffer, at: number): Promise<void> {
     for (let filled = 0; filled < buffer.length; ) {
       const rest = buffer.subarray(filled);
       const bytesRead =
-        this.isSlow || rest.length > DIRECT_BYTES
+        this.isSlow || rest.length >= DIRECT_BYTES
           ? (await readBytes(file, rest, 0, rest.length, at + filled)).bytesRead
           : this.direct(() => readSync(file, rest, 0, rest.length, at + filled), rest.length);
       if (bytesRead === 0) throw new ContentError(CHANGED);
@@ -141,31 +165,6 @@ export class ReadCalls {
       this.ms += performance.now() - start;
       this.allowedMs += SLOW_CALL_MS + bytes / SLOW_READ;
     }
-  }
-}
-
-const CHANGED = "it changed while it was read";
-
-/** Reads a file of this size and version. Ends with ContentError if it changes meanwhile. */
-export async function* readFileAs(
-  calls: ReadCalls,
-  path: string,
-  size: number,
-  version: string,
-  pieceSize = READ_BYTES,
-): AsyncGenerator<Buffer> {
-  const file = await calls.open(path);
-  try {
-    expectVersion(file, version);
-    const buffer = Buffer.allocUnsafe(Math.min(pieceSize, size));
-    for (let at = 0; at < size; at += buffer.length) {
-      const piece = buffer.subarray(0, size - at);
-      await calls.fill(file, piece, at);
-      yield piece;
-    }
-    expectVersion(file, version);
-  } finally {
-    closeSync(file);
   }
 }
 
@@ -218,7 +217,7 @@ export async function writeAll(file: number, path: string, chunks: Chunks): Prom
 }
 
 function writeChunks(file: number, chunks: readonly Buffer[]): void {
-  const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+  const length = lengthOf(chunks);
   if (length > 0) expectWritten(writevSync(file, chunks), length);
 }
 

@@ -10,11 +10,10 @@ import {
   asSkipError,
   codeOf,
   DIRECT_BYTES,
+  DiskReader,
   isAbandoned,
   isUnchanged,
   place,
-  ReadCalls,
-  readFileAs,
   syncAll,
   temporaryName,
   versionOf,
@@ -72,7 +71,7 @@ export class Disk {
   private readonly folders = new Map<string, Promise<void>>();
   /** One folder on each of their file systems. */
   private readonly fileSystems = new Map<number, string>();
-  private readonly calls = new ReadCalls();
+  private readonly reader = new DiskReader();
   /** Partly written files. */
   private readonly parts = new Set<string>();
   /** Written files that the disk may not have stored yet. */
@@ -208,7 +207,7 @@ export class Disk {
     }
     let stats: BigIntStats;
     try {
-      stats = await this.calls.lstat(full);
+      stats = await this.reader.lstat(full);
     } catch (error) {
       const isDecoded = !path.includes("\uFFFD");
       skip(key, isDecoded ? `it cannot be read (${messageOf(error)})` : "its name is not UTF-8");
@@ -266,7 +265,7 @@ export class Disk {
   read(item: Item): Content {
     const { size, version } = item;
     const path = item.at ?? this.pathOf(item.key);
-    const chunks = (pieceSize?: number) => readFileAs(this.calls, path, size, version, pieceSize);
+    const chunks = (pieceSize?: number) => this.reader.read(path, size, version, pieceSize);
     return { size, version, whole: () => allOf(chunks(size)), chunks };
   }
 
@@ -280,6 +279,7 @@ export class Disk {
     const target = this.pathOf(key);
     const folder = dirname(target);
     await this.makeFolder(folder);
+    // A small file is written without a wait. Its folder has little time to change meanwhile.
     const whole = content.size < DIRECT_BYTES ? await content.whole() : undefined;
     this.expectInside(folder);
     const temporary = join(folder, temporaryName(this.journalId));

@@ -237,8 +237,7 @@ export function joined(chunks: readonly Buffer[]): Buffer {
 /** The headers with the first value of each. */
 function single(headers: IncomingHttpHeaders): AnswerHeaders {
   const found: Record<string, string | undefined> = {};
-  for (const name of Object.keys(headers)) {
-    const value = headers[name];
+  for (const [name, value] of Object.entries(headers)) {
     found[name] = Array.isArray(value) ? value[0] : value;
   }
   return found;

@@ -7,7 +7,7 @@ import { messageOf } from "../lib/errors.ts";
 import type { StorageSettings } from "../../authentik/env.ts";
 import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath } from "../../authentik/url.ts";
-import { MemoryBudget } from "./content.ts";
+import { lengthOf, MemoryBudget } from "./content.ts";
 import {
   crc32Base64,
   hidesMd5,
@@ -228,7 +228,7 @@ export class BucketClient implements Retrier {
       const request: ClientRequest = { method: "GET", key, headers };
       const answer = await this.receive(request, Math.max(size, ERROR_BYTES));
       expectLength(answer.headers, size);
-      const received = answer.chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+      const received = lengthOf(answer.chunks);
       if (received !== size) throw incompleteBody(received, size, answer.headers);
       return answer;
     });
@@ -476,7 +476,7 @@ export class BucketClient implements Retrier {
   /** Remembers what an ETag shows about the server. */
   private noteEtag(etag: string, part?: number): void {
     if (/^0x[0-9A-F]+(?:-1)?$/.test(etag) || etag === azurePartEtag(part)) this.isAzure = true;
-    else if (this.isAzure === undefined && /^[0-9a-f]{32}/.test(etag)) this.isAzure = false;
+    else if (/^[0-9a-f]{32}/.test(etag)) this.isAzure ??= false;
   }
 
   /** @param read takes from the answer what was requested */
@@ -564,7 +564,7 @@ function azurePartEtag(part?: number): string | undefined {
 
 function objectHeaders(stored: StoredHeaders): Record<string, string> {
   const headers: Record<string, string> = { "x-amz-acl": "private" };
-  for (const name of Object.keys(stored)) if (name !== TAGS) headers[name] = stored[name] ?? "";
+  for (const [name, value] of Object.entries(stored)) if (name !== TAGS) headers[name] = value;
   return headers;
 }
 

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -40,6 +40,9 @@ describe("tools/run.js", function () {
     expect(await run()).to.equal(`one ${url} a b\n`);
     await inDir("tools/text.ts", 'export const text: string = "two";');
     expect(await run()).to.equal("two a b\n");
+    const own = await readFile(join(REPOSITORY, "tools/run.js"), "utf8");
+    await inDir("tools/run.js", own.replace("js: REQUIRE", 'js: REQUIRE + "console.log(3);"'));
+    expect(await run()).to.equal("3\ntwo a b\n");
   });
 
   it("runs the sources themselves if nothing can be written", async () => {

@@ -11,7 +11,8 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
+const OWN = fileURLToPath(import.meta.url);
+const ROOT = resolve(dirname(OWN), "..");
 const PACKAGES = join(ROOT, "node_modules");
 /** npm writes it whenever it changes a package. */
 const LOCK = join(PACKAGES, ".package-lock.json");
@@ -48,7 +49,7 @@ function hashOf(path) {
 
 async function compile() {
   const { build } = await import("esbuild");
-  const hashes = { [LOCK]: hashOf(LOCK) };
+  const hashes = { [OWN]: hashOf(OWN), [LOCK]: hashOf(LOCK) };
   const { outputFiles } = await build({
     entryPoints: [source],
     bundle: true,

@@ -11,7 +11,7 @@ import { compareKeys, merge } from "./plan.ts";
 import type { S3Object } from "./s3-answers.ts";
 import { joined } from "./s3-bodies.ts";
 import type { BucketClient, Condition } from "./s3-client.ts";
-import { inOrder, sorted } from "./sorted.ts";
+import { orderCheck, sorted } from "./sorted.ts";
 import { SkipError, type Item, type Skip } from "./storage.ts";
 import {
   bucketHeaders,
@@ -132,7 +132,12 @@ export class Bucket {
 
   private async *items(prefix: string, before: string, skip: Skip): AsyncGenerator<Item> {
     const isOurs = this.schemaFilter(skip);
-    for await (const object of this.objects(prefix)) {
+    const checkOrder = orderCheck(() => {
+      this.isUnsorted = true;
+    });
+    const listing = this.client.list(prefix);
+    for await (const object of this.isUnsorted ? sorted(listing) : listing) {
+      checkOrder(object.key);
       // Consoles make these to show a folder. s3proxy lists its own folders with a size.
       const isMarker = object.key.endsWith("/") && (object.size === 0 || object.etag === "");
       if (isMarker) continue;
@@ -159,15 +164,6 @@ export class Bucket {
       if (this.schemas.length === 0) skip(last, noSchemaReason(schema));
       return false;
     };
-  }
-
-  /** The objects below a prefix, in the order of their keys. */
-  private objects(prefix: string): AsyncGenerator<S3Object> {
-    const listing = this.client.list(prefix);
-    const onUnsorted = () => {
-      this.isUnsorted = true;
-    };
-    return this.isUnsorted ? sorted(listing) : inOrder(listing, onUnsorted);
   }
 
   /** The item as it is now. */

@@ -68,7 +68,7 @@ export class Journal {
   private readonly file: number;
   private readonly disks: SyncedLater[] = [];
   /** Pairs with files that a disk may not have stored yet. */
-  private waiting: Buffer[] = [];
+  private waiting: bigint[] = [];
   private failed = false;
   private flushed = Promise.resolve();
   private flushedAt = Date.now();
@@ -168,13 +168,11 @@ export class Journal {
   addSame(a: Item, b: Item, mark: Mark = ""): void {
     const pair = fingerprint(a, b, mark);
     if (this.knows(pair)) return;
-    const bytes = Buffer.alloc(PAIR_BYTES);
-    bytes.writeBigUInt64LE(pair);
     if (!this.disks.some(({ isUnsynced }) => isUnsynced)) {
-      this.append(bytes);
+      this.append([pair]);
       return;
     }
-    this.waiting.push(bytes);
+    this.waiting.push(pair);
     if (Date.now() - this.flushedAt < FLUSH_EVERY_MS) return;
     // Its failure is thrown to the next caller, at the latest at the end of the run.
     this.flush().catch(() => undefined);
@@ -191,13 +189,15 @@ export class Journal {
       const pairs = this.waiting;
       this.waiting = [];
       await Promise.all(this.disks.map((disk) => disk.sync()));
-      if (pairs.length > 0) this.append(Buffer.concat(pairs));
+      if (pairs.length > 0) this.append(pairs);
       this.flushedAt = Date.now();
     });
     return this.flushed;
   }
 
-  private append(bytes: Buffer): void {
+  private append(pairs: readonly bigint[]): void {
+    const bytes = Buffer.alloc(pairs.length * PAIR_BYTES);
+    for (const [index, pair] of pairs.entries()) bytes.writeBigUInt64LE(pair, index * PAIR_BYTES);
     try {
       writeSync(this.file, bytes);
     } catch (error) {
@@ -258,7 +258,7 @@ function fingerprint(a: Item, b: Item, mark: Mark): bigint {
   const versions =
     a.version < b.version ? `${a.version}\0${b.version}` : `${b.version}\0${a.version}`;
   const text = `${a.key}\0${a.size}\0${versions}${mark}`;
-  return hash("sha256", text, "buffer").readBigUInt64BE();
+  return BigInt(`0x${hash("sha256", text).slice(0, 16)}`);
 }
 
 /** In milliseconds since 1970; 0 if the file does not exist. */

@@ -5,7 +5,7 @@ import { haveSameMd5 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Content } from "./content.ts";
 import type { Disk } from "./disk.ts";
 import { TYPED } from "./journal.ts";
-import { plan, withoutCollisions, type FileStep } from "./plan.ts";
+import { collisionFilter, plan, type FileStep } from "./plan.ts";
 import { MigrationRun, type MigrationOptions, type Summary } from "./run.ts";
 import { CONNECTIONS } from "./s3-client.ts";
 import { asS3Error, isRetryable } from "./s3-retry.ts";
@@ -108,10 +108,10 @@ function planUsage(
   run: MigrationRun,
 ): AsyncGenerator<FileStep> {
   const { journal } = run.options;
-  const source = to.kind === "disk" ? withoutCollisions(items, run.skip) : items;
+  const fits = to.kind === "disk" ? collisionFilter(run.skip) : undefined;
   const target = to.list(usage, () => undefined);
   const isKnownSame = (a: Item, b: Item) => journal.isSame(a, b) || haveSameMd5(a, b) || undefined;
-  const steps = plan(source, target, isKnownSame, run.skip);
+  const steps = plan(items, target, isKnownSame, run.skip, fits);
   return examineSteps(steps, (step) => examine(from, to, step, run.options), run);
 }
 
@@ -266,17 +266,20 @@ async function* eachSame(items: AsyncIterable<Item>): AsyncGenerator<FileStep> {
 
 interface Peeked {
   isEmpty: boolean;
-  items: AsyncGenerator<Item>;
+  items: AsyncIterable<Item>;
 }
 
 /** A listing, and whether it is empty. */
-async function peekFirst(listing: AsyncIterable<Item>): Promise<Peeked> {
-  const iterator = listing[Symbol.asyncIterator]();
-  const first = await iterator.next();
-  async function* items(): AsyncGenerator<Item> {
-    for (let next = first; next.done !== true; next = await iterator.next()) yield next.value;
-  }
-  return { isEmpty: first.done === true, items: items() };
+async function peekFirst(listing: AsyncGenerator<Item>): Promise<Peeked> {
+  const first = listing.next();
+  const { done } = await first;
+  let isFirst = true;
+  const next = () => {
+    if (!isFirst) return listing.next();
+    isFirst = false;
+    return first;
+  };
+  return { isEmpty: done === true, items: { [Symbol.asyncIterator]: () => ({ next }) } };
 }
 
 type SameStep = Extract<FileStep, { kind: "same" }>;

@@ -17,27 +17,27 @@ export type CompareVersions = (from: Item, to: Item) => boolean | undefined;
 /**
  * Compares two listings, each in the order of `compareKeys` and without duplicates. An item out of
  * order is skipped, because it would seem to be missing. One item of each listing is in memory.
+ *
+ * @param accepts tells which items of `from` are compared
  */
 export async function* plan(
   from: AsyncIterable<Item>,
   to: AsyncIterable<Item>,
   compareVersions: CompareVersions,
   skip: Skip,
+  accepts: (item: Item) => boolean = () => true,
 ): AsyncGenerator<FileStep> {
-  const left = ordered(from, skip);
-  const right = ordered(to, skip);
-  let [a, b] = [await left.next(), await right.next()];
-  while (!a.done || !b.done) {
-    const order = a.done ? 1 : b.done ? -1 : compareKeys(a.value.key, b.value.key);
-    if (!a.done && order < 0) {
-      yield { kind: "create", from: a.value };
-    } else if (!b.done && order > 0) {
-      yield { kind: "extra", to: b.value };
-    } else if (!a.done && !b.done) {
-      yield compare(a.value, b.value, compareVersions);
-    }
-    if (order <= 0) a = await left.next();
-    if (order >= 0) b = await right.next();
+  const isNextLeft = orderFilter(skip);
+  const left = reader(from, (item) => isNextLeft(item) && accepts(item));
+  const right = reader(to, orderFilter(skip));
+  let [a, b] = [await left(), await right()];
+  while (a || b) {
+    const order = !a ? 1 : !b ? -1 : compareKeys(a.key, b.key);
+    if (a && order < 0) yield { kind: "create", from: a };
+    else if (b && order > 0) yield { kind: "extra", to: b };
+    else if (a && b) yield compare(a, b, compareVersions);
+    if (order <= 0) a = await left();
+    if (order >= 0) b = await right();
   }
 }
 
@@ -48,18 +48,33 @@ function compare(from: Item, to: Item, compareVersions: CompareVersions): FileSt
   return { kind: "update", from, to, unsure: same === undefined };
 }
 
-async function* ordered(items: AsyncIterable<Item>, skip: Skip): AsyncGenerator<Item, undefined> {
-  let last: string | undefined;
-  for await (const item of items) {
-    if (last !== undefined && compareKeys(last, item.key) >= 0) {
-      const position = last === item.key ? "twice" : `after "${last}"`;
-      skip(item.key, `the listing contains it ${position}, which is not S3's order`);
-      continue;
+/** Reads the accepted items one by one; undefined after the last one. */
+function reader(
+  items: AsyncIterable<Item>,
+  accepts: (item: Item) => boolean,
+): () => Promise<Item | undefined> {
+  const iterator = items[Symbol.asyncIterator]();
+  return async () => {
+    for (;;) {
+      const next = await iterator.next();
+      if (next.done === true) return undefined;
+      if (accepts(next.value)) return next.value;
     }
-    last = item.key;
-    yield item;
-  }
-  return undefined;
+  };
+}
+
+/** Accepts items in S3's order, and skips the others. */
+function orderFilter(skip: Skip): (item: Item) => boolean {
+  let last: string | undefined;
+  return ({ key }) => {
+    if (last !== undefined && compareKeys(last, key) >= 0) {
+      const position = last === key ? "twice" : `after "${last}"`;
+      skip(key, `the listing contains it ${position}, which is not S3's order`);
+      return false;
+    }
+    last = key;
+    return true;
+  };
 }
 
 /** Joins two ordered listings into one. If both have a key, the first listing's item is taken. */
@@ -72,23 +87,20 @@ export async function* merge(
 }
 
 /** Skips keys that a disk cannot hold, because another key is a folder of their path. */
-export async function* withoutCollisions(
-  items: AsyncIterable<Item>,
-  skip: Skip,
-): AsyncGenerator<Item> {
+export function collisionFilter(skip: Skip): (item: Item) => boolean {
   // In an ordered listing, all keys that begin with a key follow it directly. So the candidates
   // are a stack.
   const shorter: string[] = [];
-  for await (const item of items) {
-    while (shorter.length > 0 && !item.key.startsWith(shorter.at(-1) ?? "")) shorter.pop();
-    const file = shorter.find((key) => item.key[key.length] === "/");
+  return ({ key }) => {
+    while (shorter.length > 0 && !key.startsWith(shorter.at(-1) ?? "")) shorter.pop();
+    const file = shorter.find((other) => key[other.length] === "/");
     if (file !== undefined) {
-      skip(item.key, `"${file}" would have to be both a file and a folder`);
-      continue;
+      skip(key, `"${file}" would have to be both a file and a folder`);
+      return false;
     }
-    shorter.push(item.key);
-    yield item;
-  }
+    shorter.push(key);
+    return true;
+  };
 }
 
 /**

@@ -97,11 +97,19 @@ export interface SignedRequest {
   headers: Record<string, string>;
 }
 
+/** What the signatures of one second have in common. */
+interface Stamp {
+  second: number;
+  secret: string;
+  time: string;
+  scope: string;
+  key: Buffer;
+}
+
 /** Signs the requests of one bucket with SigV4. */
 export class Signer {
   private readonly address: BucketAddress;
-  /** The key of the last request, which is that of all requests of a day. */
-  private last: { secret: string; day: string; key: Buffer } | undefined;
+  private last: Stamp | undefined;
 
   constructor(address: BucketAddress) {
     this.address = address;
@@ -113,13 +121,13 @@ export class Signer {
    * needs three times the CPU time, a tenth of that of a run with small files.
    */
   async sign(request: BucketRequest, date = new Date()): Promise<SignedRequest> {
-    const { host, basePath, region, credentials } = this.address;
+    const { host, basePath, credentials } = this.address;
     const { method, key, query, body } = request;
     const { accessKeyId, secretAccessKey, sessionToken } = await credentials();
     const path = key === undefined ? basePath || "/" : `${basePath}/${escapePath(key)}`;
     const search = query === undefined ? "" : searchOf(query);
-    const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
-    const scope = [time.slice(0, 8), region, "s3", "aws4_request"];
+    const stamp = this.stampOf(date, secretAccessKey);
+    const { time, scope } = stamp;
     const payload = body ? hash("sha256", body) : EMPTY_SHA256;
     const own = { host, "x-amz-content-sha256": payload, "x-amz-date": time };
     // For objects of different shapes this is ten times as fast as `...`.
@@ -131,20 +139,22 @@ export class Signer {
     for (const name of names) lines += `${name}:${trimmed(headers[name] ?? "")}\n`;
     const signedHeaders = names.join(";");
     const canonical = `${method}\n${path}\n${search}\n${lines}\n${signedHeaders}\n${payload}`;
-    const text = `AWS4-HMAC-SHA256\n${time}\n${scope.join("/")}\n${hash("sha256", canonical)}`;
-    const signature = createHmac("sha256", this.keyOf(secretAccessKey, scope)).update(text);
+    const text = `AWS4-HMAC-SHA256\n${time}\n${scope}\n${hash("sha256", canonical)}`;
+    const signature = createHmac("sha256", stamp.key).update(text);
     headers["authorization"] =
-      `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${scope.join("/")}, ` +
+      `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${scope}, ` +
       `SignedHeaders=${signedHeaders}, Signature=${signature.digest("hex")}`;
     return { path: search === "" ? path : `${path}?${search}`, headers };
   }
 
-  private keyOf(secret: string, scope: readonly string[]): Buffer {
-    const [day = ""] = scope;
-    if (this.last?.secret !== secret || this.last.day !== day) {
-      this.last = { secret, day, key: signingKey(secret, scope) };
-    }
-    return this.last.key;
+  private stampOf(date: Date, secret: string): Stamp {
+    const second = Math.floor(date.getTime() / 1000);
+    if (this.last?.second === second && this.last.secret === secret) return this.last;
+    const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
+    const scope = [time.slice(0, 8), this.address.region, "s3", "aws4_request"];
+    const key = signingKey(secret, scope);
+    this.last = { second, secret, time, scope: scope.join("/"), key };
+    return this.last;
   }
 }
 

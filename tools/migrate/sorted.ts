@@ -24,20 +24,20 @@ export class UnsortedError extends Error {
   override name = "UnsortedError";
 }
 
-/** @throws UnsortedError at the first object that is out of order, after the call of `onUnsorted` */
-export async function* inOrder(
-  objects: AsyncIterable<S3Object>,
-  onUnsorted: () => void,
-): AsyncGenerator<S3Object> {
+/**
+ * Expects keys in their order.
+ *
+ * @param onUnsorted called before it throws UnsortedError, at the first key that is out of order
+ */
+export function orderCheck(onUnsorted: () => void): (key: string) => void {
   let last: string | undefined;
-  for await (const object of objects) {
-    if (last !== undefined && compareKeys(last, object.key) > 0) {
+  return (key) => {
+    if (last !== undefined && compareKeys(last, key) > 0) {
       onUnsorted();
-      throw new UnsortedError(`the listing has "${object.key}" after "${last}"`);
+      throw new UnsortedError(`the listing has "${key}" after "${last}"`);
     }
-    last = object.key;
-    yield object;
-  }
+    last = key;
+  };
 }
 
 /**

@@ -301,12 +301,11 @@ export function presignV4(url: URL, signing: SigningV4): string {
 
 function signV4(url: UrlParts, signing: SigningV4): string {
   const { keys, date, region, expiresIn, service, method = "GET" } = signing;
-  const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
-  const scope = [time.slice(0, 8), region, service, "aws4_request"];
+  const { time, scope, key } = signatureBase(keys.secretAccessKey, date, region, service);
   const query = [
     ...new URLSearchParams(url.query),
     ["X-Amz-Algorithm", "AWS4-HMAC-SHA256"],
-    ["X-Amz-Credential", [keys.accessKeyId, ...scope].join("/")],
+    ["X-Amz-Credential", `${keys.accessKeyId}/${scope}`],
     ["X-Amz-Date", time],
     ["X-Amz-Expires", String(expiresIn)],
     ["X-Amz-SignedHeaders", "host"],
@@ -316,15 +315,32 @@ function signV4(url: UrlParts, signing: SigningV4): string {
   const sorted = [...query].sort().join("&");
   const request = [method, url.path, sorted, `host:${hostHeader(url)}`, "", "host", payload];
   const digest = createHash("sha256").update(request.join("\n")).digest("hex");
-  const text = ["AWS4-HMAC-SHA256", time, scope.join("/"), digest].join("\n");
-  const signature = hmac(signingKey(keys.secretAccessKey, scope), text).toString("hex");
+  const text = ["AWS4-HMAC-SHA256", time, scope, digest].join("\n");
+  const signature = hmac(key, text).toString("hex");
   // boto3 appends the signature to the text of the URL, behind a fragment too.
   return `${joinUrl({ ...url, query: query.join("&") })}&X-Amz-Signature=${signature}`;
 }
 
-/** SigV4's key for a scope: day, region, service and `aws4_request`. */
-export function signingKey(secretAccessKey: string, scope: readonly string[]): Buffer {
-  return scope.reduce(hmac, Buffer.from(`AWS4${secretAccessKey}`));
+/** What all SigV4 signatures of one second, region and service have in common. */
+export interface SignatureBase {
+  /** `20260102T030405Z`. */
+  time: string;
+  /** Day, region, service and `aws4_request`, joined by slashes. */
+  scope: string;
+  key: Buffer;
+}
+
+/** Derives the key from the secret key (AWS, "Create a signed AWS API request"). */
+export function signatureBase(
+  secretAccessKey: string,
+  date: Date,
+  region: string,
+  service: string,
+): SignatureBase {
+  const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
+  const scope = [time.slice(0, 8), region, service, "aws4_request"];
+  const key = scope.reduce(hmac, Buffer.from(`AWS4${secretAccessKey}`));
+  return { time, scope: scope.join("/"), key };
 }
 
 function hmac(key: Buffer, text: string): Buffer {

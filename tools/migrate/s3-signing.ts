@@ -1,7 +1,13 @@
 /** Where a bucket's requests go, and how they are signed. */
 import { createHmac, hash } from "node:crypto";
 import type { StorageSettings } from "../../authentik/env.ts";
-import { escapePath, escapeUri, signingKey, type SigningKeys } from "../../authentik/url.ts";
+import {
+  escapePath,
+  escapeUri,
+  signatureBase,
+  type SignatureBase,
+  type SigningKeys,
+} from "../../authentik/url.ts";
 
 /** For the requests by which the SDK finds credentials. In milliseconds. */
 const SDK_TIMEOUTS = { connectionTimeout: 10_000, requestTimeout: 20_000 };
@@ -97,19 +103,11 @@ export interface SignedRequest {
   headers: Record<string, string>;
 }
 
-/** What the signatures of one second have in common. */
-interface Stamp {
-  second: number;
-  secret: string;
-  time: string;
-  scope: string;
-  key: Buffer;
-}
-
 /** Signs the requests of one bucket with SigV4. */
 export class Signer {
   private readonly address: BucketAddress;
-  private last: Stamp | undefined;
+  /** What the last signature was made of. It serves all signatures of its second. */
+  private last: { second: number; secret: string; base: SignatureBase } | undefined;
 
   constructor(address: BucketAddress) {
     this.address = address;
@@ -126,8 +124,8 @@ export class Signer {
     const { accessKeyId, secretAccessKey, sessionToken } = await credentials();
     const path = key === undefined ? basePath || "/" : `${basePath}/${escapePath(key)}`;
     const search = query === undefined ? "" : searchOf(query);
-    const stamp = this.stampOf(date, secretAccessKey);
-    const { time, scope } = stamp;
+    const base = this.baseOf(date, secretAccessKey);
+    const { time, scope } = base;
     const payload = body ? hash("sha256", body) : EMPTY_SHA256;
     const own = { host, "x-amz-content-sha256": payload, "x-amz-date": time };
     // For objects of different shapes this is ten times as fast as `...`.
@@ -140,21 +138,19 @@ export class Signer {
     const signedHeaders = names.join(";");
     const canonical = `${method}\n${path}\n${search}\n${lines}\n${signedHeaders}\n${payload}`;
     const text = `AWS4-HMAC-SHA256\n${time}\n${scope}\n${hash("sha256", canonical)}`;
-    const signature = createHmac("sha256", stamp.key).update(text);
+    const signature = createHmac("sha256", base.key).update(text);
     headers["authorization"] =
       `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${scope}, ` +
       `SignedHeaders=${signedHeaders}, Signature=${signature.digest("hex")}`;
     return { path: search === "" ? path : `${path}?${search}`, headers };
   }
 
-  private stampOf(date: Date, secret: string): Stamp {
+  private baseOf(date: Date, secret: string): SignatureBase {
     const second = Math.floor(date.getTime() / 1000);
-    if (this.last?.second === second && this.last.secret === secret) return this.last;
-    const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
-    const scope = [time.slice(0, 8), this.address.region, "s3", "aws4_request"];
-    const key = signingKey(secret, scope);
-    this.last = { second, secret, time, scope: scope.join("/"), key };
-    return this.last;
+    if (this.last?.second === second && this.last.secret === secret) return this.last.base;
+    const base = signatureBase(secret, date, this.address.region, "s3");
+    this.last = { second, secret, base };
+    return base;
   }
 }
 

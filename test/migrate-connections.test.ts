@@ -291,20 +291,29 @@ describe("migrate: connections and credentials", function () {
       const proxy = await startForwardProxy(`Basic ${btoa("user:p@ss")}`);
       const url = `http://user:p%40ss@${proxy.host}`;
       const more = { NODE_EXTRA_CA_CERTS: certFile };
+      const migrate = (ends: string[], env: NodeJS.ProcessEnv) =>
+        command([...ends, "--yes", "--state", state], { ...NO_PROXIES, ...env });
       const copy = (settings: StorageSettings, env: NodeJS.ProcessEnv) =>
-        command([folder, envFile(top, settings), "--yes", "--state", state], {
-          ...NO_PROXIES,
-          ...env,
-        });
+        migrate([folder, envFile(top, settings)], env);
+      const copyBack = async (settings: StorageSettings, env: NodeJS.ProcessEnv) => {
+        const back = join(top, "back");
+        mkdirSync(back);
+        expect(await migrate([envFile(top, settings), back], env)).to.include({ code: 0 });
+        expectSameFiles(back, folder);
+        rmSync(back, { recursive: true });
+      };
       try {
         expect((await copy(bucket, { http_proxy: url })).code).to.equal(0);
         expectSameFiles(inBucket, folder);
         expect(proxy.asked[0]).to.match(/^GET http:\/\/127\.0\.0\.1:\d+\/fresh-/);
+        await copyBack(bucket, { http_proxy: url });
+        expect(proxy.asked.join("\n")).to.match(/GET http:.*large\.bin$/m);
         await throughProxy(bucket, { tls }, async (through) => {
           rmSync(join(inBucket, X));
           proxy.asked.length = 0;
           expect(await copy(through, { https_proxy: url, ...more })).to.include({ code: 0 });
           expectSameFiles(inBucket, folder);
+          await copyBack(through, { https_proxy: url, ...more });
           const { host } = new URL(through.endpoint ?? "");
           expect(new Set(proxy.asked)).to.deep.equal(new Set([`CONNECT ${host}`]));
           proxy.asked.length = 0;

@@ -1,13 +1,21 @@
 import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
+import { createServer } from "node:http";
+import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
-import { readObject } from "../tools/migrate/bucket-read.ts";
+import { digestOfObject, readObject } from "../tools/migrate/bucket-read.ts";
+import { unquote } from "../tools/migrate/checksums.ts";
+import { BucketClient } from "../tools/migrate/s3-client.ts";
+import { Route } from "../tools/migrate/s3-route.ts";
+import { StreamedAnswer } from "../tools/migrate/s3-stream.ts";
 import type { Item } from "../tools/migrate/storage.ts";
 import type { Fault, FaultChooser } from "./support/fault-proxy.ts";
+import { listen } from "./support/listen.ts";
 import { startListingServer } from "./support/listing-server.ts";
 import {
   expectSameFiles,
+  failureOf,
   filesIn,
   MIB,
   numbered,
@@ -121,6 +129,61 @@ describe("migrate: faults", function () {
       ).finally(() => listing.stop());
     });
   }
+
+  for (const [name, end, share] of [
+    ["is closed", (socket: Socket) => socket.end(), 0.5],
+    ["is reset", (socket: Socket) => socket.resetAndDestroy(), 0.5],
+    ["is closed after the last byte", (socket: Socket) => socket.end(), 1],
+  ] as const) {
+    it(`a connection that ${name} behind a paused answer`, async () => {
+      const content = randomBytes(MIB);
+      const server = createServer((request, response) => {
+        const length = Math.round(content.length / share);
+        response.writeHead(200, { connection: "close", "content-length": length });
+        response.write(content, () => {
+          end(request.socket);
+        });
+      });
+      const { host, stop } = await listen(server);
+      try {
+        const route = await Route.to(`http://${host}`);
+        const answer = new StreamedAnswer(route, 2000);
+        await answer.open({ path: "/", headers: {} });
+        const received: Buffer[] = [];
+        const reading = async () => {
+          for await (const chunk of answer.chunks()) {
+            received.push(chunk);
+            await sleep(50);
+          }
+        };
+        const failure = await failureOf(reading());
+        expect(failure).to.match(share === 1 ? /none/ : /ContentLengthMismatch|Socket|ECONN/);
+        const read = Buffer.concat(received);
+        expect(read.equals(content.subarray(0, read.length))).to.equal(true);
+        if (share === 1) expect(read).to.have.length(content.length);
+      } finally {
+        await stop();
+      }
+    });
+  }
+
+  it("stops reading a large object when the client is closed", async () => {
+    const { bucket } = server.fresh();
+    const [key, content] = ["media/public/large.bin", randomBytes(9 * MIB)] as const;
+    await putObjects(bucket, { [key]: content });
+    const choose: FaultChooser = ({ method }) => (method === "GET" ? "stall-body" : undefined);
+    await throughFaults(bucket, choose, async (through) => {
+      const client = await BucketClient.open(through);
+      const { headers } = await client.head(key);
+      const version = unquote(headers.etag ?? "");
+      const reading = failureOf(
+        digestOfObject(client, "md5", { key, size: content.length, version }),
+      );
+      await sleep(300);
+      await client.close();
+      expect(await reading).to.include("no longer read");
+    });
+  });
 
   it("does not send the parts of a broken upload again", async () => {
     const { bucket, inBucket, folder, state } = server.fresh();

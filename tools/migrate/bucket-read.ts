@@ -1,4 +1,4 @@
-/** Reads a bucket's objects, large ones in ranges, and checks the bytes by the server's checksums. */
+/** Reads a bucket's objects, large ones as streams, and checks the bytes by the server's checksums. */
 import { createHash, type Hash } from "node:crypto";
 import {
   haveSameMd5,
@@ -12,8 +12,7 @@ import {
   type Verifier,
 } from "./checksums.ts";
 import { ContentError, partSizeOf, type Chunks, type Content } from "./content.ts";
-import { incompleteBody, otherSize, S3Error, type S3Object } from "./s3-answers.ts";
-import type { ObjectStream } from "./s3-bodies.ts";
+import { S3Error, type S3Object } from "./s3-answers.ts";
 import type { BucketClient } from "./s3-client.ts";
 import { pauseAfter } from "./s3-retry.ts";
 import type { Item } from "./storage.ts";
@@ -22,16 +21,8 @@ import { storedHeaders } from "./stored-headers.ts";
 const MIB = 1024 * 1024;
 /** Objects up to this size are read in one request. A copy requests memory for all of their bytes. */
 const WHOLE_BYTES = 8 * MIB;
-/**
- * How many bytes of large objects may be in memory when they arrive faster than they are stored.
- * All objects that are read at a time share them.
- */
-const AHEAD_BYTES = 16 * MIB;
-/** Larger ranges need fewer connections on servers that close each. */
-const MAX_RANGE = 8 * MIB;
-const MIN_RANGE = MIB;
-/** The next range is requested when this much of the current one is left. */
-const NEXT_BYTES = MIB / 4;
+/** What waits for the reader of a stream and its writer, at most. */
+const STREAM_BYTES = MIB;
 /** This many bytes between two failures show that reading makes progress. */
 const PROGRESS_BYTES = 64 * 1024;
 
@@ -64,7 +55,7 @@ export async function digestOfObject(
   item: Item,
 ): Promise<string> {
   // Many objects may be read at a time, and no memory is reserved for them.
-  return digestOf(algorithm, readObject(client, item, MIN_RANGE).chunks());
+  return digestOf(algorithm, readObject(client, item, MIB).chunks());
 }
 
 /**
@@ -114,7 +105,7 @@ async function sha256OfObject(client: BucketClient, item: Item): Promise<string>
   const object = objectOf(item);
   try {
     const chunks =
-      item.size <= WHOLE_BYTES ? (await client.get(object)).chunks : inRanges(client, object);
+      item.size <= WHOLE_BYTES ? (await client.get(object)).chunks : resumed(client, object);
     return await digestOf("sha256", chunks);
   } catch (error) {
     throw readFailure(error);
@@ -161,7 +152,7 @@ async function* readChunks(
     const { headers } = await client.head(object.key);
     onAnswer(headers);
     const check = new ReadCheck(client, item, await checkOf(client, item, headers));
-    for await (const chunk of inRanges(client, object)) {
+    for await (const chunk of resumed(client, object)) {
       check.update(chunk);
       yield chunk;
     }
@@ -199,77 +190,28 @@ class ReadCheck {
   }
 }
 
-async function* inRanges(client: BucketClient, object: S3Object): AsyncGenerator<Buffer> {
-  const { size } = object;
+/** Reads a large object, and resumes where the connection broke. */
+async function* resumed(client: BucketClient, object: S3Object): AsyncGenerator<Buffer> {
   let received = 0;
   let failures = 0;
   let failedAt = 0;
-  let next: Range | undefined;
-  await client.largeReads.acquire(MIN_RANGE);
+  await client.largeReads.acquire(STREAM_BYTES);
   try {
-    while (received < size) {
-      const { end, answer } = next ?? request(client, object, received);
-      next = undefined;
+    while (received < object.size) {
       try {
-        const stream = await answer;
-        // A server without ranges sends the whole object.
-        const stop = stream.isWhole ? size : end;
-        for await (const chunk of bytesOf(stream, received, stop)) {
+        for await (const chunk of client.stream(object, received)) {
           received += chunk.length;
           yield chunk;
-          if (stop < size && stop - received < NEXT_BYTES) next ??= request(client, object, stop);
         }
       } catch (error) {
-        cancel(next);
-        next = undefined;
         if (received - failedAt >= PROGRESS_BYTES) failures = 0;
         failedAt = received;
         await pauseAfter(client, error, ++failures);
       }
     }
   } finally {
-    cancel(next);
-    client.largeReads.release(MIN_RANGE);
+    client.largeReads.release(STREAM_BYTES);
   }
-}
-
-/** An object's bytes from `first` to the one before `end`. */
-async function* bytesOf(stream: ObjectStream, first: number, end: number): AsyncGenerator<Buffer> {
-  let at = stream.isWhole ? 0 : first;
-  for await (const chunk of stream) {
-    const rest = chunk.subarray(Math.max(0, Math.min(first - at, chunk.length)));
-    at += chunk.length;
-    if (at > end) throw otherSize(at, end);
-    if (rest.length > 0) yield rest;
-  }
-  if (at !== end) throw incompleteBody(at, end, stream.headers);
-}
-
-/** A part of an object that was requested. */
-interface Range {
-  /** The byte after its last one. */
-  end: number;
-  answer: Promise<ObjectStream>;
-}
-
-function request(client: BucketClient, object: S3Object, first: number): Range {
-  const readers = client.largeReads.used / MIN_RANGE;
-  const share = AHEAD_BYTES / readers;
-  const length = Math.floor(Math.min(Math.max(share, MIN_RANGE), MAX_RANGE));
-  const end = client.keepsConnections ? object.size : Math.min(object.size, first + length);
-  const answer = client.stream(object, [first, end], length);
-  // Its failure is thrown where it is awaited.
-  answer.catch(() => undefined);
-  return { end, answer };
-}
-
-function cancel(range: Range | undefined): void {
-  void range?.answer.then(
-    (stream) => {
-      stream.cancel();
-    },
-    () => undefined,
-  );
 }
 
 /** An object that changed after the listing can be read after a refresh. */

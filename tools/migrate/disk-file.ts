@@ -36,7 +36,7 @@ const READ_BYTES = 1024 * 1024;
 /** Fewer bytes are read or written without a thread. */
 export const DIRECT_BYTES = 512 * 1024;
 /** After this many bytes the disk is told to store them, while the next ones arrive. */
-const SYNC_BYTES = 32 * 1024 * 1024;
+const SYNC_BYTES = 8 * 1024 * 1024;
 /** How many files are synced at once where no program syncs them together. */
 const SYNCS_AT_ONCE = 4;
 
@@ -45,6 +45,8 @@ const ABANDONED_MS = 60 * 60 * 1000;
 /** Distinguishes the partly written files of this run from those of a killed run. */
 const RUN = randomBytes(4).toString("hex");
 let written = 0;
+/** One file at a time is flushed early: a flush holds one of Node's four threads, which also write. */
+let isFlushing = false;
 
 /**
  * A new name for a file that is being written. It matches `TEMPORARY_NAME`.
@@ -199,9 +201,9 @@ export async function writeAll(file: number, path: string, chunks: Chunks): Prom
       unsynced += length;
       held = [];
       length = 0;
-      if (unsynced >= SYNC_BYTES) {
+      if (unsynced >= SYNC_BYTES && !isFlushing) {
         await syncing;
-        syncing = flushToDisk(file);
+        syncing = flushEarly(file);
         // Its failure is thrown where it is awaited.
         syncing.catch(() => undefined);
         unsynced = 0;
@@ -213,6 +215,15 @@ export async function writeAll(file: number, path: string, chunks: Chunks): Prom
   } finally {
     await Promise.allSettled([syncing]);
     closeSync(file);
+  }
+}
+
+async function flushEarly(file: number): Promise<void> {
+  isFlushing = true;
+  try {
+    await flushToDisk(file);
+  } finally {
+    isFlushing = false;
   }
 }
 

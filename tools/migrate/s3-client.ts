@@ -1,11 +1,9 @@
 /** The S3 calls of a migration: sent through one pool of connections, and retried. */
 import { hash } from "node:crypto";
 import { crc32 } from "node:zlib";
-import type { Dispatcher, ProxyAgent } from "undici";
-import Pool from "undici/lib/dispatcher/pool.js";
+import type { Dispatcher } from "undici";
 import { messageOf } from "../lib/errors.ts";
 import type { StorageSettings } from "../../authentik/env.ts";
-import { proxyFor } from "../../authentik/proxy.ts";
 import { escapePath } from "../../authentik/url.ts";
 import { lengthOf, MemoryBudget } from "./content.ts";
 import {
@@ -50,8 +48,10 @@ import {
   type Retrier,
   type RetryPolicy,
 } from "./s3-retry.ts";
-import { Collector, joined, ObjectStream, type ObjectBytes } from "./s3-bodies.ts";
+import { Collector, joined, type ObjectBytes } from "./s3-bodies.ts";
+import { Route } from "./s3-route.ts";
 import { addressOf, Signer, type BucketAddress, type BucketRequest } from "./s3-signing.ts";
+import { StreamedAnswer } from "./s3-stream.ts";
 import { TAGS, type StoredHeaders } from "./stored-headers.ts";
 
 /** Connections to a bucket. More than 32 are no faster for small files, and need memory. */
@@ -84,12 +84,11 @@ export class BucketClient implements Retrier {
   serverTime: string | undefined;
   private readonly address: BucketAddress;
   private readonly signer: Signer;
+  private readonly route: Route;
   private readonly pool: Dispatcher;
-  /** Where the pool connects to, without credentials. */
-  private readonly route: string;
-  private connections = 0;
+  /** The answers that are being read. */
+  private readonly streams = new Set<StreamedAnswer>();
   private answers = 0;
-  private hasKept = false;
   /** The memory of large objects that are being read. It also limits their number. */
   readonly largeReads = new MemoryBudget();
   /** Whether Azure keeps the objects; undefined while no ETag has shown it. */
@@ -99,28 +98,17 @@ export class BucketClient implements Retrier {
   private constructor(
     settings: StorageSettings,
     address: BucketAddress,
+    route: Route,
     policy: RetryPolicy,
-    through: { proxy: URL; Agent: typeof ProxyAgent } | undefined,
   ) {
     this.name = settings.bucketName;
     this.checksums = settings.checksums !== "when_required";
     this.retryPolicy = policy;
     this.address = address;
     this.signer = new Signer(address);
-    const { origin } = address;
-    this.route = through ? `${origin}, through the proxy ${through.proxy.host},` : origin;
-    const options: Pool.Options = {
-      connections: CONNECTIONS,
-      bodyTimeout: policy.silenceMs,
-      connect: { timeout: Math.min(policy.silenceMs, 10_000) },
-    };
-    const open = (origin: string | URL, more: object = {}) =>
-      new Pool(origin, { ...options, ...more }).on("connect", () => this.connections++);
-    // Like boto3, it requires a tunnel only for https.
-    const proxyTunnel = origin.startsWith("https:");
-    this.pool = through
-      ? new through.Agent({ uri: through.proxy.href, proxyTunnel, factory: open })
-      : open(origin);
+    this.route = route;
+    const { silenceMs } = policy;
+    this.pool = route.open({ connections: CONNECTIONS, bodyTimeout: silenceMs }, silenceMs);
   }
 
   /**
@@ -134,9 +122,7 @@ export class BucketClient implements Retrier {
     policy: RetryPolicy = DEFAULT_RETRY_POLICY,
   ): Promise<BucketClient> {
     const address = await addressOf(settings);
-    const proxy = proxyFor(address.origin);
-    const through = proxy && { proxy, Agent: (await import("undici")).ProxyAgent };
-    return new BucketClient(settings, address, policy, through);
+    return new BucketClient(settings, address, await Route.to(address.origin), policy);
   }
 
   /** The bucket's URL, for messages and as its identity: `https://s3.provider/authentik-media`. */
@@ -159,15 +145,8 @@ export class BucketClient implements Retrier {
     this.onRetry(`try ${attempt + 1} of ${this.retryPolicy.attempts}: ${messageOf(error)}`);
   }
 
-  /**
-   * Whether the server has answered several requests on one connection. It then does not close one
-   * without saying so.
-   */
-  get keepsConnections(): boolean {
-    return (this.hasKept ||= this.answers > this.connections);
-  }
-
   async close(): Promise<void> {
+    for (const answer of this.streams) answer.close();
     await this.pool.destroy();
   }
 
@@ -235,27 +214,35 @@ export class BucketClient implements Retrier {
   }
 
   /**
-   * Opens an object for reading from the byte `first` to the byte before `end`, without a retry:
-   * only the reader knows where to resume. A server without ranges sends the whole object.
+   * Reads an object from the byte `first` on, without a retry: only the reader knows where to resume.
    *
-   * @param ahead how many bytes may wait for the reader in an answer that is not paused. When there
-   *   are more, the body ends with an error that is retryable.
+   * @throws S3Error when not all of its bytes arrive, or more
    */
-  async stream(
-    { key, etag, size }: S3Object,
-    [first, end]: readonly [number, number],
-    ahead: number,
-  ): Promise<ObjectStream> {
-    const headers = { range: `bytes=${first}-${end - 1}`, ...ifMatch(etag) };
-    const { keepsConnections } = this;
-    const options = { ahead, keepsConnections, silenceMs: this.retryPolicy.silenceMs };
-    const stream = await this.dispatch<ObjectStream>(
-      { method: "GET", key, headers },
-      (_, resolve, reject) => new ObjectStream(options, resolve, reject),
-    );
-    if (stream.isWhole) expectLength(stream.headers, size);
-    else expectRange(stream.headers, `bytes ${first}-${end - 1}/${size}`);
-    return stream;
+  async *stream({ key, etag, size }: S3Object, first: number): AsyncGenerator<Buffer> {
+    const range = `${first}-${size - 1}`;
+    const headers = { range: `bytes=${range}`, ...ifMatch(etag) };
+    const request = await this.signer.sign({ method: "GET", key, headers });
+    const answer = new StreamedAnswer(this.route, this.retryPolicy.silenceMs);
+    this.streams.add(answer);
+    try {
+      await answer.open(request);
+      if (answer.status >= 300) throw errorOf(await answer.whole(ERROR_BYTES));
+      const isPart = answer.status === 206;
+      if (isPart) expectRange(answer.headers, `bytes ${range}/${size}`);
+      else expectLength(answer.headers, size);
+      // A server without ranges sends the whole object.
+      let at = isPart ? first : 0;
+      for await (const chunk of answer.chunks()) {
+        const rest = chunk.subarray(Math.max(0, Math.min(first - at, chunk.length)));
+        at += chunk.length;
+        if (at > size) throw otherSize(at, size);
+        if (rest.length > 0) yield rest;
+      }
+      if (at !== size) throw incompleteBody(at, size, answer.headers);
+    } finally {
+      answer.close();
+      this.streams.delete(answer);
+    }
   }
 
   private checksumMode(): Record<string, string> {
@@ -496,10 +483,7 @@ export class BucketClient implements Retrier {
    * @throws S3Error for an answer that is not a success
    */
   private async receive(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
-    const answer = await this.dispatch<ObjectBytes & S3Answer>(
-      request,
-      (ms, resolve, reject) => new Collector({ bytes: limit, ms }, resolve, reject),
-    );
+    const answer = await this.dispatch(request, limit);
     const { status, headers, chunks } = answer;
     if (status >= 300) throw withHint(errorOf({ status, headers, body: joined(chunks) }), request);
     this.serverTime = headers.date ?? this.serverTime;
@@ -508,29 +492,17 @@ export class BucketClient implements Retrier {
     return answer;
   }
 
-  /**
-   * Signs and sends a request.
-   *
-   * @param newHandler receives the answer; it gets the time that the answer may take
-   * @throws S3Error also for a server that cannot be reached
-   */
-  private async dispatch<T>(
-    request: ClientRequest,
-    newHandler: (
-      ms: number,
-      resolve: (answer: T) => void,
-      reject: (error: Error) => void,
-    ) => Dispatcher.DispatchHandler,
-  ): Promise<T> {
+  /** @throws S3Error also for a server that cannot be reached */
+  private async dispatch(request: ClientRequest, limit: number): Promise<ObjectBytes & S3Answer> {
     const { origin } = this.address;
     const { method, body = null, moves = 0 } = request;
     const { path, headers } = await this.signer.sign(request);
     const { silenceMs, slowestRate } = this.retryPolicy;
-    const headersTimeout = silenceMs + (body?.length ?? 0) / slowestRate + moves / SLOWEST_SERVER;
-    const options = { origin, method, path, headers, body, headersTimeout };
+    const ms = silenceMs + (body?.length ?? 0) / slowestRate + moves / SLOWEST_SERVER;
+    const options = { origin, method, path, headers, body, headersTimeout: ms };
     try {
-      const answer = await new Promise<T>((resolve, reject) => {
-        this.pool.dispatch(options, newHandler(headersTimeout, resolve, reject));
+      const answer = await new Promise<ObjectBytes & S3Answer>((resolve, reject) => {
+        this.pool.dispatch(options, new Collector({ bytes: limit, ms }, resolve, reject));
       });
       this.answers++;
       return answer;
@@ -539,7 +511,7 @@ export class BucketClient implements Retrier {
       if (!(failure instanceof S3Error) || this.answers > 0 || !isUnreachable(failure))
         throw failure;
       const advice = "check the scheme, host and port of the endpoint, and that the server runs";
-      const message = `${this.route} cannot be reached: ${failure.message}; ${advice}`;
+      const message = `${this.route.name} cannot be reached: ${failure.message}; ${advice}`;
       throw new S3Error(failure.code, 0, message, { cause: failure.cause });
     }
   }

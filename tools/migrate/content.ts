@@ -60,11 +60,6 @@ export class MemoryBudget {
   /** Buffers of parts are reused: the garbage collector would free discarded ones late. */
   private readonly buffers: Buffer[] = [];
 
-  /** How many bytes are admitted at the moment. */
-  get used(): number {
-    return MEMORY - this.free;
-  }
-
   async acquire(bytes: number): Promise<void> {
     const wanted = Math.min(bytes, MEMORY);
     if (this.waiting.length === 0 && wanted <= this.free) this.free -= wanted;

@@ -1,4 +1,4 @@
-/** The S3 calls of a migration: sent through one pool of connections, and retried. */
+/** The S3 calls of a migration, and their retries. Large objects have connections of their own. */
 import { hash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import type { Dispatcher } from "undici";

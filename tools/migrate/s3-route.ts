@@ -8,6 +8,7 @@ import { proxyFor } from "../../authentik/proxy.ts";
 /** In milliseconds. */
 const CONNECT_TIMEOUT = 10_000;
 
+/** The way to one server. */
 export class Route {
   readonly origin: string;
   private readonly proxy: URL | undefined;
@@ -20,6 +21,7 @@ export class Route {
     this.Agent = Agent;
   }
 
+  /** @throws Error when a variable of the environment names a proxy that is not a URL */
   static async to(origin: string): Promise<Route> {
     const proxy = proxyFor(origin);
     return new Route(origin, proxy, proxy && (await import("undici")).ProxyAgent);

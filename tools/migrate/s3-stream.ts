@@ -19,7 +19,7 @@ const WAITING_CHUNKS = 4;
 export class StreamedAnswer implements Dispatcher.DispatchHandler, S3Answer {
   status = 0;
   headers: AnswerHeaders = {};
-  private readonly origin: string;
+  private readonly route: Route;
   private readonly pool: Dispatcher;
   private readonly silenceMs: number;
   private readonly body: Readable;
@@ -28,7 +28,7 @@ export class StreamedAnswer implements Dispatcher.DispatchHandler, S3Answer {
   private onStart: () => void = () => undefined;
 
   constructor(route: Route, silenceMs: number) {
-    this.origin = route.origin;
+    this.route = route;
     this.silenceMs = silenceMs;
     const options = { connections: 1, headersTimeout: 0, bodyTimeout: 0 };
     this.pool = route.open(options, silenceMs, (socket) => {
@@ -77,7 +77,7 @@ export class StreamedAnswer implements Dispatcher.DispatchHandler, S3Answer {
       await new Promise<void>((resolve, reject) => {
         this.onStart = resolve;
         body.once("error", reject);
-        this.pool.dispatch({ origin: this.origin, method: "GET", path, headers }, this);
+        this.pool.dispatch({ origin: this.route.origin, method: "GET", path, headers }, this);
       });
     } finally {
       clearTimeout(timer);

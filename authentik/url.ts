@@ -1,5 +1,5 @@
 /** The URLs that authentik gives to browsers, signed as boto3 signs them for a release. */
-import { createHash, createHmac } from "node:crypto";
+import { createHash, createHmac, createSecretKey, type KeyObject } from "node:crypto";
 import { durationSeconds } from "./duration.ts";
 import { DEFAULTS, type AddressingStyle, type StorageSettings } from "./env.ts";
 import type { ReleaseRules } from "./release.ts";
@@ -327,7 +327,8 @@ export interface SignatureBase {
   time: string;
   /** Day, region, service and `aws4_request`, joined by slashes. */
   scope: string;
-  key: Buffer;
+  /** Not as bytes: Node 24 would make a key object of them for each signature, which takes 25 µs. */
+  key: KeyObject;
 }
 
 /** Derives the key from the secret key (AWS, "Create a signed AWS API request"). */
@@ -339,11 +340,11 @@ export function signatureBase(
 ): SignatureBase {
   const time = date.toISOString().replace(/[-:]|\.\d+/g, "");
   const scope = [time.slice(0, 8), region, service, "aws4_request"];
-  const key = scope.reduce(hmac, Buffer.from(`AWS4${secretAccessKey}`));
+  const key = createSecretKey(scope.reduce(hmac, Buffer.from(`AWS4${secretAccessKey}`)));
   return { time, scope: scope.join("/"), key };
 }
 
-function hmac(key: Buffer, text: string): Buffer {
+function hmac(key: Buffer | KeyObject, text: string): Buffer {
   return createHmac("sha256", key).update(text).digest();
 }
 

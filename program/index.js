@@ -3,19 +3,18 @@
  * package that it finds below the folder where the program starts, each hundreds of megabytes. It
  * finds none below this folder, and fetches only the chosen provider's when a resource needs it.
  *
- * This file is plain JavaScript: it decides how TypeScript is loaded. The engine finds it by `main`
- * in package.json.
+ * This file is plain JavaScript, because nothing compiles it. The engine finds it by `main` in
+ * package.json.
  *
  * Stacks of earlier versions store paths from this folder: docs/architecture.md says until when it
  * stays one folder below the top.
  */
+import { fileURLToPath } from "node:url";
 import { requirePulumiVersion } from "@pulumi/pulumi/runtime/settings.js";
-
-// Node that strips types itself needs no loader.
-if (!process.features.typescript) await import("tsx/esm");
+import { importTypeScript } from "./typescript.js";
 
 const [{ default: program }] = await Promise.all([
-  import("../index.ts"),
+  importTypeScript(fileURLToPath(new URL("../index.ts", import.meta.url))),
   // Older engines ignore `replacementTrigger`: a rotation would export an old key as the new one.
   requirePulumiVersion(">=3.208.0"),
 ]);

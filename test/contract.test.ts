@@ -1,7 +1,6 @@
 /** What every provider has to hold, whatever the cloud, and the table of what each example stack registers. */
 import { execFile } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect } from "chai";
 import * as v from "valibot";
@@ -254,10 +253,9 @@ function row({ name, type, options }: Recorded): string {
 
 /** The clouds' packages that a program loads. */
 async function loadedClouds(provider: ProviderName): Promise<string[]> {
-  const program = fileURLToPath(new URL("fixtures/in-process.ts", import.meta.url));
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    ["--import", "tsx/esm", program, provider],
+    ["tools/run.js", "test/fixtures/in-process.ts", provider],
     { timeout: 30_000 },
   );
   return v.parse(v.object({ clouds: v.array(v.string()) }), JSON.parse(stdout)).clouds;

@@ -205,5 +205,10 @@ async function moveFiles(dir: string): Promise<void> {
     ["providers/s3/dynamic-provider.cjs", "moved/entry.cjs"],
     ["program/index.js", "start/here/index.js"],
   );
-  await move("program/index.js", "start/here/index.js", ["../index.ts", "../../index.ts"]);
+  await move(
+    "program/index.js",
+    "start/here/index.js",
+    ["../index.ts", "../../index.ts"],
+    ["./typescript.js", "../../program/typescript.js"],
+  );
 }

@@ -7,6 +7,9 @@ import { promisify } from "node:util";
 import { expect } from "chai";
 import { REPOSITORY } from "../tools/lib/repository.ts";
 
+const COMPILED = "node_modules/.cache/compiled";
+const LOADER = "program/typescript.js";
+
 describe("tools/run.js", function () {
   this.timeout(30_000);
   let dir: string;
@@ -18,11 +21,11 @@ describe("tools/run.js", function () {
 
   beforeEach(async () => {
     dir = await mkdtemp(join(tmpdir(), "run-test-"));
-    for (const folder of ["tools", "node_modules"]) await mkdir(join(dir, folder));
+    for (const folder of ["tools", "program", "node_modules"]) await mkdir(join(dir, folder));
     for (const name of ["esbuild", "tsx"]) {
       await symlink(join(REPOSITORY, "node_modules", name), join(dir, "node_modules", name));
     }
-    await cp(join(REPOSITORY, "tools/run.js"), join(dir, "tools/run.js"));
+    for (const file of ["tools/run.js", LOADER]) await cp(join(REPOSITORY, file), join(dir, file));
     await inDir("package.json", '{"type":"module"}');
     await inDir("node_modules/.package-lock.json", "{}");
     await inDir("tools/text.ts", 'export const text: string = "one " + import.meta.url;');
@@ -36,12 +39,12 @@ describe("tools/run.js", function () {
   it("runs the sources as they are now", async () => {
     const url = pathToFileURL(join(dir, "tools/text.ts")).href;
     expect(await run()).to.equal(`one ${url} a b\n`);
-    expect(await readdir(join(dir, "node_modules/.cache/commands"))).to.have.lengthOf(1);
+    expect(await readdir(join(dir, COMPILED))).to.have.lengthOf(1);
     expect(await run()).to.equal(`one ${url} a b\n`);
     await inDir("tools/text.ts", 'export const text: string = "two";');
     expect(await run()).to.equal("two a b\n");
-    const own = await readFile(join(REPOSITORY, "tools/run.js"), "utf8");
-    await inDir("tools/run.js", own.replace("js: REQUIRE", 'js: REQUIRE + "console.log(3);"'));
+    const own = await readFile(join(REPOSITORY, LOADER), "utf8");
+    await inDir(LOADER, own.replace("js: REQUIRE", 'js: REQUIRE + "console.log(3);"'));
     expect(await run()).to.equal("3\ntwo a b\n");
   });
 

@@ -1,15 +1,15 @@
 /**
- * Loads a TypeScript file from its compiled form. To load the TypeScript and its packages file by
+ * Loads a TypeScript file from its compiled form. Loading the TypeScript and its packages file by
  * file takes up to four times the CPU time.
  *
- * The compiled files are below node_modules. The first line of each entry has the hashes of the
- * files that it was made of, so that an edit, a pull and another version of a package take effect at
- * once. If they cannot be made or written, the TypeScript runs. This file is plain JavaScript,
- * because nothing compiles it.
+ * The compiled files are below node_modules: an entry, and a file for what is imported later. The
+ * first line of the entry has the hashes of the other files and of the sources, so that an edit, a
+ * pull and another version of a package take effect at once. If the files cannot be made or written,
+ * the TypeScript runs. This file is plain JavaScript, because nothing compiles it.
  */
 import { hash, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 const OWN = fileURLToPath(import.meta.url);
@@ -42,7 +42,7 @@ export async function importTypeScript(source) {
   return import(pathToFileURL(source).href);
 }
 
-/** Whether the files that a compiled file was made of are as they were. */
+/** Whether an entry is there, and the files that its first line names are as they were. */
 function isCurrent(entry) {
   try {
     const [line] = readFileSync(entry, "utf8").split("\n", 1);
@@ -88,12 +88,16 @@ async function compile(source, name) {
     return { loader: "ts", contents: text.replaceAll("import.meta.url", url) };
   }
   mkdirSync(COMPILED, { recursive: true });
-  // The entry is written last, when all that it imports is there.
-  const isEntry = ({ path }) => path === join(COMPILED, `${name}.js`);
-  for (const file of outputFiles.sort((a, b) => isEntry(a) - isEntry(b))) {
-    const written = `${file.path}.${randomBytes(4).toString("hex")}`;
-    const head = isEntry(file) ? `//${JSON.stringify(hashes)}\n` : "";
-    writeFileSync(written, head + file.text);
-    renameSync(written, file.path);
+  const write = (path, text) => {
+    const written = `${path}.${randomBytes(4).toString("hex")}`;
+    writeFileSync(written, text);
+    renameSync(written, path);
+  };
+  const isEntry = ({ path }) => basename(path) === `${name}.js`;
+  const [entry, ...others] = outputFiles.sort((a, b) => isEntry(b) - isEntry(a));
+  for (const { path, text } of others) {
+    write(path, text);
+    hashes[path] = hash("sha256", text);
   }
+  write(entry.path, `//${JSON.stringify(hashes)}\n${entry.text}`);
 }

@@ -48,6 +48,18 @@ describe("tools/run.js", function () {
     expect(await run()).to.equal("3\ntwo a b\n");
   });
 
+  it("compiles again if a compiled file is not there", async () => {
+    await inDir("tools/command.ts", 'console.log((await import("./text.ts")).text);');
+    const output = await run();
+    const files = await readdir(join(dir, COMPILED));
+    expect(files).to.have.length.above(1);
+    for (const file of files) {
+      await rm(join(dir, COMPILED, file));
+      expect(await run(), file).to.equal(output);
+      expect(await readdir(join(dir, COMPILED))).to.have.members(files);
+    }
+  });
+
   it("runs the sources themselves if nothing can be written", async () => {
     await inDir("node_modules/.cache", "a file in the place of the folder");
     expect(await run()).to.match(/^one .* a b\n$/);
